@@ -1,0 +1,106 @@
+"""What the data layer hands to the engine: samples, modality and data set descriptions.
+
+Nothing here imports Lightning, Hydra or albumentations, so model and engine code can rely on it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+"""Label value of pixels that take part in neither loss nor metrics."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Sample(TypedDict):
+    """One item of a data set; `Batch` is the same with a leading batch axis (strings become lists).
+
+    inputs: modality name → (C, H, W) tensor as stored, not normalised: uint8, or float32 where the source is
+        16-bit or float. C is the number of stored channels (1 for one-channel sources; the normalisation on the
+        device repeats it to the modality's `channels`). All inputs of a sample share H and W.
+    label: (H, W) uint8, class ids 0..K-1 and `IGNORE`. In evaluation at native size its H and W may differ from
+        those of the inputs: logits are resized to it before scoring.
+    id: path-like name of the sample, unique in its split ("RGB/12", "cloud/test/MAP_1_point2/0001").
+    condition: name → value, e.g. {"weather": "fog"}; empty when the data set has none.
+    """
+
+    inputs: dict[str, Tensor]
+    label: Tensor
+    id: str
+    condition: dict[str, str]
+
+
+class Batch(TypedDict):
+    """Samples collated: inputs (B, C, H, W), label (B, H, W), id and condition lists of length B."""
+
+    inputs: dict[str, Tensor]
+    label: Tensor
+    id: list[str]
+    condition: list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """How one modality is stored and what the model receives.
+
+    The model gets `(stored / scale - mean) / std` with `channels` channels (METHOD §1: RGB with ImageNet
+    statistics, every other modality in [0, 1]).
+    """
+
+    name: str
+    channels: int = 3
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    title: str = ""
+    """Label for pictures and tables; the name when empty."""
+
+    def normalize(self, stored: Tensor) -> Tensor:
+        """(B, C, H, W) as stored → (B, channels, H, W) float32, on the tensor's device."""
+        x = stored.to(torch.float32) / self.scale
+        mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=x.device).view(-1, 1, 1)
+        x = (x - mean) / std
+        return x.expand(-1, self.channels, -1, -1) if x.shape[1] == 1 else x
+
+
+RGB = ModalitySpec("rgb", mean=IMAGENET_MEAN, std=IMAGENET_STD, title="RGB")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is fixed about a data set: classes, colours, splits, protocol."""
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    modalities: Mapping[str, ModalitySpec]
+    splits: tuple[str, ...] = ("train", "val", "test")
+    selection_split: str = "val"
+    """Split on which the best checkpoint is chosen; "test" where the data set has no validation split."""
+    report_split: str = "test"
+    """Split on which the literature reports."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Published number of samples per split."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.palette):
+            raise ValueError(f"{self.name}: {len(self.classes)} classes but {len(self.palette)} colours")
+        if self.num_classes > IGNORE:
+            raise ValueError(f"{self.name}: at most {IGNORE} classes, got {self.num_classes}")
+
+
+def normalize(inputs: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]) -> dict[str, Tensor]:
+    """Stored batches → model inputs, in the order of `modalities`."""
+    return {m.name: m.normalize(inputs[m.name]) for m in modalities}

@@ -1,0 +1,24 @@
+"""The one exception type a user's mistake raises.
+
+The command line prints it as a single line and exits with code 2; anything else that escapes is a bug of ours
+and keeps its stack trace.
+"""
+
+
+class KTBError(Exception):
+    """A mistake in the input that the user can mend.
+
+    The message is one line: what was found, what was expected, which file, what to do.
+    """
+
+
+class ConfigError(KTBError):
+    """A setting that cannot work: unknown name, value out of range, settings that contradict each other."""
+
+
+class DataError(KTBError):
+    """A file, list or folder of a data set that is missing, damaged or not in the expected form."""
+
+
+class CheckpointError(KTBError):
+    """A checkpoint or weight file that cannot be used here."""
