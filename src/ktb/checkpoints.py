@@ -1,0 +1,372 @@
+"""Weight files: reading them safely, and translating between namings.
+
+Four namings are known (METHOD §8): the published checkpoints of "Keep the Balance", and Swin backbones as timm,
+Microsoft and OpenMMLab write them. All translations are pure functions of names and tensors; the naming of a file is
+recognised by its names. Files are read as tensors only: nothing stored in one is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ktb.errors import CheckpointError
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import FrozenSwin, SwinArch
+
+StateDict = dict[str, Tensor]
+
+OPENMMLAB_SWIN_B = "swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth"
+
+
+def read_file(path: str | Path) -> Any:
+    """Content of a .safetensors file or of a PyTorch file, tensors and plain values only.
+
+    Raises:
+        CheckpointError: missing, damaged, or a pickle that would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file; check the path")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"the Python object {found[1]}" if found else "something other than tensors and plain values"
+        raise CheckpointError(
+            f"{path}: refused: it holds {what}, and loading that would run code from the file; "
+            "save its state dict alone and pass that file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)}); fetch it again") from None
+
+
+def read_state_dict(source: str | Path | Mapping[str, Any]) -> StateDict:
+    """Tensors by name, out of a file or of a mapping that may wrap them (`model_state_dict`, `state_dict`, `model`)."""
+    content = source if isinstance(source, Mapping) else read_file(source)
+    where = "the given mapping" if isinstance(source, Mapping) else str(source)
+    for key in ("model_state_dict", "state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{where}: expected a state dict (name → tensor), found {type(content).__name__}")
+    state = {str(k).removeprefix("module."): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise CheckpointError(f"{where}: expected a state dict (name → tensor), found no tensor in it")
+    return state
+
+
+# ---------------------------------------------------------------------------------------------- published checkpoints
+
+
+def published_names(depths: Sequence[int], modalities: tuple[str, str]) -> dict[str, str]:
+    """Published name → ours, for every entry of a model with these depths (METHOD §8).
+
+    `modalities` are our names for the published RGB and "dte" streams. Patch merging also needs its inputs reordered
+    and counts to the stage after it here: see `from_published`.
+    """
+    rgb, x = modalities
+    pairs: dict[str, str] = {}
+
+    def add(published: str, ours: str, leaves: Iterable[str] = ("weight", "bias")) -> None:
+        pairs.update({f"{published}.{leaf}": f"{ours}.{leaf}" for leaf in leaves})
+
+    norm_leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    for published, ours in (("patch_embed", "backbone.patch_embed"), ("extra_patch_embed", f"patch_embeds.{x}")):
+        add(f"backbone.{published}.projection", f"{ours}.proj")
+        add(f"backbone.{published}.norm", f"{ours}.norm")
+    for i, depth in enumerate(depths):
+        for j in range(depth):
+            theirs, ours = f"backbone.stages.{i}.blocks.{j}", f"backbone.layers.{i}.blocks.{j}"
+            for block_theirs, block_ours in (
+                ("norm1", "norm1"),
+                ("attn.w_msa.qkv", "attn.qkv"),
+                ("attn.w_msa.proj", "attn.proj"),
+                ("norm2", "norm2"),
+                ("ffn.layers.0.0", "mlp.fc1"),
+                ("ffn.layers.1", "mlp.fc2"),
+            ):
+                add(f"{theirs}.{block_theirs}", f"{ours}.{block_ours}")
+            table = "relative_position_bias_table"
+            pairs[f"{theirs}.attn.w_msa.{table}"] = f"{ours}.attn.{table}"
+            for m, prefix in ((rgb, "RGB"), (x, "DTE")):
+                add(f"{theirs}.MLP_{prefix}_Adapter.D_fc1", f"adapters.{i}.{j}.down.{m}")
+                add(f"{theirs}.MLP_{prefix}_Adapter.D_fc2", f"adapters.{i}.{j}.up.{m}")
+        if i < len(depths) - 1:
+            add(f"backbone.stages.{i}.downsample.norm", f"backbone.layers.{i + 1}.downsample.norm")
+            add(
+                f"backbone.stages.{i}.downsample.reduction",
+                f"backbone.layers.{i + 1}.downsample.reduction",
+                ("weight",),
+            )
+        add(f"backbone.MPGBlocks.{i}.D_fc1", f"prompts.{i}.down.{rgb}")
+        add(f"backbone.MPGBlocks.{i}.D_fc2", f"prompts.{i}.down.{x}")
+        add(f"backbone.MPGBlocks.{i}.P_fc2", f"prompts.{i}.project")
+        add(f"backbone.MPGBlocks.{i}.U_fc1", f"prompts.{i}.up")
+        for m, suffix in ((rgb, "rgb"), (x, "dte")):
+            for part in ("gamma", "beta"):
+                pairs[f"backbone.MPGBlocks.{i}.tfts_{part}_{suffix}"] = f"prompts.{i}.{part}.{m}"
+        theirs, ours = f"backbone.DeformMPGBlocks.{i}", f"fusion.{i}"
+        add(f"{theirs}.D_fc1", f"{ours}.down.{rgb}")
+        add(f"{theirs}.D_fc2", f"{ours}.down.{x}")
+        add(f"{theirs}.U_fc1", f"{ours}.up")
+        theirs += ".deform_atten"
+        add(f"{theirs}.fuse_q.conv.0", f"{ours}.fuse.0")
+        add(f"{theirs}.fuse_q.conv.1", f"{ours}.fuse.1", norm_leaves)
+        for m, axis in ((rgb, "x"), (x, "y")):
+            add(f"{theirs}.conv_offset_{axis}.0", f"{ours}.offset.{m}.0")
+            add(f"{theirs}.conv_offset_{axis}.1.norm", f"{ours}.offset.{m}.1")
+            add(f"{theirs}.conv_offset_{axis}.3", f"{ours}.offset.{m}.3", ("weight",))
+        for part, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
+            add(f"{theirs}.proj_{part}", f"{ours}.{name}")
+        for part in (0, 2):
+            add(f"{theirs}.get_sample_weight.{part}", f"{ours}.weight.{part}")
+        pairs[f"{theirs}.rpe_table"] = f"{ours}.table"
+        pairs[f"{theirs}.deform_weight"] = f"{ours}.attention_gain"
+        pairs[f"{theirs}.identity_weight"] = f"{ours}.identity_gain"
+        for published, ours in (("norm", f"norms.{rgb}"), ("extra_norm", f"norms.{x}"), ("fuse_norm", "fused_norms")):
+            add(f"backbone.{published}{i}", f"{ours}.{i}")
+    for published, ours in (
+        ("decode_head", "head"),
+        ("decode_head_rgb", f"side_heads.{rgb}"),
+        ("decode_head_dte", f"side_heads.{x}"),
+    ):
+        for i in range(len(depths)):
+            add(f"{published}.linear_c{i + 1}.proj", f"{ours}.linear.{i}")
+        add(f"{published}.linear_fuse.conv", f"{ours}.fuse", ("weight",))
+        add(f"{published}.linear_fuse.bn", f"{ours}.norm", norm_leaves)
+        add(f"{published}.linear_pred", f"{ours}.predict")
+    return pairs
+
+
+def merging_from_openmmlab(x: Tensor) -> Tensor:
+    """Reorder patch merging's last axis (4C) from channel-major (c·4 + row·2 + col) to timm's (col·2 + row)·C + c."""
+    return x.unflatten(-1, (-1, 2, 2)).movedim(-3, -1).transpose(-3, -2).flatten(-3)
+
+
+def merging_to_openmmlab(x: Tensor) -> Tensor:
+    """Inverse of `merging_from_openmmlab`."""
+    return x.unflatten(-1, (2, 2, -1)).transpose(-3, -2).movedim(-1, -3).flatten(-3)
+
+
+def _ignored(name: str) -> bool:
+    """Buffers that follow from the architecture."""
+    return name.endswith(("relative_position_index", "attn_mask"))
+
+
+def from_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> StateDict:
+    """A published state dict in our names. Names we do not know are kept, so that loading can list them."""
+    names = published_names(_depths(state, r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."), modalities)
+    return {
+        names.get(k, k): merging_from_openmmlab(v) if ".downsample." in k else v
+        for k, v in state.items()
+        if not _ignored(k)
+    }
+
+
+def to_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> StateDict:
+    """Inverse of `from_published`, without the index buffers."""
+    depths = _depths(state, r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.")
+    names = {ours: theirs for theirs, ours in published_names(depths, modalities).items()}
+    return {names[k]: merging_to_openmmlab(v) if ".downsample." in k else v for k, v in state.items()}
+
+
+def is_published(state: Mapping[str, Any]) -> bool:
+    """Whether these are the names of a published checkpoint."""
+    return any(k.startswith("backbone.DeformMPGBlocks.") for k in state)
+
+
+def load_published(
+    source: str | Path | Mapping[str, Any], modalities: tuple[str, str] = ("rgb", "depth")
+) -> KTBSegmentor:
+    """Build the model a published checkpoint holds; every size is read off its names and shapes.
+
+    Args:
+        source: a file, or a state dict (also wrapped as `model_state_dict`).
+        modalities: our names for its RGB stream and its X stream; the first must be "rgb".
+
+    Returns:
+        the model in evaluation mode, float32.
+
+    Raises:
+        CheckpointError: not such a checkpoint; names unknown or missing (listed); a file that would run code.
+    """
+    where = "the given state dict" if isinstance(source, Mapping) else str(source)
+    if len(modalities) != 2 or modalities[0] != "rgb":
+        raise CheckpointError(f"{where}: a published checkpoint has the modalities (rgb, X), got {tuple(modalities)}")
+    state = read_state_dict(source)
+    if not is_published(state):
+        raise CheckpointError(
+            f"{where}: expected a published checkpoint (names like backbone.DeformMPGBlocks.0...), "
+            f"found names like {next(iter(state))}"
+        )
+    state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+    missing = set(published_names(_depths(state, r"backbone\.stages\.(\d+)\.blocks\.(\d+)\."), modalities)) - set(state)
+    if missing:
+        raise CheckpointError(f"{where}: {_listing('missing', missing)}")
+    ours = from_published(state, modalities)
+    model = KTBSegmentor(
+        FrozenSwin(_arch_of(ours, prefix="backbone.")),
+        modalities,
+        num_classes=len(ours["head.predict.bias"]),
+        head_dim=len(ours["head.norm.weight"]),
+        side_head_dim=len(ours["side_heads.rgb.norm.weight"]),
+    )
+    load_exactly(model, ours, where)
+    return model.eval()
+
+
+# --------------------------------------------------------------------------------------------------- Swin backbones
+
+
+def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
+    """Swin weights in timm, Microsoft or OpenMMLab naming → timm's, without classifier and output norms.
+
+    Raises:
+        CheckpointError: none of the three.
+    """
+    state = {k.removeprefix("backbone."): v for k, v in state.items() if not _ignored(k)}
+    if any(".w_msa." in k for k in state):
+        renamed = {}
+        for k, v in state.items():
+            if ".downsample." in k:
+                v = merging_from_openmmlab(v)
+            k = k.replace("stages.", "layers.").replace(".w_msa.", ".").replace("projection", "proj")
+            k = k.replace(".ffn.layers.0.0.", ".mlp.fc1.").replace(".ffn.layers.1.", ".mlp.fc2.")
+            renamed[k] = v
+        state = renamed
+    elif not any(re.match(r"layers\.\d+\.blocks\.\d+\.attn\.qkv\.weight", k) for k in state):
+        raise CheckpointError(
+            f"not a Swin backbone in timm, Microsoft or OpenMMLab naming; its first name is {next(iter(state), '-')!r}"
+        )
+    if any(k.startswith("layers.0.downsample.") for k in state):
+        # Microsoft and OpenMMLab count patch merging to the stage before it, timm to the stage after.
+        state = {
+            re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", k): v
+            for k, v in state.items()
+        }
+    return {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))}
+
+
+def load_backbone(arch: SwinArch, weights: str, *, name: str, timm_name: str | None = None) -> FrozenSwin:
+    """A backbone with its weights.
+
+    Args:
+        arch: the architecture the weights must fit.
+        weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "random", or the path of a file in timm,
+            Microsoft or OpenMMLab naming.
+        name: the backbone's name, for messages and for the bundled file.
+        timm_name: the model on timm's hub.
+
+    Raises:
+        CheckpointError: no network and no file, an unreadable file, or weights that do not fit.
+    """
+    backbone = FrozenSwin(arch)
+    if weights == "random":
+        return backbone
+    if weights == "hub":
+        where, state = f"timm hub model {timm_name}", _from_hub(name, timm_name)
+    elif weights == "bundled":
+        file = resources.files("ktb") / "weights" / f"{name}.safetensors"
+        with resources.as_file(file) as path:
+            where, state = str(path), read_state_dict(path)
+    else:
+        where, state = weights, read_state_dict(weights)
+    try:
+        state = backbone_to_timm(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    load_exactly(backbone, {k: v.float() for k, v in state.items()}, where)
+    return backbone
+
+
+def _from_hub(name: str, timm_name: str | None) -> StateDict:
+    if timm_name is None:
+        raise CheckpointError(f"backbone {name} is not on timm's hub; pass backbone.weights=FILE")
+    import timm
+
+    try:
+        return timm.create_model(timm_name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # the hub client raises many kinds; all mean that there are no weights
+        raise CheckpointError(
+            f"weights of {timm_name} could not be fetched ({_first_line(error)}); without a network pass a local file: "
+            f"backbone.weights=/path/to/FILE, in timm naming (model.safetensors of {timm_name}), Microsoft naming, or "
+            f"OpenMMLab naming (for swin_b: {OPENMMLAB_SWIN_B}); backbone.weights=random trains on random weights"
+        ) from None
+
+
+def fingerprint(module: torch.nn.Module) -> str:
+    """SHA-256 over a module's state: names, shapes and values."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load `state`, all of it and nothing less; says which names are missing, unknown or of another shape."""
+    expected = module.state_dict()
+    problems = [
+        _listing("missing", set(expected) - set(state)),
+        _listing("unknown", set(state) - set(expected)),
+        _listing(
+            "of another shape",
+            {
+                f"{k} {tuple(state[k].shape)} (expected {tuple(v.shape)})"
+                for k, v in expected.items()
+                if k in state and state[k].shape != v.shape
+            },
+        ),
+    ]
+    if any(problems):
+        raise CheckpointError(f"{where}: does not fit this model: " + "; ".join(p for p in problems if p))
+    module.load_state_dict(state)
+
+
+def _listing(what: str, names: Iterable[str], limit: int = 6) -> str:
+    names = sorted(names)
+    if not names:
+        return ""
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{len(names)} {what}: {', '.join(names[:limit])}{more}"
+
+
+def _depths(state: Iterable[str], pattern: str) -> tuple[int, ...]:
+    blocks = {(int(m[1]), int(m[2])) for k in state if (m := re.match(pattern, k))}
+    return tuple(1 + max(j for i, j in blocks if i == stage) for stage in sorted({i for i, _ in blocks}))
+
+
+def _arch_of(state: Mapping[str, Tensor], prefix: str) -> SwinArch:
+    """Architecture of timm-named Swin weights, from names and shapes."""
+    depths = _depths(state, re.escape(prefix) + r"layers\.(\d+)\.blocks\.(\d+)\.")
+    block = prefix + "layers.{}.blocks.0."
+    tables = [state[block.format(i) + "attn.relative_position_bias_table"] for i in range(len(depths))]
+    embed_dim = len(state[prefix + "patch_embed.proj.bias"])
+    return SwinArch(
+        embed_dim=embed_dim,
+        depths=depths,
+        num_heads=tuple(t.shape[1] for t in tables),
+        window_size=(round(tables[0].shape[0] ** 0.5) + 1) // 2,
+        mlp_ratio=len(state[block.format(0) + "mlp.fc1.bias"]) / embed_dim,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,0 +1,166 @@
+"""DSCF: dynamic sparse cross-modality fusion (paper section 3.3; METHOD §3), for any number of modalities.
+
+Every modality proposes sampling points from its own features; all sources are read at the points of all modalities,
+mixed per point by learned modality weights, and attended to by every position, with a bias read from a table at the
+distance between query and point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ktb.models.mapa import apply_per_modality, per_modality_down, trunc_linear
+
+STRIDES, GROUPS, HEADS = (8, 4, 2, 1), (1, 2, 4, 8), (2, 4, 8, 16)
+"""Per stage: pixels of the stage's map between sampling points, point sets, attention heads."""
+
+TABLE = (2 * 60 - 1, 2 * 80 - 1)
+"""Size (y, x) of the distance-bias table."""
+
+CHUNK = 1 << 22
+"""Attention entries (batch · heads · queries · points) held at a time."""
+
+
+def conv(in_channels: int, out_channels: int, kernel: int = 1, **kwargs: int | bool) -> nn.Conv2d:
+    """Convolution with the published initialisation N(0, √(2/(k²·c_out))), bias 0 (METHOD §3)."""
+    layer = nn.Conv2d(in_channels, out_channels, kernel, **kwargs)  # type: ignore[arg-type]
+    nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (kernel * kernel * out_channels)))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class DSCF(nn.Module):
+    """Fusion block of one stage.
+
+    Args:
+        modalities: names, in stream order.
+        channels: channels C of the stage.
+        stage: 0..3, sets stride, groups, heads and the start value of the attention's share.
+    """
+
+    def __init__(self, modalities: Sequence[str], channels: int, stage: int, ratio: float = 0.125) -> None:
+        super().__init__()
+        r = int(channels * ratio)
+        self.stride, self.groups, self.heads = STRIDES[stage], GROUPS[stage], HEADS[stage]
+        if r % self.heads or r % self.groups:
+            raise ValueError(f"stage {stage}: {channels} channels leave {r} for fusion, not divisible by {self.heads}")
+        count, group_channels = len(modalities), r // self.groups
+        self.down = per_modality_down(modalities, channels, r)
+        self.fuse = nn.Sequential(conv(count * r, r, 3, padding=1), nn.BatchNorm2d(r), nn.GELU())
+        self.offset = nn.ModuleDict(
+            {
+                m: nn.Sequential(
+                    conv(group_channels, group_channels, 9, stride=self.stride, padding=4, groups=group_channels),
+                    ChannelNorm(group_channels),
+                    nn.GELU(),
+                    conv(group_channels, 2, bias=False),
+                )
+                for m in modalities
+            }
+        )
+        self.weight = nn.Sequential(conv(r, r), nn.ReLU(), conv(r, count))
+        self.query, self.key, self.value, self.out = conv(r, r), conv(r, r), conv(r, r), conv(r, r)
+        self.table = nn.Parameter(torch.empty(self.heads, *TABLE))
+        nn.init.trunc_normal_(self.table, std=0.01)
+        # Early stages start almost without attention (METHOD §3.7).
+        self.attention_gain = nn.Parameter(torch.full((r,), 1.0 if stage == 3 else 1e-3))
+        self.identity_gain = nn.Parameter(torch.ones(r))
+        self.up = trunc_linear(r, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalised stream features (M, B, H, W, C) → fused features (B, H, W, C), not yet normalised."""
+        maps = apply_per_modality(self.down, features).movedim(-1, 2)  # M, B, r, H, W
+        fused = self.fuse(torch.cat(maps.unbind(0), dim=1))
+        query = self.query(fused)
+        points = self.sampling_points(maps)
+        weights, mixed = self._mix(maps, query, points)
+        key, value = self.key(mixed[:, :, None])[:, :, 0], self.value(mixed[:, :, None])[:, :, 0]
+        attended = self.out(self._attend(query, key, value, points))
+        out = self.attention_gain[:, None, None] * attended + self.identity_gain[:, None, None] * fused
+        return self.up(out.movedim(1, -1))
+
+    def sampling_points(self, maps: Tensor) -> Tensor:
+        """Points of all modalities in [-1, 1], (B, groups, M·N, 2) as (y, x); N points per modality (§3.2-3.3)."""
+        points = []
+        for offset, m in zip(self.offset.values(), maps.unbind(0), strict=True):
+            b = m.shape[0]
+            off = offset(m.reshape(b * self.groups, -1, *m.shape[-2:]))  # B·g, 2, Hk, Wk
+            hk, wk = off.shape[-2:]
+            y, x = (_reference(n, off) for n in (hk, wk))
+            reference = torch.stack(torch.meshgrid(y, x, indexing="ij"))
+            points.append((reference + off).clamp(-1, 1).flatten(2).mT.unflatten(0, (b, self.groups)))
+        return torch.cat(points, dim=2)
+
+    def _mix(self, maps: Tensor, query: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Modality weights (B, M, P) and mixed features (B, r, P) at the P points (§3.4-3.5)."""
+        m, b, r, h, w = maps.shape
+        sources = torch.cat([maps, query[None]]).unflatten(2, (self.groups, -1))  # M+1, B, g, r/g, H, W
+        sources = sources.permute(1, 2, 0, 3, 4, 5).reshape(b * self.groups, -1, h, w)
+        grid = points.flatten(0, 1)[:, None].flip(-1)
+        sampled = F.grid_sample(sources, grid.to(sources.dtype), mode="bilinear", align_corners=True)
+        sampled = sampled.view(b, self.groups, m + 1, r // self.groups, -1).transpose(1, 2).reshape(b, m + 1, r, -1)
+        weights = self.weight(sampled[:, m, :, None])[:, :, 0].softmax(dim=1)
+        return weights, torch.einsum("bmp,bmrp->brp", weights, sampled[:, :m])
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, points: Tensor) -> Tensor:
+        """Attention of all positions over the points, in chunks of query rows (§3.6): (B, r, H, W).
+
+        The bias is as large as the attention matrix, so both exist for one chunk at a time; the backward pass
+        computes a chunk's bias again instead of keeping it.
+        """
+        b, r, h, w = query.shape
+        q = query.view(b, self.heads, -1, h, w)
+        k, v = (x.view(b, self.heads, -1, x.shape[-1]).mT for x in (key, value))
+        y, x = (_linspace(n, points) for n in (h, w))
+        rows = max(1, min(h, CHUNK // (b * self.heads * w * points.shape[2])))
+        recompute = rows < h and torch.is_grad_enabled()
+        out = []
+        for start in range(0, h, rows):
+            q_rows = q[:, :, :, start : start + rows].flatten(3).mT
+            args = (q_rows, k, v, y[start : start + rows], x, points)
+            out.append(checkpoint(self._chunk, *args, use_reentrant=False) if recompute else self._chunk(*args))
+        return torch.cat(out, dim=2).mT.reshape(b, r, h, w)
+
+    def _chunk(self, q: Tensor, k: Tensor, v: Tensor, y: Tensor, x: Tensor, points: Tensor) -> Tensor:
+        b, per_group = q.shape[0], self.heads // self.groups
+        grid_q = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 1, 2)
+        distance = ((grid_q - points.flatten(0, 1)[:, None]) / 2).flip(-1)  # B·g, L, P, (x, y)
+        table = self.table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
+        bias = F.grid_sample(table, distance.to(table.dtype), mode="bilinear", align_corners=True)
+        bias = bias.view(b, self.heads, *bias.shape[-2:])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+
+
+def _reference(n: int, like: Tensor) -> Tensor:
+    """Published reference coordinates (j + 0.5)/(n − 1)·2 − 1 (sic); 0 where the formula divides by zero."""
+    if n == 1:
+        return like.new_zeros(1)
+    return (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / (n - 1) * 2 - 1
+
+
+def _linspace(n: int, like: Tensor) -> Tensor:
+    if n == 1:
+        return like.new_zeros(1)
+    return torch.linspace(-1, 1, n, device=like.device, dtype=like.dtype)
+
+
+class PlainSum(nn.Module):
+    """Fusion by adding the streams: what DSCF is compared with in the ablation."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(M, B, H, W, C) → (B, H, W, C)."""
+        return features.sum(0)

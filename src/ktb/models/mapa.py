@@ -1,0 +1,87 @@
+"""MAPA: modality-aware prompting and adaptation (paper section 3.2; METHOD §2).
+
+Both work on all streams at once, stacked as (M, B, H, W, C) in the order of the model's modalities; parameters are
+kept per modality name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def _down(in_features: int, out_features: int) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features)
+    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def trunc_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Linear layer, weight truncated normal 0.02, bias 0."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def per_modality_down(modalities: Sequence[str], in_features: int, out_features: int) -> nn.ModuleDict:
+    """One Kaiming-uniform(a=√5) reduction per modality."""
+    return nn.ModuleDict({m: _down(in_features, out_features) for m in modalities})
+
+
+def apply_per_modality(layers: nn.ModuleDict, x: Tensor) -> Tensor:
+    """Each stream through its own Linear, as one batched product: (M, B, H, W, in) → (M, B, H, W, out)."""
+    weight = torch.stack([layer.weight for layer in layers.values()])
+    bias = torch.stack([layer.bias for layer in layers.values()])
+    out = torch.baddbmm(bias[:, None].to(x.dtype), x.flatten(1, 3), weight.transpose(1, 2))
+    return out.view(*x.shape[:-1], -1)
+
+
+class Prompt(nn.Module):
+    """Prompt exchanged between the streams before a stage.
+
+    `u = U(P([D_m(t_m)]_m))`, then `t_m ← t_m + u + (γ_m ⊙ u + β_m)` for every modality m.
+    """
+
+    def __init__(self, modalities: Sequence[str], channels: int, ratio: float = 0.125) -> None:
+        super().__init__()
+        rank = int(channels * ratio)
+        self.down = per_modality_down(modalities, channels, rank)
+        self.project = trunc_linear(rank * len(modalities), rank)
+        self.up = trunc_linear(rank, channels)
+        # Pairs, not a dict: ParameterDict sorts the keys of a plain dict, which would swap the streams.
+        self.gamma = nn.ParameterDict([(m, nn.Parameter(1 + 0.02 * torch.randn(channels))) for m in modalities])
+        self.beta = nn.ParameterDict([(m, nn.Parameter(0.02 * torch.randn(channels))) for m in modalities])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(M, B, H, W, C) → (M, B, H, W, C)."""
+        down = apply_per_modality(self.down, tokens)
+        u = self.up(self.project(torch.cat(down.unbind(0), dim=-1)))
+        gamma = torch.stack(list(self.gamma.values()))[:, None, None, None]
+        beta = torch.stack(list(self.beta.values()))[:, None, None, None]
+        return tokens + torch.addcmul(beta, 1 + gamma, u)
+
+
+class Adapter(nn.Module):
+    """Bottleneck adapters of one Swin block, one per modality: `0.5 · Up(Dropout(ReLU(Down(y))))`.
+
+    Up starts at zero, so an untrained model equals the frozen backbone.
+    """
+
+    def __init__(self, modalities: Sequence[str], channels: int, reduction: int = 16, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.down = per_modality_down(modalities, channels, channels // reduction)
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.ModuleDict({m: nn.Linear(channels // reduction, channels) for m in modalities})
+        for layer in self.up.values():
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(M·B, H, W, C), modality-major, → what is added to the block's output, same shape."""
+        x = tokens.unflatten(0, (len(self.down), -1))
+        return 0.5 * apply_per_modality(self.up, self.dropout(apply_per_modality(self.down, x).relu())).flatten(0, 1)
