@@ -61,6 +61,8 @@ class ModalitySpec:
     std: tuple[float, ...] = (1.0,)
     title: str = ""
     """Label for pictures and tables; the name when empty."""
+    validity: bool = False
+    """The last stored channel is a mask, 1 after scaling where the sensor measured something and 0 elsewhere."""
 
     def normalize(self, stored: Tensor) -> Tensor:
         """(B, C, H, W) as stored → (B, channels, H, W) float32, on the tensor's device."""

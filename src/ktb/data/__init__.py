@@ -1,0 +1,1 @@
+"""Data sets: descriptions, readers, augmentation and one DataModule each. Knows nothing of models or engine."""

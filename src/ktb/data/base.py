@@ -1,0 +1,401 @@
+"""The RGB+X data set and the DataModule that all data sets share.
+
+A data set is a subclass of `RGBXDataModule` with one method of its own, `open_split`, which returns `Samples`: a length
+and a way to read one sample as numpy arrays. `FileSamples` is that for data sets made of files. Augmentation, batching,
+seeding, distribution over processes, and the errors a user sees, are here once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypedDict
+
+import cv2
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from ktb.data.augment import Array, EvalTransform, Label, TrainTransform, Transform
+from ktb.data.spec import Batch, DatasetSpec, ModalitySpec, Sample
+from ktb.errors import ConfigError, DataError
+
+MAX_WORKERS = 8
+SCORINGS = ("native", "published")
+
+
+@dataclass
+class RawSample:
+    """One sample as read, before augmentation.
+
+    images: modality name → (H, W, C) uint8, uint16 or float32, in the unit of `ModalitySpec.scale`; "rgb" is uint8.
+    label: (H, W) uint8, class ids and `IGNORE`.
+    id, condition: as in `Sample`.
+    valid: modality name → (H, W) bool, False where the sensor measured nothing. Only for modalities that have such
+        holes and keep them: resizing then never mixes a hole into a measured value, and a hole comes out as 0. If the
+        modality's spec asks for it (`validity`), the mask is appended as its last channel.
+    """
+
+    images: dict[str, Array]
+    label: Label
+    id: str
+    condition: dict[str, str] = field(default_factory=dict)
+    valid: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+
+class Samples(Protocol):
+    """One split of a data set. It is read in several processes at once: no open files, no random state."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, streams: Sequence[str]) -> RawSample:
+        """Sample `index` with exactly the modalities `streams`.
+
+        Raises:
+            DataError: a file is missing, damaged or not as expected.
+        """
+        ...
+
+
+class WorkerDataError(DataError):
+    """A DataError on its way out of a loader process.
+
+    torch re-raises a worker's exception as `type(error)(formatted traceback)`. This class takes the one line a user
+    needs back out of that text, so that its message is the same with and without workers.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+@contextmanager
+def _errors_leave_workers_as_one_line() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        if get_worker_info() is None:
+            raise
+        raise WorkerDataError(str(error)) from None
+
+
+class RGBXDataset(Dataset[Sample]):
+    """One split as the engine takes it: read, transformed, as tensors.
+
+    Indexed by (epoch, index), or by index alone for epoch 0; (seed, epoch, index) alone decide what comes out.
+
+    Args:
+        samples: where they are read from.
+        modalities: what to load, in order.
+        transform: joint transform of all images and the label.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self, samples: Samples, modalities: Sequence[ModalitySpec], transform: Transform, *, seed: int = 0
+    ) -> None:
+        self.samples = samples
+        self.modalities = tuple(modalities)
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        epoch, index = item if isinstance(item, tuple) else (0, item)
+        with _errors_leave_workers_as_one_line():
+            raw = self.samples.read(index, [m.name for m in self.modalities])
+        images = {
+            name: _premultiply(image, raw.valid[name]) if name in raw.valid else image
+            for name, image in raw.images.items()
+        }
+        images, label = self.transform(images, raw.label, entropy=(self.seed, epoch, index))
+        return Sample(
+            inputs={
+                m.name: _finish(images[m.name], m, raw.images[m.name].dtype, m.name in raw.valid)
+                for m in self.modalities
+            },
+            label=torch.from_numpy(np.ascontiguousarray(label)),
+            id=raw.id,
+            condition=raw.condition,
+        )
+
+
+def _premultiply(image: Array, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(H, W, C) and its mask → (H, W, C + 1) float32, holes zeroed, the mask as last channel.
+
+    Interpolated as it is and divided by the interpolated mask, it gives the mean of the valid neighbours only.
+    """
+    mask = valid[..., None].astype(np.float32)
+    return np.concatenate([np.where(valid[..., None], image, 0).astype(np.float32), mask], axis=-1)
+
+
+def _finish(image: Array, modality: ModalitySpec, dtype: np.dtype[Any], masked: bool) -> Tensor:
+    """(H, W, C) → (C, H, W) tensor, uint8 or float32; undoes `_premultiply`."""
+    if masked:
+        weight = image[..., -1:]
+        valid = weight >= 0.5
+        image = np.where(valid, image[..., :-1] / np.maximum(weight, 0.5), 0)
+        if modality.validity:
+            image = np.concatenate([image, valid * np.float32(modality.scale)], axis=-1)
+        if dtype == np.uint8:
+            image = np.rint(image)
+    image = image.astype(np.uint8 if dtype == np.uint8 else np.float32, copy=False)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples → one batch.
+
+    Raises:
+        DataError: sizes differ (possible in evaluation only, where nothing is cropped).
+    """
+    first = samples[0]
+    with _errors_leave_workers_as_one_line():
+        for sample in samples[1:]:
+            for key, a, b in _size_pairs(first, sample):
+                if a != b:
+                    raise DataError(
+                        f"{sample['id']}: {key} is {b[-2]}x{b[-1]} (height x width) but that of {first['id']} in the "
+                        f"same batch is {a[-2]}x{a[-1]}; set dataset.eval_batch_size=1"
+                    )
+    return Batch(
+        inputs={name: torch.stack([s["inputs"][name] for s in samples]) for name in first["inputs"]},
+        label=torch.stack([s["label"] for s in samples]),
+        id=[s["id"] for s in samples],
+        condition=[s["condition"] for s in samples],
+    )
+
+
+def _size_pairs(first: Sample, other: Sample) -> Iterator[tuple[str, torch.Size, torch.Size]]:
+    for name, tensor in first["inputs"].items():
+        yield name, tensor.shape, other["inputs"][name].shape
+    yield "label", first["label"].shape, other["label"].shape
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index): a seeded permutation per epoch in training, plain order in evaluation.
+
+    Of several processes each takes every `world_size`-th index from `rank` on. In training all get equally many, the
+    rest of the permutation is left out; in evaluation nothing is left out and nothing is padded, so no sample counts
+    twice (use Trainer(use_distributed_sampler=False)).
+
+    `epoch` and `position` (samples of the epoch already taken by this process) may be set to continue an interrupted
+    epoch exactly; the position holds for the next iteration only.
+
+    Args:
+        length: number of samples of the split.
+        seed: of the permutations.
+        train: shuffle, and equal shares.
+    """
+
+    def __init__(self, length: int, *, seed: int = 0, train: bool = False, rank: int = 0, world_size: int = 1) -> None:
+        self.length = length
+        self.seed = seed
+        self.train = train
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.position = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def __len__(self) -> int:
+        rest = 0 if self.train else self.length % self.world_size > self.rank
+        return self.length // self.world_size + rest
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = (
+            np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+            if self.train
+            else np.arange(self.length)
+        )
+        share = order[self.rank :: self.world_size][: len(self)]
+        start, self.position = self.position, 0
+        return iter([(self.epoch, int(index)) for index in share[start:]])
+
+
+class Loading(TypedDict, total=False):
+    """Settings all DataModules take, see `RGBXDataModule`."""
+
+    streams: Sequence[str]
+    batch_size: int
+    eval_batch_size: int
+    num_workers: int | None
+    crop: Sequence[int] | None
+    eval_size: int | Sequence[int] | None
+    scoring: str
+    seed: int
+    selection_split: str | None
+    report_split: str | None
+
+
+class RGBXDataModule(L.LightningDataModule):
+    """What all data sets share; a subclass gives its spec and `open_split`.
+
+    The validation loader reads `spec.selection_split`, the test loader `spec.report_split`.
+
+    Args:
+        spec: classes, palette, modalities and protocol of the data set.
+        streams: modalities to load, in the model's order.
+        batch_size: of training, per process; the last incomplete batch of an epoch is dropped.
+        eval_batch_size: above 1 only where all images of a split have one size.
+        num_workers: loader processes; None: one per available core, at most 8.
+        crop: training crop (height, width); None: images as they are.
+        eval_size: short side of evaluation images in pixels (of a pair the first counts, METHOD §7); None: native.
+        scoring: "native": labels keep their size and logits are resized to them; "published": labels are resized
+            (nearest) along with the images.
+        seed: of order and augmentation.
+        selection_split, report_split: instead of those of the spec.
+
+    Raises:
+        ConfigError: a stream or split the data set does not have, a size or number that cannot work.
+    """
+
+    spec: DatasetSpec
+    modalities: tuple[ModalitySpec, ...]
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        *,
+        streams: Sequence[str],
+        batch_size: int = 4,
+        eval_batch_size: int = 1,
+        num_workers: int | None = None,
+        crop: Sequence[int] | None = None,
+        eval_size: int | Sequence[int] | None = None,
+        scoring: str = "native",
+        seed: int = 3407,
+        selection_split: str | None = None,
+        report_split: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = replace(
+            spec,
+            selection_split=selection_split or spec.selection_split,
+            report_split=report_split or spec.report_split,
+        )
+        for split in (self.spec.selection_split, self.spec.report_split):
+            if split not in self.spec.splits:
+                raise ConfigError(f"{spec.name} has no split {split!r}; it has {', '.join(self.spec.splits)}")
+        for name in streams:
+            if name not in spec.modalities:
+                raise ConfigError(
+                    f"{spec.name} has no modality {name!r}; it has {', '.join(spec.modalities)}"
+                    + suggestion(name, spec.modalities)
+                )
+        if not streams or len(set(streams)) != len(streams):
+            raise ConfigError(f"modality.streams must be one or more different modalities, got {list(streams)}")
+        if scoring not in SCORINGS:
+            raise ConfigError(f"dataset.scoring is {scoring!r}; expected one of {', '.join(SCORINGS)}")
+        if batch_size < 1 or eval_batch_size < 1:
+            raise ConfigError(f"batch sizes must be 1 or more, got {batch_size} and {eval_batch_size}")
+        if crop is not None and (len(crop) != 2 or min(crop) < 32):
+            raise ConfigError(f"dataset.crop is {list(crop)}; expected [height, width], both 32 or more")
+        short_side = eval_size if eval_size is None or isinstance(eval_size, int) else eval_size[0]
+        if short_side is not None and short_side < 32:
+            raise ConfigError(f"dataset.eval_size is {eval_size}; expected 32 or more")
+        self.modalities = tuple(spec.modalities[name] for name in streams)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = _default_workers() if num_workers is None else num_workers
+        self.crop = None if crop is None else (int(crop[0]), int(crop[1]))
+        self.short_side = short_side
+        self.scoring = scoring
+        self.seed = seed
+        self._samples: dict[str, Samples] = {}
+
+    def open_split(self, split: str) -> Samples:
+        """The samples of one split, with everything checked that can be checked without opening each file.
+
+        Raises:
+            DataError: no root, a broken list, files that do not exist.
+        """
+        raise NotImplementedError
+
+    def train_transform(self) -> Transform:
+        """The training augmentation; a data set with a recipe of its own overrides it."""
+        return TrainTransform([m.name for m in self.modalities], self.crop)
+
+    def eval_transform(self) -> Transform:
+        """The evaluation transform; a data set with a protocol of its own overrides it."""
+        return EvalTransform(self.short_side, resize_label=self.scoring == "published")
+
+    def dataset(self, split: str, *, train: bool = False) -> RGBXDataset:
+        """One split, with the training augmentation or the evaluation transform."""
+        if split not in self._samples:
+            if split not in self.spec.splits:
+                raise ConfigError(f"{self.spec.name} has no split {split!r}; it has {', '.join(self.spec.splits)}")
+            self._samples[split] = self.open_split(split)
+        transform = self.train_transform() if train else self.eval_transform()
+        return RGBXDataset(self._samples[split], self.modalities, transform, seed=self.seed)
+
+    def setup(self, stage: str) -> None:
+        """Find and check the splits that `stage` ("fit", "validate", "test" or "predict") needs."""
+        selection, report = self.spec.selection_split, self.spec.report_split
+        needed = {"fit": ("train", selection), "validate": (selection,)}.get(stage, (report,))
+        for split in needed:
+            self.dataset(split)
+        if stage == "fit":
+            found = len(self._samples["train"])
+            world = self.trainer.world_size if self.trainer else 1
+            if found < self.batch_size * world:
+                raise DataError(
+                    f"{self.spec.name}: the train split has {found} samples, fewer than one batch of {self.batch_size}"
+                    + (f" in each of {world} processes" if world > 1 else "")
+                    + f"; set dataset.batch_size={max(found // world, 1)} or less"
+                )
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        return self._loader("train", train=True)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        return self._loader(self.spec.selection_split, train=False)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        return self._loader(self.spec.report_split, train=False)
+
+    def predict_dataloader(self) -> DataLoader[Sample]:
+        return self.test_dataloader()
+
+    def _loader(self, split: str, *, train: bool) -> DataLoader[Sample]:
+        dataset = self.dataset(split, train=train)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size if train else self.eval_batch_size,
+            sampler=EpochSampler(len(dataset), seed=self.seed, train=train, rank=rank, world_size=world_size),
+            drop_last=train,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=_init_worker,
+        )
+
+
+def _default_workers() -> int:
+    # macOS and Windows have no affinity to ask for.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(cores, MAX_WORKERS)
+
+
+def _init_worker(_: int) -> None:
+    # One process per core already; OpenCV's own threads would only fight over them.
+    cv2.setNumThreads(0)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean ...?" if a known name is close, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
