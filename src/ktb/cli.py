@@ -1,0 +1,224 @@
+"""The ktb-* commands: Hydra around `ktb.run`, and errors as one line.
+
+Exit codes: 0 done; 1 a bug of ours (with its stack trace); 2 a mistake in the input; 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ktb import config
+from ktb.errors import KTBError
+
+_TRAIN_HELP = """\
+Train an RGB+X segmentation model and score its best checkpoint on the test split.
+
+Without settings: the frozen Swin with prompts, adapters and fusion, on synthetic RGB + depth scenes, with weights
+that come with ktb; nothing is downloaded.
+
+Usage: ktb-train [key=value ...]
+"""
+_TRAIN_EXAMPLES = """\
+Often used:
+  dataset.root=DIR           where the data set lies
+  trainer.max_epochs=50      a shorter training            trainer.devices=2   more GPUs (with trainer=ddp)
+  optim.lr=1e-4              learning rate                 seed=1              another seed
+  backbone.weights=FILE      Swin weights from a file in timm, Microsoft or OpenMMLab naming
+  run_dir=DIR                where results go; default runs/DATASET/MODALITY_BACKBONE_LOSS/DATE
+  ckpt_path=last run_dir=DIR continue that run
+  -m seed=1,2,3              one job per value (all combinations of several lists), into sweeps/DATE/NUMBER
+
+Examples:
+  ktb-train
+  ktb-train dataset=nyu backbone=swin_b dataset.root=/data/NYUDepthv2
+  ktb-train experiment=mfnet_swin_b logger=wandb
+  ktb-train -m dataset=nyu,mfnet backbone=swin_b,swin_l
+
+A run folder holds config.yaml, result.json, metrics.csv, checkpoints/ and picture panels.
+"""
+_EVAL_HELP = """\
+Score a checkpoint: a run of ktb-train (with its own config) or a published state dict.
+
+Usage: ktb-eval checkpoint=RUN_FOLDER|FILE [key=value ...]
+"""
+_EVAL_EXAMPLES = """\
+Often used:
+  split=val                  another split than the one the literature reports on
+  scoring=published          score at the published code's resized size instead of the label's own
+  dataset.root=DIR           where the data set lies
+  panels=8                   how many pictures are written
+  run_dir=DIR                where results go; default RUN_FOLDER/eval/DATE, beside the checkpoint
+
+Examples:
+  ktb-eval checkpoint=runs/synthetic/rgb_d_swin_nano_self_teaching/2025-06-01_12-00-00
+  ktb-eval checkpoint=nyu_b.pth experiment=nyu_swin_b dataset.root=/data/NYUDepthv2
+
+For a run of ktb-train its config.yaml counts, with what you set here put over it; for a published file the groups do.
+"""
+_FLAGS = """\
+  --cfg job                  print the composed configuration and stop (--resolve: with all references followed)
+  --config-dir DIR           your own members for the groups, as DIR/dataset/mine.yaml
+  --shell-completion         ktb-train -sc install=bash
+  --hydra-help, --version
+"""
+
+
+class JobFailed(Exception):
+    """A job of a sweep failed and has been reported; carries the exit code, also across processes."""
+
+
+def train() -> None:
+    """ktb-train: conf/train.yaml."""
+    _main("ktb-train", "train", _train)
+
+
+def evaluate() -> None:
+    """ktb-eval: conf/eval.yaml."""
+    _main("ktb-eval", "eval", _evaluate)
+
+
+def _train(cfg: DictConfig) -> Any:
+    def task(cfg: DictConfig) -> Any:
+        from ktb import run
+
+        return run.train(cfg)
+
+    return _job("ktb-train", task, cfg)
+
+
+def _evaluate(cfg: DictConfig) -> Any:
+    def task(cfg: DictConfig) -> Any:
+        from ktb import run
+
+        return run.evaluate(cfg)
+
+    return _job("ktb-eval", task, cfg)
+
+
+def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    """One command. Whatever escapes Hydra was raised before a job began: `_job` deals with the rest itself."""
+    argv = sys.argv[1:]
+    try:
+        if "--version" in argv:
+            import ktb
+
+            print(f"{command} {ktb.__version__}")
+            return
+        if {"-h", "--help"} & set(argv):
+            print(_help(config_name, _own_folders(argv)), end="")
+            return
+        if config_name == "eval":
+            sys.argv[1:] = _with_inherited(argv)
+        # Hydra then raises what it would otherwise print in its own way.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=config_name)(task)()
+    except JobFailed as error:
+        _stop(command, f"{error.args[0]}; the sweep's other jobs are not affected", error.args[1])
+    except KTBError as error:
+        _stop(command, f"error: {error}", 2)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # | head
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        args, _ = get_args_parser().parse_known_args(argv)
+        text = config.explain(error, config_name, args.overrides, _own_folders(argv), args.multirun)
+        _stop(command, f"error: {text}", 2)
+    except KeyboardInterrupt:
+        _stop(command, "interrupted", 130)
+
+
+def _job(command: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """One job of a command, in this process or in that of a sweep's launcher.
+
+    Raises:
+        SystemExit: the job failed or was stopped, and that has been printed.
+        JobFailed: the same within a sweep, whose other jobs go on.
+    """
+    job = HydraConfig.get()
+    sweep = job.mode == RunMode.MULTIRUN
+    given = config.user_overrides(cfg)
+    if sweep and not any(text.startswith("run_dir=") for text in given):
+        with open_dict(cfg):
+            cfg.run_dir = job.runtime.output_dir
+    name = f"job {job.job.num} ({' '.join(given)}): " if sweep else ""
+    code = 1
+    try:
+        config.check(cfg)
+        return task(cfg)
+    except KTBError as error:
+        print(f"{command}: {name}error: {error}", file=sys.stderr)
+        code = 2
+    except Exception:
+        if name:
+            print(f"{command}: {name}failed", file=sys.stderr)
+        traceback.print_exc()
+    except KeyboardInterrupt:
+        _stop(command, _resume(command, "interrupted", cfg, given), 130)
+    except SystemExit as stop:
+        # Lightning turns both signals into SystemExit with a misleading code.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            _stop(command, _resume(command, "interrupted", cfg, given), 130)
+        if type(stop).__name__ == "SIGTERMException":
+            _stop(command, _resume(command, "terminated", cfg, given), 143)
+        raise
+    sys.stderr.flush()
+    if sweep:
+        raise JobFailed(f"{name.removesuffix(': ')} failed", code)
+    sys.exit(code)
+
+
+def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:
+    """What to type to continue the interrupted job."""
+    run_dir = str(cfg.run_dir)
+    if command != "ktb-train":
+        return what
+    if not any(Path(run_dir, "checkpoints").glob("last*")):
+        return f"{what} before the first checkpoint"
+    kept = [text for text in given if text.partition("=")[0] not in ("run_dir", "ckpt_path", "overwrite")]
+    folders = [part for folder in _own_folders(sys.argv[1:]) for part in ("--config-dir", str(folder))]
+    again = [command, *folders, *kept, "ckpt_path=last", f"run_dir={run_dir}"]
+    return f"{what}; continue with: {shlex.join(again)}"
+
+
+def _own_folders(argv: list[str]) -> list[Path]:
+    """The user's own config folder (--config-dir), if any."""
+    args, _ = get_args_parser().parse_known_args(argv)
+    return [Path(args.config_dir)] if args.config_dir else []
+
+
+def _with_inherited(argv: list[str]) -> list[str]:
+    """The arguments of ktb-eval with the group members of the checkpoint's run right behind `checkpoint=`."""
+    args, _ = get_args_parser().parse_known_args(argv)
+    more = config.inherit(args.overrides, _own_folders(argv))[len(args.overrides) :]
+    at = next((i for i, text in enumerate(argv) if text.startswith("checkpoint=")), len(argv) - 1) + 1
+    return [*argv[:at], *more, *argv[at:]]
+
+
+def _help(config_name: str, extra: list[Path]) -> str:
+    head, examples = {"train": (_TRAIN_HELP, _TRAIN_EXAMPLES), "eval": (_EVAL_HELP, _EVAL_EXAMPLES)}[config_name]
+    lines = ["Groups, each chosen as group=member:"]
+    for group, members in config.groups(config_name, extra).items():
+        wrapped = textwrap.wrap(", ".join(members), 120 - 14)
+        lines += [f"  {group if n == 0 else '':<11} {text}" for n, text in enumerate(wrapped)]
+    return f"{head}\n" + "\n".join(lines) + f"\n\n{examples}\nFlags:\n{_FLAGS}"
+
+
+def _stop(command: str, text: str, code: int) -> NoReturn:
+    print(f"{command}: {text}", file=sys.stderr)
+    sys.exit(code)

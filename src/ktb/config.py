@@ -1,0 +1,538 @@
+"""The configuration: where it lies, the types of its fixed part, its checks, and its errors in words.
+
+Everything in `conf/` is composed by Hydra. What Hydra cannot know is here: values that contradict each other
+(`check`), what a mistyped override probably meant (`explain`), which of a saved run's settings an evaluation keeps
+(`merge_saved`), and which classes a config that came out of a file may name (`check_targets`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ktb.errors import ConfigError, KTBError
+
+# --------------------------------------------------------------------------------------------------------------------
+# Where conf/ is
+
+
+def conf_dir() -> Path:
+    """The folder with train.yaml: inside the package of an installed wheel, else at the top of the checkout."""
+    package = Path(__file__).resolve().parent
+    places = (package / "conf", package.parents[1] / "conf")
+    for place in places:
+        if (place / "train.yaml").is_file():
+            return place
+    raise ConfigError(f"no train.yaml in {places[0]} nor in {places[1]}: this installation of ktb is incomplete")
+
+
+def groups(config_name: str, extra: Sequence[Path] = ()) -> dict[str, tuple[str, ...]]:
+    """Config group → its members, for the groups that `config_name`'s defaults list offers, in that order.
+
+    extra: further config folders of the user (--config-dir), whose members count too.
+    """
+    primary = yaml.safe_load((conf_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    names = [key for item in primary["defaults"] if isinstance(item, dict) for key in item if " " not in key]
+    folders = (conf_dir(), *extra)
+    return {name: tuple(sorted({f.stem for d in folders for f in (d / name).glob("*.yaml")})) for name in names}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Types of the fixed part. Data set, loss, trainer and loggers are keyword arguments of the classes they name, which
+# check them; Hydra's struct mode refuses keys their files do not have.
+
+
+@dataclass
+class ModalityConfig:
+    name: str = MISSING
+    streams: list[str] = MISSING
+
+
+@dataclass
+class BackboneConfig:
+    name: str = MISSING
+    timm_name: str | None = MISSING
+    weights: str = MISSING
+    embed_dim: int = MISSING
+    depths: list[int] = MISSING
+    num_heads: list[int] = MISSING
+    window_size: int = MISSING
+    mlp_ratio: float = MISSING
+    drop_path: float = MISSING
+    head_dim: int = MISSING
+    side_head_dim: int = MISSING
+
+
+@dataclass
+class ModelConfig:
+    fusion: str = MISSING
+    prompts: bool = MISSING
+    head_dim: int = MISSING
+    side_head_dim: int = MISSING
+
+
+@dataclass
+class OptimConfig:
+    lr: float = MISSING
+    weight_decay: float = MISSING
+    warmup_epochs: float = MISSING
+    warmup_ratio: float = MISSING
+    power: float = MISSING
+
+
+@dataclass
+class TrainConfig:
+    seed: int = MISSING
+    run_dir: str = MISSING
+    ckpt_path: str | None = None
+    overwrite: bool = False
+    test: bool = True
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    dataset: dict[str, Any] = MISSING
+    modality: ModalityConfig = field(default_factory=ModalityConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    loss: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    logger: dict[str, Any] | None = None
+    published: dict[str, Any] | None = None
+    """What an experiment of the model zoo reproduces: miou, split, source."""
+
+
+@dataclass
+class EvalConfig:
+    checkpoint: str = MISSING
+    split: str | None = None
+    scoring: str = MISSING
+    run_dir: str | None = None
+    panels: int = MISSING
+    seed: int = MISSING
+    inherited: list[str] = MISSING
+    dataset: dict[str, Any] = MISSING
+    modality: ModalityConfig = field(default_factory=ModalityConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    trainer: dict[str, Any] = MISSING
+    published: dict[str, Any] | None = None
+
+
+ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+ConfigStore.instance().store(name="eval_schema", node=EvalConfig)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Values that cannot work
+
+
+def check(cfg: DictConfig) -> None:
+    """Settings that no type rules out and that would fail later or, worse, not fail.
+
+    Raises:
+        ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if "checkpoint" in missing:
+        raise ConfigError("no checkpoint given: ktb-eval checkpoint=RUN_FOLDER, or a .ckpt, .pth or .safetensors file")
+    if missing:
+        raise ConfigError(f"'{missing[0]}' has no value: give it as {missing[0]}=...")
+    try:
+        values = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error, key=True)) from None
+
+    def within(key: str, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:
+        value: Any = values
+        for part in key.split("."):
+            if not isinstance(value, dict) or value.get(part) is None:
+                return  # not a setting of this command or data set
+            value = value[part]
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ConfigError(f"{key}={value}: expected a number")
+        if not low <= value <= high or (open_low and value == low):
+            least = f"above {low:g}" if open_low else f"{low:g} or more"
+            raise ConfigError(f"{key}={value:g}: expected {least}" + (f", at most {high:g}" if high < 1e300 else ""))
+
+    def one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
+        if value not in allowed:
+            raise ConfigError(f"{key}={value}: expected {_alternatives(allowed)}{_did_you_mean(str(value), allowed)}")
+
+    for group in ("dataset", "modality", "backbone", "loss", "trainer"):
+        if group in cfg and values[group] is None:
+            raise ConfigError(f"{group}=null: choose one with {group}=...")
+
+    streams = values["modality"]["streams"]
+    if not streams:
+        raise ConfigError("modality.streams is empty: name one stream or more, e.g. modality.streams=[rgb,depth]")
+    if repeated := sorted({name for name in streams if streams.count(name) > 1}):
+        raise ConfigError(f"modality.streams={_flow(streams)}: '{repeated[0]}' appears more than once")
+
+    depths, heads = values["backbone"]["depths"], values["backbone"]["num_heads"]
+    if len(depths) != 4 or len(heads) != 4:
+        raise ConfigError(f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}: expected one entry per stage, 4")
+
+    within("seed", 0, 2**32 - 1)
+    within("dataset.batch_size", 1)
+    within("dataset.eval_batch_size", 1)
+    within("dataset.num_workers", 0)
+    within("backbone.drop_path", 0, 1)
+    if "optim" in values:
+        one_of("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
+        within("model.head_dim", 1)
+        within("model.side_head_dim", 1)
+        within("optim.lr", 0, open_low=True)
+        within("optim.weight_decay", 0)
+        within("optim.warmup_epochs", 0)
+        within("optim.warmup_ratio", 0, 1)
+        within("optim.power", 0)
+        within("loss.side_weight", 0)
+        if values["overwrite"] and values["ckpt_path"] is not None:
+            raise ConfigError(
+                f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them"
+            )
+        for key in ("pixel_loss", "kind"):
+            if key in values["loss"]:
+                one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
+    else:
+        one_of("scoring", values["scoring"], ("native", "published"))
+        within("panels", 0)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Building what a node names
+
+
+def instantiate(node: DictConfig, **kwargs: Any) -> Any:
+    """`hydra.utils.instantiate` with the user's mistakes in words: `node` names a class by `_target_`, its other keys
+    and `kwargs` are the arguments.
+
+    Anything importable may be named here, as the user's own config is the user's own code; what came out of a file
+    has to pass `check_targets` first.
+
+    Raises:
+        ConfigError: the class cannot be imported, or does not know one of the arguments.
+        KTBError: whatever of it the class itself raises.
+    """
+    from hydra.utils import get_object
+    from hydra.utils import instantiate as build
+
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"no _target_ in {_flow(list(node))}: expected the dotted name of a class")
+    try:
+        built = get_object(target)
+    except Exception as error:
+        raise ConfigError(f"_target_={target} cannot be imported: {_first_line(error)}") from None
+    arguments = {k: v for k, v in {**node, **kwargs}.items() if not (isinstance(k, str) and k.startswith("_"))}
+    try:
+        inspect.signature(built).bind_partial(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{target}: {error}") from None
+    try:
+        return build(node, **kwargs)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, KTBError):
+            raise error.__cause__ from None
+        raise
+
+
+def check_targets(node: Any, origin: str) -> None:
+    """Refuse a config that came out of a file when it names anything but classes of this package.
+
+    `_target_` runs whatever it names, so a checkpoint from elsewhere could otherwise run any code. A name below
+    `ktb.` is not enough (`ktb.run.os.system`): it must be a class that this package defines.
+
+    Raises:
+        ConfigError: naming the target, where it stands and `origin`.
+    """
+    for key, target in _targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node):
+        module, _, name = str(target).rpartition(".")
+        try:
+            found = getattr(importlib.import_module(module), name, None) if module.split(".")[0] == "ktb" else None
+        except ImportError:
+            found = None
+        if not inspect.isclass(found) or found.__module__.split(".")[0] != "ktb":
+            raise ConfigError(
+                f"{origin} names {key}={target}, which is not a class of ktb: nothing of a file is run; if it is your "
+                f"own code, give the group on the command line ({key.split('.')[0]}=..., --config-dir DIR)"
+            )
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key == "_target_":
+                yield here, value
+            else:
+                yield from _targets(value, here)
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _targets(value, f"{path}[{index}]")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A saved run's config under the overrides of ktb-eval
+
+_MACHINE = ("trainer", "logger")
+"""Groups about the machine and the bookkeeping rather than the model: an evaluation does not take them from the run,
+so a model trained on eight GPUs is evaluated on a laptop without saying so."""
+
+
+def saved_config(checkpoint: str | Path) -> Path | None:
+    """The config.yaml of the run that `checkpoint` (a run folder, or a file in it or in its checkpoints/) belongs to;
+    None for anything else, such as a published state dict."""
+    path = Path(checkpoint).expanduser()
+    for folder in (path,) if path.is_dir() else (path.parent, path.parent.parent):
+        if (folder / "config.yaml").is_file() and (folder == path or (folder / "checkpoints").is_dir()):
+            return folder / "config.yaml"
+    return None
+
+
+def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
+    """`overrides` of ktb-eval, completed by the group members of the run that `checkpoint=` names.
+
+    Without them `ktb-eval checkpoint=runs/x dataset.root=/data` would be composed with the default data set, which may
+    not have a `root` at all. They only serve composition: `inherited=` marks them, and `merge_saved` keeps the run's
+    values. With several checkpoints (a sweep) a group is filled in where all runs agree.
+    """
+    parsed = {o.key_or_group: o for o in map(_parse_or_none, overrides) if o is not None}
+    if "checkpoint" not in parsed or "inherited" in parsed:
+        return list(overrides)
+    offered = groups("eval", extra)
+    filled: dict[str, set[str | None]] = {}
+    for value in _values(parsed["checkpoint"]):
+        path = saved_config(str(value)) if value else None
+        try:
+            saved = OmegaConf.load(path) if path else OmegaConf.create()
+        except (OSError, yaml.YAMLError):
+            return list(overrides)  # run.evaluate reads it again and says what is wrong
+        for group in ("dataset", "modality", "backbone"):
+            name = OmegaConf.select(saved, f"{group}.name")
+            filled.setdefault(group, set()).add(name if name in offered[group] else None)
+    names = {g: n.pop() for g, n in filled.items() if len(n) == 1 and g not in parsed and "experiment" not in parsed}
+    found = {group: name for group, name in names.items() if name is not None}
+    if not found:
+        return list(overrides)
+    return [*overrides, *(f"{group}={name}" for group, name in found.items()), f"inherited=[{','.join(found)}]"]
+
+
+def user_overrides(cfg: DictConfig) -> list[str]:
+    """What the user wrote on the command line of the running job, without what `inherit` filled in."""
+    filled = set(cfg.get("inherited") or ())
+    return [
+        text
+        for text in HydraConfig.get().overrides.task
+        if (key := _parse(text).key_or_group) != "inherited" and key not in filled
+    ]
+
+
+def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The run's own config with what the user overrode on the command line of ktb-eval, and only that.
+
+    `group=member` replaces the group's whole node, a dotted override its key; the settings of the evaluation itself
+    (checkpoint, split, ...) and the groups about the machine come from `composed`, but the arithmetic precision is
+    the run's unless overridden, so that the numbers are those that training printed.
+
+    Args:
+        saved: the run's config.yaml.
+        composed: what Hydra composed for ktb-eval.
+        overrides: `user_overrides(composed)`.
+
+    Raises:
+        ConfigError: an override that contradicts the checkpoint, or a kept node that names foreign code.
+    """
+    kept = OmegaConf.create(OmegaConf.to_container(OmegaConf.create(saved)))
+    assert isinstance(kept, DictConfig)
+    fresh = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
+    assert isinstance(fresh, DictConfig)
+    parsed = [_parse(text) for text in overrides]
+    chosen = {o.key_or_group for o in parsed}
+    if "experiment" in chosen:
+        raise ConfigError("experiment= describes a published checkpoint, but this one brings the config of its own run")
+
+    precision = OmegaConf.select(kept, "trainer.precision")
+    own = [key for key in fresh if key not in kept or key not in ("dataset", "modality", "backbone")]
+    for key in {*own, *(chosen & {"dataset", "modality", "backbone"})}:
+        kept[key] = fresh[key]
+    if precision is not None and "trainer" not in chosen:
+        OmegaConf.update(kept, "trainer.precision", precision)
+
+    for override in parsed:
+        key = override.key_or_group
+        if "." not in key:
+            continue
+        if override.is_delete():
+            parent, _, leaf = key.rpartition(".")
+            node = OmegaConf.select(kept, parent)
+            if isinstance(node, DictConfig):
+                node.pop(leaf, None)
+        else:
+            OmegaConf.update(kept, key, OmegaConf.select(fresh, key), merge=False)
+
+    for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
+        if group in kept and group not in chosen:
+            check_targets({group: kept[group]}, "the checkpoint's config")
+    OmegaConf.set_struct(kept, True)
+    return kept
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Composition errors in words
+
+
+def explain(
+    error: Exception,
+    config_name: str,
+    overrides: Sequence[str],
+    extra: Sequence[Path] = (),
+    multirun: bool = False,
+) -> str:
+    """One line for what Hydra could not compose: what was found, what there is, and what was probably meant.
+
+    Hydra's own messages name neither the nearest key nor, for most errors, the alternatives, so the overrides are
+    looked at again here, in the order in which they can go wrong.
+    """
+    offered = groups(config_name, extra)
+    parsed: list[Override] = []
+    for text in overrides:
+        try:
+            parsed.append(_parse(text))
+        except HydraException as broken:
+            return _unreadable(text, broken, config_name)
+
+    choices: list[str] = []
+    for override in parsed:
+        key, text = override.key_or_group, str(override.input_line)
+        if override.is_sweep_override() and not multirun:
+            written = text.partition("=")[2]
+            return f"'{text}' lists several values: add -m for one job each, or write {key}=[{written}] for a list"
+        if key not in offered or override.is_delete():
+            continue
+        for value in _values(override):
+            if value is not None and value not in offered[key]:
+                near = _did_you_mean(str(value), offered[key])
+                return f"unknown {key} '{value}'{near} (there are: {', '.join(offered[key])})"
+        first = next(iter(_values(override)))
+        choices.append(f"{key}={'null' if first is None else first}")
+
+    search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            cfg = compose(config_name, overrides=[*choices, *search])
+    except Exception as other:
+        return _first_line(other)
+    finally:
+        GlobalHydra.instance().clear()
+
+    keys = [*offered, *_keys(cfg)]
+    for override in parsed:
+        key, text = override.key_or_group, str(override.input_line)
+        if key in offered or override.is_hydra_override() or override.is_add() or override.is_force_add():
+            continue
+        if key not in keys:
+            near = _nearest_key(key, keys)
+            if near in offered:
+                members = ", ".join(offered[near])
+                return f"unknown setting '{key}': did you mean '{near}'? (there are: {members})"
+            hint = f": did you mean '{near}'?" if near else ""
+            adds = "" if override.is_delete() else f" (+{text} adds a new one)"
+            return f"unknown setting '{key}'{hint}{adds}"
+        if override.is_delete():
+            continue
+        for value in _values(override):
+            try:
+                OmegaConf.update(cfg, key, value, merge=True)
+            except OmegaConfBaseException as wrong:
+                return f"{key}={value}: {_first_line(wrong)}"
+    return _first_line(error)
+
+
+def _parse(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
+def _parse_or_none(text: str) -> Override | None:
+    try:
+        return _parse(text)
+    except HydraException:
+        return None
+
+
+def _values(override: Override) -> list[Any]:
+    """The values of an override: one, or those of a sweep."""
+    if not override.is_sweep_override():
+        return [override.value()]
+    if not override.is_discrete_sweep():
+        return []
+    return [yaml.safe_load(text) for text in override.sweep_string_iterator()]
+
+
+def _unreadable(text: str, error: HydraException, config_name: str) -> str:
+    if "=" not in text and not text.startswith("~"):
+        if config_name == "eval" and ("/" in text or Path(text).exists()):
+            return f"cannot read '{text}': write checkpoint={text}"
+        return f"cannot read '{text}': settings are written as key=value"
+    key, _, value = text.partition("=")
+    return (
+        f"cannot read the value of '{key}' in '{text}' ({_first_line(error)}); "
+        f"text with special characters needs quotes within quotes: '{key}=\"{value}\"'"
+    )
+
+
+def _keys(cfg: DictConfig | ListConfig, path: str = "") -> Iterator[str]:
+    """Dotted names of all settings, interpolations not followed."""
+    for key in cfg.keys() if isinstance(cfg, DictConfig) else ():  # noqa: SIM118 - lists have no names
+        here = f"{path}.{key}" if path else str(key)
+        yield here
+        if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            node = cfg[key]
+            if isinstance(node, DictConfig):
+                yield from _keys(node, here)
+
+
+def _nearest_key(key: str, keys: Sequence[str]) -> str | None:
+    leaf = key.rpartition(".")[2]
+    if same := [k for k in keys if k.rpartition(".")[2] == leaf]:
+        return same[0]
+    if close := difflib.get_close_matches(key, keys, n=1, cutoff=0.7):
+        return close[0]
+    leaves = {k.rpartition(".")[2]: k for k in reversed(keys)}
+    close = difflib.get_close_matches(leaf, list(leaves), n=1, cutoff=0.7)
+    return leaves[close[0]] if close else None
+
+
+def _did_you_mean(word: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    return f": did you mean '{close[0]}'?" if close else ""
+
+
+def _alternatives(names: Sequence[str]) -> str:
+    return " or ".join(names) if len(names) < 3 else f"one of {', '.join(names)}"
+
+
+def _flow(items: Sequence[Any]) -> str:
+    return f"[{', '.join(map(str, items))}]"
+
+
+def _first_line(error: BaseException, *, key: bool = False) -> str:
+    """The first line of an exception (or of its cause, where Hydra leaves its own empty), with the key if asked."""
+    cause = error.__cause__
+    source = cause if isinstance(cause, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(source).splitlines() if line.strip()] or [type(source).__name__]
+    where = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    return f"{where}: {lines[0]}" if key and where else lines[0]
