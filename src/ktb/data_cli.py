@@ -1,0 +1,140 @@
+"""The `ktb-data` command: prepare and check data sets. Arguments in, exit code out; the work is in `ktb.data.tools`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from ktb.data.hha import NYU_CAMERA, Camera
+from ktb.data.tools import Outcome, convert_hha, parallel, parse_unit, plan_hha
+from ktb.errors import ConfigError, DataError, KTBError
+
+FAILED_FILES = 1
+"""Exit code when some files failed and all others are done."""
+USER_ERROR = 2
+"""Exit code of a mistake that stopped the command before or outside any file."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ktb-data`; the exit code: 0 done, 1 some files failed, 2 the call itself was wrong, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except KTBError as error:
+        print(f"ktb-data {arguments.command}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(
+            f"ktb-data {arguments.command}: interrupted; finished files are kept, the same call goes on",
+            file=sys.stderr,
+        )
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ktb-data", description="Prepare and check data for ktb.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sub = commands.add_parser(
+        "hha",
+        help="encode depth maps as HHA",
+        description="Encode depth maps as HHA (disparity, height, angle with gravity), one PNG per map, RGB order. "
+        "Finished results whose input and settings are unchanged are kept, so a stopped call goes on where it stopped.",
+    )
+    sub.add_argument("source", help="folder of .png/.npy/.tif depth maps (with subfolders), or a quoted glob pattern")
+    sub.add_argument("target", type=Path, help="folder for the results, laid out as the source")
+    sub.add_argument("--unit", required=True, help="of the stored values: m, cm, mm, 0.1mm, or metres such as 0.0001")
+    sub.add_argument("--raw", type=Path, help="folder of the sensor's own maps when SOURCE has its holes filled")
+    sub.add_argument(
+        "--camera",
+        default="nyu",
+        help='"nyu" (default) or FX,FY,CX,CY in pixels, the top left pixel being (1, 1)',
+    )
+    sub.add_argument("--camera-size", metavar="HxW", help="image size that FX,FY,CX,CY hold for")
+    sub.add_argument("--scale-camera", action="store_true", help="maps of another size are the whole image resized")
+    sub.add_argument("--overwrite", action="store_true", help="make every result again")
+    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.set_defaults(run=_hha)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _camera(text: str, size: str | None) -> Camera:
+    if text.lower() == "nyu":
+        if size is not None:
+            raise ConfigError("--camera-size belongs to --camera FX,FY,CX,CY: the NYU camera has its own size")
+        return NYU_CAMERA
+    try:
+        fx, fy, cx, cy = map(float, text.split(","))
+    except ValueError:
+        raise ConfigError(f"--camera {text!r}: expected nyu or four numbers FX,FY,CX,CY") from None
+    match = re.fullmatch(r"(\d+)x(\d+)", size) if size is not None else None
+    if size is not None and match is None:
+        raise ConfigError(f"--camera-size {size!r}: expected HEIGHTxWIDTH such as 480x640")
+    return Camera(fx, fy, cx, cy, (int(match[1]), int(match[2])) if match else None)
+
+
+def _hha(arguments: argparse.Namespace) -> int:
+    camera = _camera(arguments.camera, arguments.camera_size)
+    if arguments.scale_camera and camera.size is None:
+        raise ConfigError("--scale-camera needs --camera-size HxW, the size that FX,FY,CX,CY hold for")
+    jobs = plan_hha(
+        arguments.source,
+        arguments.target,
+        unit_m=parse_unit(arguments.unit),
+        camera=camera,
+        raw=arguments.raw,
+        scale_camera=arguments.scale_camera,
+    )
+    try:
+        arguments.target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{arguments.target}: cannot be made a folder for the results ({error.strerror})") from None
+    work = partial(convert_hha, overwrite=arguments.overwrite)
+    return _report(_watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+def _watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    seen = []
+    failed = 0
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total)
+        for outcome in outcomes:
+            seen.append(outcome)
+            failed += outcome.state == "failed"
+            progress.update(task, advance=1, description=f"{title} ({failed} failed)" if failed else title)
+    return seen
+
+
+def _report(outcomes: Sequence[Outcome], where: str) -> int:
+    """Everything odd, one line each, then the sum; the exit code."""
+    for outcome in sorted(outcomes, key=lambda o: str(o.path)):
+        if outcome.message:
+            print(f"{outcome.state}: {outcome.message}", file=sys.stderr)
+    count = Counter(outcome.state for outcome in outcomes)
+    print(f"{where}: {count['written']} written, {count['kept']} kept, {count['failed']} failed")
+    return FAILED_FILES if count["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

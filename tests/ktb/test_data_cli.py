@@ -1,0 +1,121 @@
+"""The `ktb-data` command as called: exit codes, what it prints, what it leaves on disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ktb.data.hha import NYU_CAMERA, Camera, hha
+from ktb.data_cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def depth(tmp_path):
+    source = tmp_path / "Depth"
+    source.mkdir()
+    for i in range(3):
+        values = np.random.default_rng(i).integers(1500, 4000, (16, 20)).astype(np.uint16)
+        Image.fromarray(values).save(source / f"{i}.png")
+    return source
+
+
+def call(*arguments):
+    return main([str(a) for a in arguments])
+
+
+def test_hha_of_a_folder(depth, tmp_path, capsys):
+    target = tmp_path / "HHA"
+    arguments = ("hha", depth, target, "--unit", "mm", "--camera", "20,21,10,8", "--workers", 1)
+    assert call(*arguments) == 0
+    assert f"{target}: 3 written, 0 kept, 0 failed" in capsys.readouterr().out
+    stored = np.array(Image.open(depth / "1.png")) * 1e-3
+    np.testing.assert_array_equal(np.array(Image.open(target / "1.png")), hha(stored, camera=Camera(20, 21, 10, 8)))
+    assert call(*arguments) == 0
+    assert "0 written, 3 kept, 0 failed" in capsys.readouterr().out
+    assert call(*arguments, "--overwrite") == 0
+    assert "3 written, 0 kept, 0 failed" in capsys.readouterr().out
+
+
+def test_hha_with_the_scaled_nyu_camera(depth, tmp_path):
+    assert call("hha", depth, tmp_path / "HHA", "--unit", "0.001", "--scale-camera", "--workers", 1) == 0
+    stored = np.array(Image.open(depth / "0.png")) * 1e-3
+    expected = hha(stored, camera=NYU_CAMERA.scaled((16, 20)))
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "HHA/0.png")), expected)
+
+
+def test_damaged_files_make_exit_code_1(depth, tmp_path, capsys):
+    (depth / "1.png").write_bytes(b"")
+    assert call("hha", depth, tmp_path / "HHA", "--unit", "mm", "--camera", "20,21,10,8", "--workers", 1) == 1
+    printed = capsys.readouterr()
+    assert "2 written, 0 kept, 1 failed" in printed.out
+    assert [line for line in printed.err.splitlines() if line.startswith(f"failed: {depth / '1.png'}: not a readable")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--unit", "km"], "unit 'km': expected mm"),
+        (["--unit", "mm", "--camera", "1,2,3"], "--camera '1,2,3': expected nyu or four numbers"),
+        (["--unit", "mm", "--camera", "0,2,3,4"], "focal lengths above 0"),
+        (["--unit", "mm", "--camera", "1,2,3,4", "--camera-size", "640"], "--camera-size '640': expected HEIGHTxWIDTH"),
+        (["--unit", "mm", "--camera-size", "480x640"], "--camera-size belongs to --camera"),
+        (["--unit", "mm", "--camera", "1,2,3,4", "--scale-camera"], "--scale-camera needs --camera-size"),
+    ],
+)
+def test_wrong_calls_make_exit_code_2_and_one_line(depth, tmp_path, capsys, arguments, message):
+    assert call("hha", depth, tmp_path / "HHA", *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "HHA").exists()
+
+
+def test_missing_source_and_unusable_target(depth, tmp_path, capsys):
+    assert call("hha", tmp_path / "nowhere", tmp_path / "HHA", "--unit", "mm") == 2
+    assert "nowhere: no depth map found" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert call("hha", depth, tmp_path / "file", "--unit", "mm") == 2
+    assert "file: cannot be made a folder" in capsys.readouterr().err
+
+
+def test_unit_must_be_given(depth, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("hha", depth, tmp_path / "HHA")
+    assert "--unit" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
+def test_interrupted_in_the_middle_goes_on_later(tmp_path):
+    source, target = tmp_path / "Depth", tmp_path / "HHA"
+    source.mkdir()
+    total = 60
+    for i in range(total):
+        np.save(source / f"{i}.npy", np.random.default_rng(i).uniform(1, 4, (240, 320)).astype(np.float32))
+    arguments = [str(source), str(target), "--unit", "m", "--scale-camera", "--workers", "2"]
+    command = [sys.executable, "-m", "ktb.data_cli", "hha", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(target.glob("*.png")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "interrupted; finished files are kept" in error
+    assert "Traceback" not in error
+    done = sorted(target.iterdir())
+    assert 0 < len(done) < total
+    assert all(np.array(Image.open(p)).shape == (240, 320, 3) for p in done)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0
+    assert f"{total - len(done)} written, {len(done)} kept, 0 failed" in again.stdout
