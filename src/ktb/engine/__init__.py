@@ -1,0 +1,1 @@
+"""Training and evaluation: losses, optimiser, LightningModule, metrics, callbacks."""

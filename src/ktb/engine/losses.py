@@ -1,0 +1,109 @@
+"""Losses (METHOD §5): cross-entropy, OHEM, and masked-modality self-teaching with its masking.
+
+Every loss is a mean over selected pixels and 0, never NaN, when nothing is selected. None of them waits for the
+device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ktb.data.spec import IGNORE
+from ktb.models.segmentor import SegOutput
+
+PixelLossKind = Literal["ce", "ohem"]
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy over pixels whose target is not `IGNORE`; logits (B, K, H, W), target (B, H, W) int64."""
+    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    return total / (target != IGNORE).sum().clamp(min=1)
+
+
+def ohem_cross_entropy(logits: Tensor, target: Tensor, threshold: float = 0.7, share: int = 16) -> Tensor:
+    """Cross-entropy over hard pixels: loss > −log `threshold`, and at least the ⌊n_valid / share⌋ largest."""
+    # The hard pixels are the largest losses, so both rules select the head of one descending order.
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").flatten()
+    loss = loss.sort(descending=True).values
+    hard = (loss > -math.log(threshold)).sum()
+    count = torch.maximum(hard, (target != IGNORE).sum() // share)
+    selected = torch.arange(len(loss), device=loss.device) < count
+    return torch.where(selected, loss, 0.0).sum() / count.clamp(min=1)
+
+
+_PIXEL_LOSSES = {"ce": cross_entropy, "ohem": ohem_cross_entropy}
+
+
+class PixelLoss(nn.Module):
+    """CE or OHEM on the fused head alone.
+
+    Args:
+        kind: "ce" or "ohem".
+    """
+
+    masking = False
+    """Whether training samples lose modalities (see `draw_masks`)."""
+    uses_side_heads = False
+
+    def __init__(self, kind: PixelLossKind = "ce") -> None:
+        super().__init__()
+        if kind not in _PIXEL_LOSSES:
+            raise ValueError(f"pixel loss must be one of {sorted(_PIXEL_LOSSES)}, got {kind!r}")
+        self.pixel_loss = _PIXEL_LOSSES[kind]
+
+    def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        """Terms by name; "loss" is what is minimised. Logits (B, K, H, W), target (B, H, W)."""
+        return {"loss": self.pixel_loss(out.logits, target.long())}
+
+
+class SelfTeachingLoss(PixelLoss):
+    """Self-teaching: the fused head teaches the side heads where it is right.
+
+    `y* = y where argmax(fused) = y, else ignore`; `loss = L(fused, y) + side_weight · Σ_m L(side_m, y*)`.
+
+    Args:
+        pixel_loss: L, "ce" or "ohem", used for all terms.
+        side_weight: weight of each side head's term.
+        masking: modality masking while training.
+    """
+
+    uses_side_heads = True
+
+    def __init__(self, pixel_loss: PixelLossKind = "ce", side_weight: float = 0.01, masking: bool = True) -> None:
+        super().__init__(pixel_loss)
+        self.side_weight = side_weight
+        self.masking = masking
+
+    def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        """Terms by name: "loss", "loss_fused" and "loss_<modality>". Needs the side heads' logits."""
+        target = target.long()
+        taught = torch.where(out.logits.argmax(1) == target, target, IGNORE)
+        terms = {"loss_fused": self.pixel_loss(out.logits, target)}
+        terms.update({f"loss_{m}": self.pixel_loss(logits, taught) for m, logits in out.side.items()})
+        side = sum(terms[f"loss_{m}"] for m in out.side)
+        return {"loss": terms["loss_fused"] + self.side_weight * side, **terms}
+
+
+def draw_masks(num_modalities: int, batch_size: int, rng: np.random.Generator) -> Tensor:
+    """Which sample loses which modality in one training step (METHOD §5).
+
+    ⌊B/2⌋ random samples lose one modality each (one more with probability ½ when B is odd), dealt out in turn from a
+    random first modality. With one modality nothing is masked.
+
+    Returns:
+        (num_modalities, batch_size) bool, True = masked; at most one True per sample.
+    """
+    masks = torch.zeros(num_modalities, batch_size, dtype=torch.bool)
+    if num_modalities == 1:
+        return masks
+    count = batch_size // 2 + (batch_size % 2 and int(rng.integers(2)))
+    samples = rng.permutation(batch_size)[:count]
+    turns = (int(rng.integers(num_modalities)) + np.arange(count)) % num_modalities
+    masks[turns, samples] = True
+    return masks

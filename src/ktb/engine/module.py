@@ -1,0 +1,138 @@
+"""The LightningModule: wires model, loss, optimiser and metrics together and holds no logic of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from ktb.data.spec import Batch, ModalitySpec, normalize
+from ktb.engine.inference import whole_image
+from ktb.engine.losses import PixelLoss, draw_masks
+from ktb.engine.metrics import ConfusionMatrix, scores
+from ktb.engine.optim import OptimConfig, build_optimizer
+from ktb.models.segmentor import KTBSegmentor
+
+
+class SegmentationModule(L.LightningModule):
+    """Trains and scores a `KTBSegmentor` on batches of `ktb.data.spec.Batch`.
+
+    Args:
+        model: the network; what it trains is what requires gradients.
+        loss: a loss of `ktb.engine.losses`.
+        modalities: how each stream is normalised, in the model's order.
+        classes: names, for logging.
+        optim: learning rate and schedule.
+        seed: with epoch and batch index decides every random draw of a training step, so that a resumed run draws
+            what an undisturbed one would have drawn.
+        keep_frozen: also write the frozen backbone into checkpoints (needed when its weights exist nowhere else).
+        provenance: plain values stored in every checkpoint under "ktb" (config, data set, backbone identity).
+    """
+
+    def __init__(
+        self,
+        model: KTBSegmentor,
+        loss: PixelLoss,
+        *,
+        modalities: Sequence[ModalitySpec],
+        classes: Sequence[str],
+        optim: OptimConfig,
+        seed: int,
+        keep_frozen: bool = False,
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.modalities = tuple(modalities)
+        self.classes = tuple(classes)
+        self.optim = optim
+        self.seed = seed
+        self.keep_frozen = keep_frozen
+        self.provenance = provenance or {}
+        self.val_matrix = ConfusionMatrix(len(classes))
+        self.test_matrix = ConfusionMatrix(len(classes))
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        key = (self.seed, self.current_epoch, batch_idx)
+        # Dropout and stochastic depth differ between ranks; masking is drawn once for the global batch.
+        torch.manual_seed(_mix(*key, 1 + self.global_rank))
+        inputs = normalize(batch["inputs"], self.modalities)
+        masked = None
+        if self.loss.masking:
+            size, rank = len(batch["label"]), self.global_rank
+            rng = np.random.default_rng(_mix(*key, 0))
+            masks = draw_masks(len(self.modalities), size * self.trainer.world_size, rng)
+            masked = masks[:, rank * size : (rank + 1) * size].to(self.device)
+        terms = self.loss(self.model(inputs, side=self.loss.uses_side_heads, masked=masked), batch["label"])
+        self.log_dict({f"train/{k}": v for k, v in terms.items()}, on_step=True, on_epoch=False, prog_bar=False)
+        self.log("loss", terms["loss"].detach(), on_step=True, prog_bar=True, logger=False)
+        return terms["loss"]
+
+    def configure_optimizers(self) -> Any:
+        trainer = self.trainer
+        steps_per_epoch = max(1, int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        assert trainer.max_epochs is not None
+        optimizer, schedule = build_optimizer(
+            self.model, self.optim, epochs=trainer.max_epochs, steps_per_epoch=steps_per_epoch
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ----------------------------------------------------------------------------------------------------- evaluation
+
+    def predict_batch(self, batch: Batch) -> Tensor:
+        """Class ids (B, H, W) at the label's size."""
+        size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
+        return whole_image(self.model, normalize(batch["inputs"], self.modalities), size).argmax(1)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_matrix.update(self.predict_batch(batch), batch["label"])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        prediction = self.predict_batch(batch)
+        self.test_matrix.update(prediction, batch["label"])
+        return prediction
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_matrix)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.test_matrix)
+
+    def _log_scores(self, stage: str, metric: ConfusionMatrix) -> None:
+        result = scores(metric.compute().cpu())
+        names = ("miou", "macc", "pixel_acc")
+        self.log_dict({f"{stage}/{k}": float(result[k]) for k in names}, prog_bar=False)
+        self.log_dict({f"{stage}_iou/{c}": float(v) for c, v in zip(self.classes, result["iou"], strict=True)})
+        if stage == "val":
+            self.log("val_miou", float(result["miou"]), prog_bar=True, logger=False)
+            metric.reset()
+
+    # ---------------------------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what training changed: trained parameters and running statistics; the rest is the backbone's file."""
+        if not self.keep_frozen:
+            frozen = {f"model.{k}" for k, p in self.model.named_parameters() if not p.requires_grad}
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        checkpoint["ktb"] = {"model": self.model.config, **self.provenance}
+
+    @property
+    def strict_loading(self) -> bool:
+        """Frozen parameters are not in our checkpoints; `run` checks that everything else is."""
+        return False
+
+    @strict_loading.setter
+    def strict_loading(self, value: bool) -> None:
+        raise AttributeError("checkpoints hold trained parameters only, so loading is never strict")
+
+
+def _mix(*parts: int) -> int:
+    """One well-mixed 63-bit seed out of several small numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
