@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ktb import config
-from ktb.errors import KTBError
+from ktb.errors import ConfigError, KTBError
 
 _TRAIN_HELP = """\
 Train an RGB+X segmentation model and score its best checkpoint on the test split.
@@ -114,17 +114,31 @@ def _evaluate(cfg: DictConfig) -> Any:
 def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """One command. Whatever escapes Hydra was raised before a job began: `_job` deals with the rest itself."""
     argv = sys.argv[1:]
-    try:
-        if "--version" in argv:
-            import ktb
+    if "--version" in argv:
+        import ktb
 
-            print(f"{command} {ktb.__version__}")
-            return
-        if {"-h", "--help"} & set(argv):
-            print(_help(config_name, _own_folders(argv)), end="")
+        print(f"{command} {ktb.__version__}")
+        return
+    # Hydra's own parser refuses settings that follow a flag: ktb-train seed=1 --cfg job optim.lr=1.
+    args, unknown = get_args_parser().parse_known_intermixed_args(argv)
+    own = [Path(args.config_dir)] if args.config_dir else []
+    overrides = args.overrides
+    try:
+        if unknown:
+            raise ConfigError(f"unknown option {unknown[0]}: settings are written without dashes, as key=value")
+        if own and not own[0].is_dir():
+            raise ConfigError(f"--config-dir {own[0]} is not a folder")
+        if args.help:
+            print(_help(config_name, own), end="")
             return
         if config_name == "eval":
-            sys.argv[1:] = _with_inherited(argv)
+            overrides = config.inherit(overrides, own)
+        if args.multirun and (text := config.mistake(config_name, overrides, own, multirun=True)):
+            raise ConfigError(text)  # before Hydra makes the sweep's folder
+        flags = list(argv)
+        for text in args.overrides:
+            flags.remove(text)
+        sys.argv[1:] = [*overrides, *flags]
         # Hydra then raises what it would otherwise print in its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=config_name)(task)()
@@ -132,13 +146,12 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
         _stop(command, f"{error.args[0]}; the sweep's other jobs are not affected", error.args[1])
     except KTBError as error:
         _stop(command, f"error: {error}", 2)
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        args, _ = get_args_parser().parse_known_args(argv)
-        text = config.explain(error, config_name, args.overrides, _own_folders(argv), args.multirun)
-        _stop(command, f"error: {text}", 2)
+        wrong = config.mistake(config_name, overrides, own, multirun=args.multirun)
+        _stop(command, f"error: {wrong or config.composition_error(error)}", 2)
     except KeyboardInterrupt:
         _stop(command, "interrupted", 130)
 
@@ -191,23 +204,9 @@ def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:
     if not any(Path(run_dir, "checkpoints").glob("last*")):
         return f"{what} before the first checkpoint"
     kept = [text for text in given if text.partition("=")[0] not in ("run_dir", "ckpt_path", "overwrite")]
-    folders = [part for folder in _own_folders(sys.argv[1:]) for part in ("--config-dir", str(folder))]
-    again = [command, *folders, *kept, "ckpt_path=last", f"run_dir={run_dir}"]
+    own = get_args_parser().parse_known_args()[0].config_dir
+    again = [command, *(["--config-dir", own] if own else []), *kept, "ckpt_path=last", f"run_dir={run_dir}"]
     return f"{what}; continue with: {shlex.join(again)}"
-
-
-def _own_folders(argv: list[str]) -> list[Path]:
-    """The user's own config folder (--config-dir), if any."""
-    args, _ = get_args_parser().parse_known_args(argv)
-    return [Path(args.config_dir)] if args.config_dir else []
-
-
-def _with_inherited(argv: list[str]) -> list[str]:
-    """The arguments of ktb-eval with the group members of the checkpoint's run right behind `checkpoint=`."""
-    args, _ = get_args_parser().parse_known_args(argv)
-    more = config.inherit(args.overrides, _own_folders(argv))[len(args.overrides) :]
-    at = next((i for i, text in enumerate(argv) if text.startswith("checkpoint=")), len(argv) - 1) + 1
-    return [*argv[:at], *more, *argv[at:]]
 
 
 def _help(config_name: str, extra: list[Path]) -> str:

@@ -1,7 +1,7 @@
 """The configuration: where it lies, the types of its fixed part, its checks, and its errors in words.
 
 Everything in `conf/` is composed by Hydra. What Hydra cannot know is here: values that contradict each other
-(`check`), what a mistyped override probably meant (`explain`), which of a saved run's settings an evaluation keeps
+(`check`), what a mistyped override probably meant (`mistake`), which of a saved run's settings an evaluation keeps
 (`merge_saved`), and which classes a config that came out of a file may name (`check_targets`).
 """
 
@@ -21,9 +21,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, InstantiationException
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from hydra.core.override_parser.types import Override, QuotedString
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ktb.errors import ConfigError, KTBError
@@ -145,13 +145,12 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if "checkpoint" in missing:
+    if OmegaConf.is_missing(cfg, "checkpoint"):
         raise ConfigError("no checkpoint given: ktb-eval checkpoint=RUN_FOLDER, or a .ckpt, .pth or .safetensors file")
-    if missing:
-        raise ConfigError(f"'{missing[0]}' has no value: give it as {missing[0]}=...")
     try:
         values = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ConfigError(f"'{missing[0]}' has no value: give it as {missing[0]}=...")
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error, key=True)) from None
 
@@ -237,9 +236,9 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
         built = get_object(target)
     except Exception as error:
         raise ConfigError(f"_target_={target} cannot be imported: {_first_line(error)}") from None
-    arguments = {k: v for k, v in {**node, **kwargs}.items() if not (isinstance(k, str) and k.startswith("_"))}
+    arguments = [key for key in (*map(str, node), *kwargs) if not key.startswith("_")]
     try:
-        inspect.signature(built).bind_partial(**arguments)
+        inspect.signature(built).bind_partial(**dict.fromkeys(arguments))
     except TypeError as error:
         raise ConfigError(f"{target}: {error}") from None
     try:
@@ -333,12 +332,10 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
 
 def user_overrides(cfg: DictConfig) -> list[str]:
     """What the user wrote on the command line of the running job, without what `inherit` filled in."""
-    filled = set(cfg.get("inherited") or ())
-    return [
-        text
-        for text in HydraConfig.get().overrides.task
-        if (key := _parse(text).key_or_group) != "inherited" and key not in filled
-    ]
+    filled = {"inherited", *(cfg.get("inherited") or ())}
+    # Not resolved: an override may itself hold a reference, optim.lr='${dataset.recipe.lr}'.
+    task = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
+    return [text for text in task if _parse(text).key_or_group not in filled]
 
 
 def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -395,17 +392,13 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
 # Composition errors in words
 
 
-def explain(
-    error: Exception,
-    config_name: str,
-    overrides: Sequence[str],
-    extra: Sequence[Path] = (),
-    multirun: bool = False,
-) -> str:
-    """One line for what Hydra could not compose: what was found, what there is, and what was probably meant.
+def mistake(
+    config_name: str, overrides: Sequence[str], extra: Sequence[Path] = (), *, multirun: bool = False
+) -> str | None:
+    """One line for the first override that cannot be composed: what was found, what there is, what was probably meant.
 
     Hydra's own messages name neither the nearest key nor, for most errors, the alternatives, so the overrides are
-    looked at again here, in the order in which they can go wrong.
+    looked at here in the order in which they can go wrong. None: nothing wrong with them was found.
     """
     offered = groups(config_name, extra)
     parsed: list[Override] = []
@@ -423,33 +416,38 @@ def explain(
             return f"'{text}' lists several values: add -m for one job each, or write {key}=[{written}] for a list"
         if key not in offered or override.is_delete():
             continue
+        if override.is_add() and key != "experiment":
+            return f"'{text}' adds a group that is there already: write {text[1:]}"
         for value in _values(override):
+            if value is None and key not in ("experiment", "logger"):
+                return f"{key}=null: one of them is needed: {', '.join(offered[key])}"
             if value is not None and value not in offered[key]:
                 near = _did_you_mean(str(value), offered[key])
                 return f"unknown {key} '{value}'{near} (there are: {', '.join(offered[key])})"
-        first = next(iter(_values(override)))
-        choices.append(f"{key}={'null' if first is None else first}")
+        choices += [f"{key}={'null' if value is None else value}" for value in _values(override)[:1]]
 
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             cfg = compose(config_name, overrides=[*choices, *search])
-    except Exception as other:
-        return _first_line(other)
+    except Exception as error:
+        return composition_error(error)
     finally:
         GlobalHydra.instance().clear()
 
     keys = [*offered, *_keys(cfg)]
     for override in parsed:
         key, text = override.key_or_group, str(override.input_line)
+        if override.is_add() and key in keys and key not in offered:
+            return f"'{text}' adds a setting that is there already: write {text[1:]}"
         if key in offered or override.is_hydra_override() or override.is_add() or override.is_force_add():
             continue
         if key not in keys:
-            near = _nearest_key(key, keys)
-            if near in offered:
-                members = ", ".join(offered[near])
-                return f"unknown setting '{key}': did you mean '{near}'? (there are: {members})"
-            hint = f": did you mean '{near}'?" if near else ""
+            meant = _nearest_key(key, keys)
+            if meant in offered:
+                members = ", ".join(offered[meant])
+                return f"unknown setting '{key}': did you mean '{meant}'? (there are: {members})"
+            hint = f": did you mean '{meant}'?" if meant else ""
             adds = "" if override.is_delete() else f" (+{text} adds a new one)"
             return f"unknown setting '{key}'{hint}{adds}"
         if override.is_delete():
@@ -457,8 +455,18 @@ def explain(
         for value in _values(override):
             try:
                 OmegaConf.update(cfg, key, value, merge=True)
-            except OmegaConfBaseException as wrong:
-                return f"{key}={value}: {_first_line(wrong)}"
+            except OmegaConfBaseException as error:
+                wanted = "expected a list: [a,b]" if "ListConfig" in str(error) else _first_line(error)
+                return f"{key}={value}: {wanted}"
+    return None
+
+
+def composition_error(error: Exception) -> str:
+    """One line for an error of Hydra's that no single override explains."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        there = f" (there are: {', '.join(error.options)})" if error.options else ""
+        return f"unknown {group} '{name}'{there}" if group else f"no config '{name}'"
     return _first_line(error)
 
 
@@ -477,9 +485,10 @@ def _values(override: Override) -> list[Any]:
     """The values of an override: one, or those of a sweep."""
     if not override.is_sweep_override():
         return [override.value()]
-    if not override.is_discrete_sweep():
+    try:
+        return [value.text if isinstance(value, QuotedString) else value for value in override.sweep_iterator()]
+    except HydraException:  # an interval or a pattern: nothing to enumerate
         return []
-    return [yaml.safe_load(text) for text in override.sweep_string_iterator()]
 
 
 def _unreadable(text: str, error: HydraException, config_name: str) -> str:
@@ -494,10 +503,10 @@ def _unreadable(text: str, error: HydraException, config_name: str) -> str:
     )
 
 
-def _keys(cfg: DictConfig | ListConfig, path: str = "") -> Iterator[str]:
+def _keys(cfg: DictConfig, path: str = "") -> Iterator[str]:
     """Dotted names of all settings, interpolations not followed."""
-    for key in cfg.keys() if isinstance(cfg, DictConfig) else ():  # noqa: SIM118 - lists have no names
-        here = f"{path}.{key}" if path else str(key)
+    for key in map(str, cfg):
+        here = f"{path}.{key}" if path else key
         yield here
         if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
             node = cfg[key]
