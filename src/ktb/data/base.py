@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypedDict
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import cv2
 import lightning as L
@@ -22,9 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from ktb.data.augment import Array, EvalTransform, Label, TrainTransform, Transform
+from ktb.data.augment import Array, EvalTransform, Label, TrainTransform, Transform, resize_nearest
+from ktb.data.readers import Reading, read_bytes, similar
 from ktb.data.spec import Batch, DatasetSpec, ModalitySpec, Sample
 from ktb.errors import ConfigError, DataError
+
+Reader = Callable[[Sequence[Path]], Reading]
+"""How the files of one modality of one sample become an image: `ImageReader`, or a data set's own function."""
 
 MAX_WORKERS = 8
 SCORINGS = ("native", "published")
@@ -61,6 +66,169 @@ class Samples(Protocol):
             DataError: a file is missing, damaged or not as expected.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one sample, as paths below the data root with "/" between their parts.
+
+    files: modality name → its file; several where a modality is stored in several (they are stacked).
+    """
+
+    id: str
+    files: Mapping[str, tuple[str, ...]]
+    label: str
+    condition: Mapping[str, str] = field(default_factory=dict)
+
+
+class FileSamples:
+    """One split of a data set that is made of files.
+
+    Args:
+        root: data root.
+        entries: the samples.
+        readers: modality name → how its files are read.
+        label: how label files are read.
+        resize: modalities known to come in another size than the label; they are resized to it (nearest, so that no
+            value arises that was not measured). All others must agree in size.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        entries: Sequence[Entry],
+        readers: Mapping[str, Reader],
+        label: Callable[[Path], Label],
+        *,
+        resize: Collection[str] = (),
+    ) -> None:
+        self.root = root
+        self.entries = entries
+        self.readers = readers
+        self.label = label
+        self.resize = resize
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def read(self, index: int, streams: Sequence[str]) -> RawSample:
+        entry = self.entries[index]
+        label = self.label(self.root / entry.label)
+        images: dict[str, Array] = {}
+        valid: dict[str, NDArray[np.bool_]] = {}
+        for name in streams:
+            paths = [self.root / file for file in entry.files[name]]
+            image, mask = self.readers[name](paths)
+            if image.shape[:2] != label.shape:
+                if name not in self.resize:
+                    raise DataError(
+                        f"{paths[0]}: {name} is {image.shape[1]} x {image.shape[0]} pixels but its label "
+                        f"{self.root / entry.label} is {label.shape[1]} x {label.shape[0]}; all files of a sample must "
+                        "have one size: resize the wrong one"
+                    )
+                image = resize_nearest(image, label.shape).reshape(*label.shape, -1)
+                mask = None if mask is None else resize_nearest(mask.astype(np.uint8), label.shape).astype(bool)
+            images[name] = image
+            if mask is not None:
+                valid[name] = mask
+        return RawSample(images, label, entry.id, dict(entry.condition), valid)
+
+
+class Tree:
+    """What lies below a data root; each folder is listed once, which is much faster than a question per file.
+
+    Raises:
+        DataError: the root does not exist or is not a folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist" + similar(root)
+            raise DataError(f"data root {root} {what}; set dataset.root=/path/to/the/data (or the variable KTB_DATA)")
+        self.root = root
+        self._listings: dict[str, dict[str, bool]] = {}
+
+    def names(self, folder: str) -> dict[str, bool]:
+        """Name → whether it is a folder, of everything in `folder`; empty if there is no such folder."""
+        if folder not in self._listings:
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    self._listings[folder] = {entry.name: entry.is_dir() for entry in entries}
+            except (FileNotFoundError, NotADirectoryError):
+                self._listings[folder] = {}
+            except OSError as error:
+                raise DataError(
+                    f"{self.root / folder}: cannot be listed ({error.strerror}); check its rights"
+                ) from None
+        return self._listings[folder]
+
+    def __contains__(self, file: str) -> bool:
+        folder, _, name = file.rpartition("/")
+        return self.names(folder).get(name) is False
+
+    def missing(self, files: Iterable[str]) -> list[str]:
+        """Those of `files` that do not exist."""
+        return [file for file in files if file not in self]
+
+    def require(self, files: Iterable[str], named_by: str) -> None:
+        """Raise DataError unless all of `files` exist; `named_by` says who asks for them."""
+        missing = self.missing(files)
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            path = self.root / missing[0]
+            raise DataError(f"{path}: no such file, but {named_by} names it{more}{similar(path)}")
+
+
+class ListLine(NamedTuple):
+    """A line of a split list: its number from 1, and its columns."""
+
+    number: int
+    columns: tuple[str, ...]
+
+
+def read_list(path: Path, *, spaces: bool = True) -> list[ListLine]:
+    """A split list: one sample per line, columns separated by tabs; empty lines do not count.
+
+    Args:
+        spaces: lines without a tab are split into columns at spaces, so no name may contain one.
+
+    Raises:
+        DataError: missing, empty, not text, a name that leaves the data root, or a sample listed twice.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not a text file; expected a list with one sample per line") from None
+    lines: list[ListLine] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split() if spaces and "\t" not in line else line.split("\t")
+        columns = tuple(f.strip() for f in fields if f.strip())
+        if not columns:
+            continue
+        for name in columns:
+            if not inside_root(name):
+                raise DataError(
+                    f"{path}, line {number}: {name!r} leaves the data root or is no plain relative path; expected a "
+                    "name below the root, with '/' between its parts"
+                )
+        if columns[0] in seen:
+            raise DataError(
+                f"{path}: {columns[0]!r} stands on lines {seen[columns[0]]} and {number}; expected each sample once: "
+                "remove one of them"
+            )
+        seen[columns[0]] = number
+        lines.append(ListLine(number, columns))
+    if not lines:
+        raise DataError(f"{path}: lists no sample; expected one per line")
+    return lines
+
+
+def inside_root(name: str) -> bool:
+    """Whether `name` is a relative path without "..", as every name in a list must be."""
+    parts = PurePosixPath(name).parts
+    windows = "\\" in name or PureWindowsPath(name).drive
+    return bool(parts) and not name.startswith("/") and ".." not in parts and not windows and "\0" not in name
 
 
 class WorkerDataError(DataError):

@@ -1,0 +1,565 @@
+"""Files → numpy arrays, exactly as stored: 8/16-bit PNG, JPEG, NPY; labels as class ids; sensor readings with holes.
+
+Whatever a file holds, the outcome is an array of the expected form or a one-line `DataError` that names the file, what
+was found, what was expected and what to do. Files are recognised by their first bytes, not by their names, and nothing
+in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ktb.data.spec import IGNORE
+from ktb.errors import ConfigError, DataError
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+DType = Literal["uint8", "uint16", "float32"]
+Holes = Literal["zero", "fill", "validity"]
+Normalise = Literal["fixed", "percentile", "plane"]
+
+MAX_PIXELS = 1 << 26
+"""Images beyond this many pixels (8192 x 8192) are refused before a byte of them is decoded."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_NPY = b"\x93NUMPY"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGBA
+_INVALID = -1
+
+
+# --- bytes → array ---------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        DataError: it does not exist (a name that differs only in case or spelling is suggested), cannot be read, or is
+            empty.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: no such file{similar(path)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
+    if not data:
+        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    return data
+
+
+def similar(path: Path) -> str:
+    """A remedy for a path that does not exist: the existing name it was probably meant to be, or where it ends.
+
+    Looks at the first component that is missing, so a folder in the wrong case is named as such.
+    """
+    missing = path
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    folder = missing.parent
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return f"; {folder} is not a folder that can be listed"
+    same = [name for name in names if name.casefold() == missing.name.casefold()]
+    close = same or difflib.get_close_matches(missing.name, names, n=1)
+    where = f"{folder} has no {missing.name!r}" if missing != path else "check the path"
+    if same:
+        return f"; {folder} has {same[0]!r}, not {missing.name!r}: upper and lower case matter, rename it"
+    return f"; {where}, did you mean {close[0]!r}?" if close else f"; {where}"
+
+
+def decode(path: Path, *, expand_palette: bool = False) -> Array:
+    """One image file → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
+
+    PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG (orientation tags are not
+    applied), NPY of numbers in shape (H, W) or (H, W, C).
+
+    Args:
+        expand_palette: palette PNGs as RGB instead of as indices.
+
+    Raises:
+        DataError: missing, empty, cut short, damaged, more than `MAX_PIXELS`, or none of these formats.
+    """
+    data = read_bytes(path)
+    if data.startswith(_PNG):
+        return _decode_png(path, data, expand_palette)
+    if data.startswith(_JPEG):
+        return _decode_jpeg(path, data)
+    if data.startswith(_NPY):
+        return _decode_npy(path, data)
+    raise DataError(f"{path}: starts with {data[:8]!r}, which is none of PNG, JPEG and NPY; convert it to one of these")
+
+
+def _decode_png(path: Path, data: bytes, expand_palette: bool) -> Array:
+    width, height, bits, colour_type = _check_png(path, data)
+    channels = _PNG_CHANNELS.get(colour_type, 0)
+    if colour_type == 3 or bits < 8:
+        # OpenCV turns palettes into colours and stretches small grey values; Pillow keeps the indices.
+        image = _decode_pillow(path, data, expand_palette)
+        if colour_type == 0:
+            image = image.astype(np.uint8) // (1 if bits == 1 else 255 // (2**bits - 1))
+    else:
+        image = _decode_opencv(path, data)
+        if image.ndim == 3 and image.shape[2] != channels:
+            # OpenCV has no two-channel images and appends transparency: grey, grey, grey, alpha.
+            image = image[..., {1: [0], 2: [0, 3], 3: [0, 1, 2]}.get(channels, slice(None))]
+            image = image[..., 0] if channels == 1 else image
+    return _check_shape(path, image, (height, width))
+
+
+def _check_png(path: Path, data: bytes) -> tuple[int, int, int, int]:
+    """Walk the chunks: every checksum, IHDR first, IEND last. Returns width, height, bit depth, colour type.
+
+    OpenCV decodes a PNG that is cut short without a word, so this is what finds it.
+    """
+    view, position, header = memoryview(data), len(_PNG), b""
+    while True:
+        if position + 12 > len(data):
+            raise DataError(f"{path}: PNG cut short after {len(data)} bytes (no end marker); copy or download it again")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise DataError(
+                f"{path}: PNG cut short after {len(data)} bytes of {end} or more; copy or download it again"
+            )
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise DataError(f"{path}: damaged PNG, wrong checksum at byte {position}; copy or download it again")
+        if not header:
+            if kind != b"IHDR" or length != 13:
+                raise DataError(f"{path}: damaged PNG, no header; copy or download it again")
+            header = data[position + 8 : end - 4]
+            width, height, bits, colour_type = struct.unpack_from(">IIBB", header)
+            _check_pixels(path, width, height)
+        if kind == b"IEND":
+            return width, height, bits, colour_type
+        position = end
+
+
+def _decode_jpeg(path: Path, data: bytes) -> Array:
+    size = _check_jpeg(path, data)
+    return _check_shape(path, _decode_opencv(path, data), size)
+
+
+def _check_jpeg(path: Path, data: bytes) -> tuple[int, int]:
+    """Walk the segments up to the first scan and look for the end marker behind it. Returns (height, width).
+
+    Inside a scan the end marker cannot occur (0xFF is escaped), so one behind it means the file is complete. OpenCV
+    paints the missing rest of a cut JPEG grey without a word.
+    """
+    position, size = 2, (0, 0)
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            _check_pixels(path, width, height)
+            size = (height, width)
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:
+            if data.rfind(b"\xff\xd9") < position:
+                raise DataError(
+                    f"{path}: JPEG cut short after {len(data)} bytes (no end marker); copy or download it again"
+                )
+            return size
+    raise DataError(f"{path}: JPEG cut short or damaged before its image data; copy or download it again")
+
+
+def _decode_opencv(path: Path, data: bytes) -> Array:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(f"{path}: damaged image ({error.err}); copy or download it again") from None
+    if image is None:
+        raise DataError(f"{path}: damaged image that cannot be decoded; copy or download it again")
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return image
+
+
+def _decode_pillow(path: Path, data: bytes, expand_palette: bool) -> Array:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB") if expand_palette and image.mode == "P" else image)
+    except Exception as error:  # damaged bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+        raise DataError(f"{path}: damaged image ({_first_line(error)}); copy or download it again") from None
+
+
+def _decode_npy(path: Path, data: bytes) -> Array:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+    except Exception as error:  # a damaged header raises ValueError, SyntaxError, TokenError, KeyError, ...
+        raise DataError(f"{path}: damaged NPY header ({_first_line(error)}); write it again with numpy.save") from None
+    if dtype.kind not in "buif":
+        what = "Python objects (a pickle), which are never loaded" if dtype.hasobject else f"values of type {dtype}"
+        raise DataError(f"{path}: NPY file of {what}; expected numbers: save it as a plain numeric array")
+    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] > min(shape[:2])):
+        raise DataError(f"{path}: NPY array of shape {shape}; expected (height, width) or (height, width, channels)")
+    _check_pixels(path, shape[1], shape[0])
+    count, offset = int(np.prod(shape, dtype=np.int64)), stream.tell()
+    if len(data) - offset != count * dtype.itemsize:
+        raise DataError(
+            f"{path}: NPY file holds {len(data) - offset} bytes of values, but shape {shape} of {dtype} needs "
+            f"{count * dtype.itemsize}; the file is cut short or damaged: copy or write it again"
+        )
+    array = np.frombuffer(data, dtype, count, offset).reshape(shape, order="F" if fortran else "C")
+    if dtype.kind == "b":
+        return array.astype(np.uint8)
+    return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    if not 0 < width * height <= MAX_PIXELS:
+        raise DataError(
+            f"{path}: claims {width} x {height} pixels; expected at most {MAX_PIXELS}: the file is damaged, or scale it"
+        )
+
+
+def _check_shape(path: Path, image: Array, size: tuple[int, int]) -> Array:
+    if image.shape[:2] != size:
+        raise DataError(
+            f"{path}: decodes to {image.shape[1]} x {image.shape[0]} pixels but its header says {size[1]} x {size[0]}; "
+            "the file is damaged: copy or download it again"
+        )
+    return image
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- images of a modality --------------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """An image (H, W, C), uint8, uint16 or float32, and where it is valid (H, W); None where there are no holes."""
+
+    image: Array
+    valid: Mask | None = None
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """How the files of one modality are read. Called with the file (or files) of a sample it returns a `Reading`.
+
+    Several files of one sample are stacked along the channels in the order given.
+
+    Args:
+        channels: number of channels of the result; None: any.
+        dtype: stored type that is expected. "float32" takes any type and converts it.
+        pick: stored channels to take, in this order (an index may repeat); None: all.
+        hole_value: stored value that means "no measurement" (NaN: any NaN or infinity); None: there is none.
+        holes: "zero": holes become 0 after scaling; "fill": they are filled smoothly from the valid pixels around them;
+            "validity": as zero, with a further channel that is 1 where measured.
+        normalise: "fixed": values as stored (scaled later by `ModalitySpec.scale`). "percentile": linear per image, so
+            that `percentiles` of its valid values become 0 and 1. "plane": 0.5 + r / (2·`plane_range`), where r is the
+            residual to the plane a + b·row + c·column fitted robustly to the image: for disparity (inverse depth) that
+            is the height above or below the dominating surface, a road or a floor. Both clip to [0, 1].
+        percentiles: of "percentile".
+        plane_range: stored units above or below the plane that reach 1 and 0.
+        to_uint8: reduce 16 bits to 8 (for RGB, which is 8-bit from here on).
+    """
+
+    channels: int | None = None
+    dtype: DType = "uint8"
+    pick: tuple[int, ...] | None = None
+    hole_value: float | None = None
+    holes: Holes = "zero"
+    normalise: Normalise = "fixed"
+    percentiles: tuple[float, float] = (2.0, 98.0)
+    plane_range: float | None = None
+    to_uint8: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("dtype", self.dtype, get_args(DType)),
+            ("holes", self.holes, get_args(Holes)),
+            ("normalise", self.normalise, get_args(Normalise)),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+        if self.holes != "zero" and self.hole_value is None:
+            raise ConfigError(f"holes: {self.holes} needs a hole_value: the stored value that means no measurement")
+        if self.normalise == "plane" and (self.channels != 1 or not self.plane_range or self.plane_range <= 0):
+            raise ConfigError("normalise: plane needs channels: 1 and a positive plane_range in stored units")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ConfigError(f"percentiles are {low}, {high}; expected 0 <= low < high <= 100")
+
+    def __call__(self, paths: Sequence[Path]) -> Reading:
+        parts = [self._read(path) for path in paths]
+        image = parts[0] if len(parts) == 1 else _stack(paths, parts)
+        if self.pick is not None:
+            if max(self.pick) >= image.shape[2]:
+                raise DataError(
+                    f"{paths[0]}: has {_channels(image.shape[2])}, expected at least {max(self.pick) + 1} to take "
+                    f"channels {list(self.pick)} from; correct the modality's pick or convert the file"
+                )
+            image = np.ascontiguousarray(image[..., self.pick])
+        if self.channels is not None and image.shape[2] != self.channels:
+            raise DataError(
+                f"{paths[0]}: has {_channels(image.shape[2])}, expected {self.channels}; convert the file, or correct "
+                "the modality's channels (or pick some of them)"
+            )
+        valid = self._valid(paths[0], image)
+        if self.normalise != "fixed":
+            image = self._normalised(paths[0], image, valid)
+        if valid is None or valid.all():
+            # A mask is kept for the validity channel alone, which has to be there whether this frame has holes or not.
+            return Reading(image, valid if self.holes == "validity" else None)
+        if self.holes == "fill":
+            return Reading(fill_holes(image, valid))
+        return Reading(image, valid)
+
+    def _read(self, path: Path) -> Array:
+        image = decode(path, expand_palette=True)
+        image = image[..., None] if image.ndim == 2 else image
+        if self.dtype == "float32":
+            return image.astype(np.float32)
+        if image.dtype != self.dtype:
+            raise DataError(
+                f"{path}: holds {image.dtype} values, expected {self.dtype}; convert the file, or correct the "
+                "modality's dtype and scale"
+            )
+        if self.to_uint8 and image.dtype == np.uint16:
+            return cv2.convertScaleAbs(image, alpha=1 / 257).reshape(image.shape)
+        return image
+
+    def _valid(self, path: Path, image: Array) -> Mask | None:
+        if image.dtype == np.float32:
+            finite = np.isfinite(image)
+            if not finite.all() and not (self.hole_value is not None and np.isnan(self.hole_value)):
+                row, column, _ = np.argwhere(~finite)[0]
+                raise DataError(
+                    f"{path}: {int((~finite).sum())} values are NaN or infinite, the first at row {row}, column "
+                    f"{column}; expected finite numbers: mend the file, or declare them as holes with hole_value: nan"
+                )
+            if self.hole_value is not None and np.isnan(self.hole_value):
+                return _all_channels(finite)
+        return None if self.hole_value is None else _all_channels(image != self.hole_value)
+
+    def _normalised(self, path: Path, image: Array, valid: Mask | None) -> NDArray[np.float32]:
+        values = image.astype(np.float32)
+        if valid is not None and not valid.any():
+            return np.zeros_like(values)
+        if self.normalise == "plane":
+            assert self.plane_range is not None  # held by __post_init__
+            scaled = 0.5 + plane_residual(values[..., 0], valid)[..., None] / (2 * self.plane_range)
+        else:
+            # A grid of every fourth pixel is enough for percentiles, and sorting it costs a sixteenth.
+            sample = values[::4, ::4][valid[::4, ::4]] if valid is not None and valid[::4, ::4].any() else values
+            low, high = np.percentile(sample, self.percentiles)
+            scaled = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+        return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def _stack(paths: Sequence[Path], parts: Sequence[Array]) -> Array:
+    for path, part in zip(paths, parts, strict=True):
+        if part.shape[:2] != parts[0].shape[:2]:
+            raise DataError(
+                f"{path}: is {part.shape[1]} x {part.shape[0]} pixels but {paths[0]}, the same sample, is "
+                f"{parts[0].shape[1]} x {parts[0].shape[0]}; make them one size"
+            )
+    return np.concatenate(parts, axis=2)
+
+
+def _all_channels(valid: Mask) -> Mask:
+    return valid[..., 0] if valid.shape[2] == 1 else np.logical_and.reduce(valid, axis=2)
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel" + ("s" if count != 1 else "")
+
+
+def fill_holes(image: Array, valid: Mask) -> Array:
+    """Holes of (H, W, C) filled smoothly from the valid pixels around them, which stay as they are; all 0 if none is.
+
+    Push-pull: means over valid pixels on coarser and coarser grids, then back, each hole taking the finest grid that
+    has a value. Linear in the number of pixels, whatever the size of the holes.
+    """
+    if not valid.any():
+        return np.zeros_like(image)
+    filled = _push_pull(np.where(valid[..., None], image, 0).astype(np.float32), valid.astype(np.float32))
+    if image.dtype != np.float32:
+        filled = np.rint(filled)
+    return np.where(valid[..., None], image, filled.astype(image.dtype))
+
+
+def _push_pull(image: Array, weight: Array) -> Array:
+    """Fill where weight is 0; image is premultiplied by weight, the result is not."""
+    height, width, channels = image.shape
+    known = (weight > 0)[..., None]
+    values = np.divide(image, weight[..., None], out=np.zeros_like(image), where=known)
+    if known.all():
+        return values
+    half = ((width + 1) // 2, (height + 1) // 2)
+    coarse = _push_pull(
+        cv2.resize(image, half, interpolation=cv2.INTER_AREA).reshape(half[1], half[0], channels),
+        cv2.resize(weight, half, interpolation=cv2.INTER_AREA),
+    )
+    fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
+    return np.where(known, values, fine)
+
+
+def plane_residual(image: NDArray[np.float32], valid: Mask | None) -> NDArray[np.float32]:
+    """(H, W) minus its dominating plane a + b·row + c·column, in the image's unit.
+
+    Least squares over a grid of about 5000 valid pixels, repeated without those beyond 2.5 robust standard deviations
+    (1.4826 times the median absolute residual), so that what sticks out of the surface does not tilt it.
+    """
+    height, width = image.shape
+    step = max(int(np.sqrt(height * width / 5000)), 1)
+    rows, columns = np.mgrid[0:height:step, 0:width:step].astype(np.float64)
+    measured = np.ones(rows.shape, bool) if valid is None else valid[::step, ::step]
+    if measured.sum() < 3:
+        return image - np.float32(image.mean() if valid is None else image[valid].mean())
+    terms = np.stack([np.ones(int(measured.sum())), rows[measured] / height, columns[measured] / width], axis=1)
+    values = image[::step, ::step][measured].astype(np.float64)
+    inlier = np.ones(len(values), bool)
+    for _ in range(6):
+        kept = terms[inlier]
+        plane = np.linalg.lstsq(kept.T @ kept, kept.T @ values[inlier], rcond=None)[0]
+        residual = np.abs(values - terms @ plane)
+        closer = residual <= 2.5 * 1.4826 * np.median(residual[inlier])
+        if closer.sum() < 3 or (closer == inlier).all():
+            break
+        inlier = closer
+    surface = plane[0] + plane[1] * np.arange(height)[:, None] / height + plane[2] * np.arange(width)[None] / width
+    return image - surface.astype(np.float32)
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Label files → (H, W) uint8 with class ids 0..K-1 and `IGNORE`.
+
+    Args:
+        table: stored id → class id, `IGNORE`, or -1 for ids that must not occur; ids beyond its end must not either
+            (`id_table` makes one).
+        colours: (R, G, B) → class id or `IGNORE`, for labels stored as colours; the table is then not used.
+        channel: of label images with several equal or unrelated channels, the one that holds the ids.
+    """
+
+    table: tuple[int, ...] = ()
+    colours: Mapping[tuple[int, int, int], int] | None = None
+    channel: int | None = None
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        if path.suffix.lower() in (".jpg", ".jpeg"):
+            raise DataError(
+                f"{path}: JPEG changes values, so it can hold no label; expected PNG or NPY: export it again"
+            )
+        if self.colours is not None:
+            return self._from_colours(path, self.colours)
+        stored = decode(path)
+        if stored.ndim == 3 and self.channel is not None:
+            if self.channel >= stored.shape[2]:
+                raise DataError(
+                    f"{path}: label has {_channels(stored.shape[2])}, expected ids in channel {self.channel} (from 0); "
+                    "correct the label's channel or the file"
+                )
+            stored = stored[..., self.channel]
+        elif stored.ndim == 3 and stored.shape[2] == 1:
+            stored = stored[..., 0]
+        if stored.ndim == 3:
+            raise DataError(
+                f"{path}: label has {_channels(stored.shape[2])}, so it holds colours; expected one channel of class "
+                "ids: convert it, or tell the data set how its colours or channels are meant"
+            )
+        if stored.dtype.kind not in "ui":
+            raise DataError(f"{path}: label holds {stored.dtype} values; expected whole numbers: convert it")
+        return self._mapped(path, stored)
+
+    def _mapped(self, path: Path, stored: Array) -> NDArray[np.uint8]:
+        table = np.asarray(self.table)
+        wrong = table == _INVALID
+        if stored.dtype == np.uint8:
+            padded = np.full(256, _INVALID)
+            padded[: len(table)] = table[:256]
+            label = cv2.LUT(stored, padded.astype(np.uint8))
+            outside = cv2.LUT(stored, (padded == _INVALID).astype(np.uint8))
+            if not cv2.countNonZero(outside):
+                return np.asarray(label, np.uint8)
+            bad = outside.astype(bool)
+        else:
+            clipped = np.clip(stored, 0, len(table) - 1)
+            bad = (clipped != stored) | wrong[clipped]
+            if not bad.any():
+                return table.astype(np.uint8)[clipped]
+        ids = np.unique(stored[bad])
+        row, column = np.argwhere(bad)[0]
+        known = [int(i) for i in np.flatnonzero(~wrong)]
+        raise DataError(
+            f"{path}: label {'ids' if len(ids) > 1 else 'id'} {_listed(ids)} at {int(bad.sum())} pixels, the first at "
+            f"row {row}, column {column}; expected {_ranges(known)}: correct the file, or the classes or label map"
+        )
+
+    def _from_colours(self, path: Path, colours: Mapping[tuple[int, int, int], int]) -> NDArray[np.uint8]:
+        stored = decode(path, expand_palette=True)
+        if stored.ndim != 3 or stored.shape[2] not in (3, 4) or stored.dtype != np.uint8:
+            raise DataError(
+                f"{path}: label is {stored.dtype} of shape {stored.shape}; expected an 8-bit colour image, because the "
+                "labels are declared as colours: correct one of them"
+            )
+        codes = (stored[..., 0].astype(np.int32) << 16) | (stored[..., 1].astype(np.int32) << 8) | stored[..., 2]
+        known = {(r << 16) | (g << 8) | b: value for (r, g, b), value in colours.items()}
+        order = np.array(sorted(known), np.int32)
+        at = np.minimum(np.searchsorted(order, codes), len(order) - 1)
+        bad = order[at] != codes
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            colour = tuple(int(v) for v in stored[row, column, :3])
+            raise DataError(
+                f"{path}: label colour {colour} at row {row}, column {column} ({int(bad.sum())} pixels of unknown "
+                "colours); expected those of the palette or ignored ones: add it, or store labels without smoothing"
+            )
+        return np.array([known[int(code)] for code in order], np.uint8)[at]
+
+
+def id_table(num_classes: int, *, offset: int = 0, ignore: Iterable[int] = (IGNORE,)) -> tuple[int, ...]:
+    """Stored id → class id: id + offset where that is a class, `IGNORE` for ids in `ignore`, -1 where none may occur.
+
+    NYU's labels, 1..40 with 0 = void, are `id_table(40, offset=-1, ignore=(0, 255))`.
+    """
+    return map_table({i - offset: i for i in range(num_classes) if i >= offset}, ignore=ignore)
+
+
+def map_table(mapping: Mapping[int, int], *, ignore: Iterable[int] = (IGNORE,)) -> tuple[int, ...]:
+    """Stored id → class id as listed, `IGNORE` for the ids in `ignore`, -1 for all others (must not occur)."""
+    full = {**mapping, **dict.fromkeys(ignore, IGNORE)}
+    return tuple(full.get(i, _INVALID) for i in range(max(full) + 1))
+
+
+def _listed(ids: Array) -> str:
+    return ", ".join(str(int(i)) for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    """[0, 1, 2, 255] → "0-2, 255"."""
+    parts: list[list[int]] = []
+    for i in ids:
+        if parts and parts[-1][1] == i - 1:
+            parts[-1][1] = i
+        else:
+            parts.append([i, i])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
