@@ -317,6 +317,74 @@ def fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+# ---------------------------------------------------------------------------------------------------- our checkpoints
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """A checkpoint file, or the best (else the last) one of a run folder."""
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        if not path.exists():
+            raise CheckpointError(f"{path}: no such checkpoint or run folder; check the path")
+        return path
+    for name in ("best", "last"):
+        file = path / "checkpoints" / f"{name}.ckpt"
+        if file.is_file():
+            return file
+    raise CheckpointError(f"{path}: no checkpoints/best.ckpt or last.ckpt in this folder; is it a run of ktb-train?")
+
+
+def is_ours(content: Any) -> bool:
+    """Whether this is what `ktb-train` writes."""
+    return isinstance(content, Mapping) and isinstance(content.get("ktb"), Mapping) and "state_dict" in content
+
+
+def model_from_checkpoint(content: Mapping[str, Any], where: str, *, weights: str | None = None) -> KTBSegmentor:
+    """The model of a `ktb-train` checkpoint: its frozen backbone as named in it, its trained part from it.
+
+    Args:
+        content: what `read_file` returned.
+        where: the file, for messages.
+        weights: the backbone's weights, if they are no longer where they were (see `load_backbone`).
+
+    Raises:
+        CheckpointError: the backbone can't be had or is another one than in training, or something does not fit.
+    """
+    about = content["ktb"]
+    config, backbone = dict(about["model"]), about["backbone"]
+    arch = SwinArch.from_dict(config.pop("arch"))
+    state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
+    complete = any(k.startswith("backbone.") for k in state)
+    source = "random" if complete else (weights or backbone["weights"])
+    swin = load_backbone(arch, source, name=backbone["name"], timm_name=backbone["timm_name"])
+    model = KTBSegmentor(swin, **config)
+    if not complete:
+        found = fingerprint(swin)
+        if found != backbone["sha256"]:
+            raise CheckpointError(
+                f"{where}: was trained on backbone weights with SHA-256 {backbone['sha256'][:16]}..., but {source} "
+                f"gives {found[:16]}...; pass the file used in training as backbone.weights=FILE"
+            )
+        frozen = {k: p.detach() for k, p in model.named_parameters() if not p.requires_grad}
+        state = {**frozen, **state}
+    load_exactly(model, state, where)
+    return model
+
+
+def load_model(path: str | Path, *, weights: str | None = None) -> KTBSegmentor:
+    """The model of a run folder or checkpoint file of `ktb-train`, in evaluation mode.
+
+    Args:
+        path: a run folder (its best checkpoint is taken) or a .ckpt file.
+        weights: the backbone's weights, if they are no longer where they were in training.
+    """
+    file = find_checkpoint(path)
+    content = read_file(file)
+    if not is_ours(content):
+        raise CheckpointError(f"{file}: not a checkpoint of ktb-train; published ones are read by load_published")
+    return model_from_checkpoint(content, str(file), weights=weights).eval()
+
+
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 

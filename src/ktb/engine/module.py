@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
@@ -15,6 +16,7 @@ from ktb.engine.inference import whole_image
 from ktb.engine.losses import PixelLoss, draw_masks
 from ktb.engine.metrics import ConfusionMatrix, scores
 from ktb.engine.optim import OptimConfig, build_optimizer
+from ktb.errors import CheckpointError
 from ktb.models.segmentor import KTBSegmentor
 
 
@@ -56,6 +58,8 @@ class SegmentationModule(L.LightningModule):
         self.provenance = provenance or {}
         self.val_matrix = ConfusionMatrix(len(classes))
         self.test_matrix = ConfusionMatrix(len(classes))
+        self.test_counts: NDArray[np.int64] | None = None
+        """Confusion matrix of the last test run, over all ranks."""
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -103,16 +107,18 @@ class SegmentationModule(L.LightningModule):
         self._log_scores("val", self.val_matrix)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_matrix)
+        self.test_counts = self._log_scores("test", self.test_matrix)
 
-    def _log_scores(self, stage: str, metric: ConfusionMatrix) -> None:
-        result = scores(metric.compute().cpu())
+    def _log_scores(self, stage: str, metric: ConfusionMatrix) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = metric.compute().cpu().numpy()
+        metric.reset()
+        result = scores(counts)
         names = ("miou", "macc", "pixel_acc")
         self.log_dict({f"{stage}/{k}": float(result[k]) for k in names}, prog_bar=False)
         self.log_dict({f"{stage}_iou/{c}": float(v) for c, v in zip(self.classes, result["iou"], strict=True)})
         if stage == "val":
             self.log("val_miou", float(result["miou"]), prog_bar=True, logger=False)
-            metric.reset()
+        return counts
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
@@ -122,6 +128,16 @@ class SegmentationModule(L.LightningModule):
             frozen = {f"model.{k}" for k, p in self.model.named_parameters() if not p.requires_grad}
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         checkpoint["ktb"] = {"model": self.model.config, **self.provenance}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Loading is not strict, so that frozen parameters may be absent; everything else must fit."""
+        theirs = checkpoint.get("ktb", {}).get("model")
+        if theirs != self.model.config:
+            changed = [k for k, v in self.model.config.items() if (theirs or {}).get(k) != v]
+            raise CheckpointError(f"the checkpoint holds another model: {_difference(theirs, self.model.config, changed)}")
+        trained = {f"model.{k}" for k, p in self.model.named_parameters() if p.requires_grad}
+        if missing := sorted(trained - set(checkpoint["state_dict"])):
+            raise CheckpointError(f"the checkpoint lacks {len(missing)} trained parameters, {missing[0]} among them")
 
     @property
     def strict_loading(self) -> bool:
@@ -136,3 +152,9 @@ class SegmentationModule(L.LightningModule):
 def _mix(*parts: int) -> int:
     """One well-mixed 63-bit seed out of several small numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any], keys: list[str]) -> str:
+    if theirs is None:
+        return "it was not written by ktb-train"
+    return "; ".join(f"{k} is {theirs.get(k)}, here {ours[k]}" for k in keys)

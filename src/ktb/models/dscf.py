@@ -43,6 +43,16 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that takes its running statistics where a batch has a single value per channel (batch 1 on a map of
+    one pixel): there is nothing to normalise by, and torch would refuse."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 class DSCF(nn.Module):
     """Fusion block of one stage.
 
@@ -60,7 +70,7 @@ class DSCF(nn.Module):
             raise ValueError(f"stage {stage}: {channels} channels leave {r} for fusion, not divisible by {self.heads}")
         count, group_channels = len(modalities), r // self.groups
         self.down = per_modality_down(modalities, channels, r)
-        self.fuse = nn.Sequential(conv(count * r, r, 3, padding=1), nn.BatchNorm2d(r), nn.GELU())
+        self.fuse = nn.Sequential(conv(count * r, r, 3, padding=1), BatchNorm(r), nn.GELU())
         self.offset = nn.ModuleDict(
             {
                 m: nn.Sequential(

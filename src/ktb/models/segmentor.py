@@ -47,6 +47,7 @@ class KTBSegmentor(nn.Module):
         head_dim, side_head_dim: widths of the fused head and of the side heads.
         prompts: False leaves the MAPA prompts out (ablation).
         fusion: "dscf", or "sum" for adding the streams (ablation).
+        side_heads: False leaves the side heads out (a loss that does not teach them would never train them).
         recompute: run Swin blocks again in the backward pass instead of keeping their activations.
     """
 
@@ -60,6 +61,7 @@ class KTBSegmentor(nn.Module):
         side_head_dim: int = 256,
         prompts: bool = True,
         fusion: str = "dscf",
+        side_heads: bool = True,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -81,6 +83,7 @@ class KTBSegmentor(nn.Module):
             "side_head_dim": side_head_dim,
             "prompts": prompts,
             "fusion": fusion,
+            "side_heads": side_heads,
         }
         names, dims, depths = tuple(channels), backbone.arch.channels, backbone.arch.depths
         self.modalities = names
@@ -98,7 +101,9 @@ class KTBSegmentor(nn.Module):
         self.fused_norms = nn.ModuleList(nn.LayerNorm(c) for c in dims)
         self.fusion = nn.ModuleList(DSCF(names, c, i) if fusion == "dscf" else PlainSum() for i, c in enumerate(dims))
         self.head = MLPHead(dims, head_dim, num_classes)
-        self.side_heads = nn.ModuleDict({m: MLPHead(dims, side_head_dim, num_classes) for m in names})
+        self.side_heads = nn.ModuleDict(
+            {m: MLPHead(dims, side_head_dim, num_classes) for m in names if side_heads}
+        )
         self.norms.requires_grad_(False)
         self.fused_norms.requires_grad_(False)
 
@@ -116,15 +121,20 @@ class KTBSegmentor(nn.Module):
         Args:
             inputs: modality → (B, C, H, W), normalised (RGB with ImageNet statistics, others in [0, 1]); any H, W ≥ 1.
                 A modality that is absent counts as masked for the whole batch; at least one must be there.
-            side: also compute the side heads; default: in training mode only.
+            side: also compute the side heads; default: in training mode, if the model has them.
             masked: (M, B) bool in the order of `modalities`; True removes that modality from that sample (METHOD §5).
 
         Raises:
-            ValueError: unknown modality, none at all, sizes that differ, or a wrong number of channels.
+            ValueError: unknown modality, none at all, sizes that differ, a wrong number of channels, or side heads
+                asked of a model that has none.
         """
+        if side is None:
+            side = self.training and bool(self.side_heads)
+        elif side and not self.side_heads:
+            raise ValueError("this model was built with side_heads=False")
         features, size = self.features(inputs, masked=masked)
         out = SegOutput(self.head(features.fused, size))
-        if self.training if side is None else side:
+        if side:
             out.side = {m: self.side_heads[m](features.streams[m], size) for m in self.modalities}
         return out
 

@@ -1,0 +1,489 @@
+"""One job: build what the configuration describes, train or evaluate it, and leave a complete run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ktb import checkpoints
+from ktb.config import instantiate, merge_saved, user_overrides
+from ktb.data.base import RGBXDataModule
+from ktb.engine.callbacks import Panels, Progress, Speed, checkpointing, finite
+from ktb.engine.losses import PixelLoss
+from ktb.engine.metrics import class_table, scores
+from ktb.engine.module import SegmentationModule
+from ktb.engine.optim import OptimConfig
+from ktb.errors import CheckpointError, ConfigError
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import SwinArch
+
+CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
+WRITTEN = (CONFIG, RESULT, METRICS, WANDB_ID, "checkpoints", "panels", "panels.png", "report.html")
+"""What a run writes into its folder, and `overwrite=true` removes."""
+
+# Not arguments of the classes the groups name.
+_DATASET_FACTS = ("name", "default_streams", "default_modality", "recipe")
+
+
+# ---------------------------------------------------------------------------------------------------------- ktb-train
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train one model, then score its best checkpoint; returns what result.json holds.
+
+    Raises:
+        KTBError: a mistake in settings or data; nothing has been written then, unless it shows up in training.
+    """
+    started = time.time()
+    cfg = _place(cfg)
+    run_dir = Path(cfg.run_dir)
+    resume = _resume_point(cfg, run_dir)
+
+    data = _build_data(cfg)
+    data.setup("fit")
+    if cfg.test:
+        data.setup("test")  # a missing test file is better known now than after the training
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    loss: PixelLoss = instantiate(_without(cfg.loss, "name"))
+    backbone = checkpoints.load_backbone(
+        _arch(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.timm_name
+    )
+    try:
+        model = KTBSegmentor(
+            backbone,
+            {m.name: m.channels for m in data.modalities},
+            data.spec.num_classes,
+            side_heads=loss.uses_side_heads,
+            **{str(k): v for k, v in cfg.model.items()},
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    module = SegmentationModule(
+        model,
+        loss,
+        modalities=data.modalities,
+        classes=data.spec.classes,
+        optim=OptimConfig(**{str(k): v for k, v in cfg.optim.items()}),
+        seed=cfg.seed,
+        keep_frozen=cfg.backbone.weights == "random",
+        provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone)),
+    )
+
+    _claim(run_dir, cfg, resuming=resume is not None)
+    has_validation = cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run
+    best = checkpointing(run_dir / "checkpoints", has_validation=has_validation)
+    panels = Panels(run_dir, data.spec, data.modalities)
+    trainer = _trainer(cfg, [best, Speed(), panels], _loggers(cfg, run_dir, resume))
+    _announce(trainer, data, model, run_dir)
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if not (run_dir / "checkpoints" / "last.ckpt").exists() and not cfg.trainer.fast_dev_run:
+        trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")  # stopped before the first validation
+
+    result: dict[str, Any] = {}
+    if cfg.test:
+        trainer.test(
+            module, datamodule=data, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True
+        )
+        result = _scored(module, data)
+    result |= {
+        "status": "finished",
+        "epochs": trainer.current_epoch,
+        "steps": trainer.global_step,
+        "best_val_miou": finite(float(best.best_model_score)) if best.best_model_score is not None else None,
+        "selection_split": data.spec.selection_split,
+        "checkpoint": os.path.relpath(best.best_model_path or run_dir / "checkpoints" / "last.ckpt", run_dir),
+        **_facts(cfg, data, model, started),
+    }
+    if trainer.is_global_zero:
+        _write_json(run_dir / RESULT, result)
+        _report(result, run_dir, panels if cfg.test else None)
+    return result
+
+
+# ----------------------------------------------------------------------------------------------------------- ktb-eval
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Score one checkpoint; returns what result.json holds.
+
+    Raises:
+        KTBError: a mistake in settings, checkpoint or data; nothing has been written then.
+    """
+    started = time.time()
+    file = checkpoints.find_checkpoint(cfg.checkpoint)
+    content = checkpoints.read_file(file)
+    ours = checkpoints.is_ours(content)
+    if ours:
+        cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
+    with open_dict(cfg):
+        cfg.dataset.scoring = cfg.scoring
+        if cfg.split:
+            cfg.dataset.report_split = cfg.split
+    data = _build_data(cfg)
+    streams = [m.name for m in data.modalities]
+    if ours:
+        backbone = content["ktb"]["backbone"]
+        moved = cfg.backbone.weights if cfg.backbone.weights != backbone["weights"] else None
+        model = checkpoints.model_from_checkpoint(content, str(file), weights=moved)
+    elif checkpoints.is_published(checkpoints.read_state_dict(content)):
+        if len(streams) != 2 or streams[0] != "rgb":
+            raise CheckpointError(f"{file}: a published checkpoint takes rgb and one other modality, got {streams}")
+        model = checkpoints.load_published(content, ("rgb", streams[1]))
+    else:
+        raise CheckpointError(
+            f"{file}: neither a checkpoint of ktb-train nor a published one "
+            f"(names like {next(iter(checkpoints.read_state_dict(content)))})"
+        )
+    _check_fit(model, data, file, content["ktb"]["classes"] if ours else None)
+    data.setup("test")
+
+    run_dir = Path(cfg.run_dir) if cfg.run_dir else _eval_folder(file)
+    _make_folder(run_dir)
+    module = SegmentationModule(
+        model,
+        PixelLoss(),
+        modalities=data.modalities,
+        classes=data.spec.classes,
+        optim=OptimConfig(lr=0.0, weight_decay=0.0),
+        seed=cfg.seed,
+    )
+    panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
+    trainer = _trainer(cfg, [panels], [])
+    trainer.test(module, datamodule=data, verbose=False)
+    result = _scored(module, data) | {
+        "status": "finished",
+        "checkpoint": str(file),
+        **_facts(cfg, data, model, started),
+    }
+    if trainer.is_global_zero:
+        _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        _write_json(run_dir / RESULT, result)
+        _report(result, run_dir, panels)
+    return result
+
+
+def _check_fit(model: KTBSegmentor, data: RGBXDataModule, file: Path, classes: list[str] | None) -> None:
+    if model.num_classes != data.spec.num_classes or (classes and tuple(classes) != data.spec.classes):
+        names = f" ({', '.join(classes[:4])}, ...)" if classes else ""
+        raise CheckpointError(
+            f"{file}: was trained for {model.num_classes} classes{names}, but {data.spec.name} has "
+            f"{data.spec.num_classes} ({', '.join(data.spec.classes[:4])}, ...); choose its own data set with dataset=..."
+        )
+    theirs, ours = model.config["modalities"], {m.name: m.channels for m in data.modalities}
+    if list(theirs.items()) != list(ours.items()):
+        raise CheckpointError(
+            f"{file}: was trained on {_channels(theirs)}, but the data has {_channels(ours)}; choose the modalities it "
+            f"was trained on with modality=... or modality.streams=[{','.join(theirs)}]"
+        )
+
+
+def _channels(modalities: Mapping[str, int]) -> str:
+    return ", ".join(f"{m} ({c} channels)" for m, c in modalities.items())
+
+
+# ----------------------------------------------------------------------------------------------------------- building
+
+
+def _build_data(cfg: DictConfig) -> RGBXDataModule:
+    data: RGBXDataModule = instantiate(_without(cfg.dataset, *_DATASET_FACTS))
+    return data
+
+
+def _without(node: DictConfig, *keys: str) -> DictConfig:
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return OmegaConf.create({k: v for k, v in values.items() if k not in keys})
+
+
+def _arch(cfg: DictConfig) -> SwinArch:
+    b = cfg.backbone
+    try:
+        return SwinArch(
+            embed_dim=b.embed_dim,
+            depths=tuple(b.depths),
+            num_heads=tuple(b.num_heads),
+            window_size=b.window_size,
+            mlp_ratio=b.mlp_ratio,
+            drop_path=b.drop_path,
+        )
+    except ValueError as error:
+        raise ConfigError(f"backbone={b.name}: {error}") from None
+
+
+def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, Any]:
+    weights = cfg.backbone.weights
+    return {
+        "config": OmegaConf.to_yaml(cfg, resolve=True),
+        "dataset": data.spec.name,
+        "classes": list(data.spec.classes),
+        "modalities": [asdict(m) for m in data.modalities],
+        "backbone": {
+            "name": cfg.backbone.name,
+            "timm_name": cfg.backbone.timm_name,
+            "weights": weights if weights in ("hub", "bundled", "random") else str(Path(weights).absolute()),
+            "sha256": sha256,
+        },
+        "version": version("ktb"),
+    }
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
+    options = _without(cfg.trainer)
+    if options.enable_progress_bar:
+        callbacks = [*callbacks, Progress()]
+    try:
+        return L.Trainer(
+            **{str(k): v for k, v in options.items()},
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=str(cfg.run_dir),
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:
+    loggers: list[Logger] = []
+    for node in cfg.logger.values():
+        node = _without(node)
+        if node["_target_"].endswith(".WandbLogger"):
+            node = _wandb_options(node, run_dir)
+        if node["_target_"].endswith(".CSVLogger") and resume is not None:
+            loggers.append(_continued_csv(node, run_dir, resume))
+        else:
+            loggers.append(instantiate(node))
+    return loggers
+
+
+def _wandb_options(node: DictConfig, run_dir: Path) -> DictConfig:
+    """One run folder, one wandb run: its id lies in the folder, so that a resumed run continues it."""
+    import wandb
+
+    if node.mode == "online" and not wandb.api.api_key:
+        node.mode = "offline"
+        print("wandb: no account is set up, so the run is kept offline in the run folder (upload it with: wandb sync)")
+    file = run_dir / WANDB_ID
+    if not file.exists():
+        _write_text(file, wandb.util.generate_id())
+    return OmegaConf.merge(node, {"id": file.read_text().strip(), "resume": "allow"})  # type: ignore[return-value]
+
+
+def _continued_csv(node: DictConfig, run_dir: Path, resume: Path) -> CSVLogger:
+    """Lightning's CSVLogger deletes an existing file; hand it the rows up to the checkpoint again."""
+    file = run_dir / METRICS
+    step = checkpoints.read_file(resume)["global_step"]
+    rows: list[dict[str, Any]] = []
+    if file.exists():
+        with file.open(newline="") as lines:
+            rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(lines)]
+        shutil.move(file, file.with_suffix(".old"))
+    logger: CSVLogger = instantiate(node)
+    logger.experiment.metrics = [row for row in rows if int(row["step"]) <= step]
+    logger.save()
+    file.with_suffix(".old").unlink(missing_ok=True)
+    return logger
+
+
+# --------------------------------------------------------------------------------------------------------- run folder
+
+
+def _place(cfg: DictConfig) -> DictConfig:
+    """Fix the run folder: absolute, the resumed run's own, and the same in every process of a distributed job."""
+    run_dir = Path(cfg.run_dir).expanduser().absolute()
+    if cfg.ckpt_path not in (None, "last"):
+        path = Path(cfg.ckpt_path).expanduser().absolute()
+        if path.is_dir():
+            run_dir = path
+    if "LOCAL_RANK" in os.environ and "KTB_RUN_DIR" in os.environ:
+        run_dir = Path(os.environ["KTB_RUN_DIR"])
+    os.environ["KTB_RUN_DIR"] = str(run_dir)
+    with open_dict(cfg):
+        cfg.run_dir = str(run_dir)
+    return cfg
+
+
+def _resume_point(cfg: DictConfig, run_dir: Path) -> Path | None:
+    """The checkpoint to continue from."""
+    if cfg.ckpt_path is None:
+        if (run_dir / CONFIG).exists() and not cfg.overwrite and _is_first_process():
+            raise ConfigError(
+                f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace it "
+                "with overwrite=true"
+            )
+        return None
+    if cfg.ckpt_path == "last" or Path(cfg.ckpt_path).expanduser().is_dir():
+        file = run_dir / "checkpoints" / "last.ckpt"
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file}: no checkpoint to continue from; name the run with run_dir=... (ckpt_path=last continues the "
+                "run in run_dir)"
+            )
+        return file
+    file = Path(cfg.ckpt_path).expanduser().absolute()
+    if not checkpoints.is_ours(checkpoints.read_file(file)):
+        raise CheckpointError(f"{file}: not a checkpoint of ktb-train, so training can't continue from it")
+    return file
+
+
+def _claim(run_dir: Path, cfg: DictConfig, *, resuming: bool) -> None:
+    """Create the run folder, empty of an earlier run's files, with the configuration in it."""
+    if not _is_first_process():
+        return
+    _make_folder(run_dir)
+    if cfg.overwrite and not resuming:
+        for name in WRITTEN:
+            path = run_dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_test_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: can't write results here ({error.strerror}); choose another folder with run_dir=..."
+        ) from None
+
+
+def _eval_folder(file: Path) -> Path:
+    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+    return run / "eval" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _is_first_process() -> bool:
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------------------- result
+
+
+def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:
+    """Test scores in [0, 1], per class too; null where a class did not occur."""
+    assert module.test_counts is not None
+    result = scores(module.test_counts)
+    per_class = {
+        name: {"iou": finite(iou), "acc": finite(acc), "f1": finite(f1)}
+        for name, iou, acc, f1 in class_table(result, data.spec.classes)
+    }
+    totals = {k: finite(v) for k, v in result.items() if not isinstance(v, list)}
+    return {"metrics": totals, "per_class": per_class, "confusion_matrix": module.test_counts.tolist()}
+
+
+def _facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: float) -> dict[str, Any]:
+    parameters = {"total": sum(p.numel() for p in model.parameters())}
+    parameters["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    packages = ("ktb", "torch", "lightning", "timm", "torchmetrics", "albumentations", "numpy")
+    return {
+        "dataset": data.spec.name,
+        "split": data.spec.report_split,
+        "scoring": data.scoring,
+        "modalities": [m.name for m in data.modalities],
+        "backbone": cfg.backbone.name,
+        "seed": cfg.seed,
+        "parameters": parameters,
+        "wall_time_s": round(time.time() - started, 1),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "git": _git_state(),
+        "command": sys.argv,
+    }
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the checkout ktb runs from; None for an installed wheel."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        if not Path(git("rev-parse", "--show-toplevel"), "src", "ktb").samefile(folder):
+            return None  # a repository that merely contains the virtual environment
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+
+
+def _announce(trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run_dir: Path) -> None:
+    if not trainer.is_global_zero:
+        return
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    sizes = ", ".join(f"{split} {len(data.dataset(split))}" for split in ("train", data.spec.selection_split))
+    print(
+        f"{data.spec.name}: {sizes} samples, {' + '.join(m.name for m in data.modalities)}, "
+        f"{data.spec.num_classes} classes; {trained:,} of {total:,} parameters are trained\nrun folder: {run_dir}",
+        flush=True,
+    )
+
+
+def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None) -> None:
+    """The table a person reads at the end."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if "metrics" in result:
+        where = f"{result['dataset']} {result['split']} ({', '.join(result['modalities'])}; {result['scoring']} size)"
+        table = Table(title=where, title_justify="left")
+        table.add_column("class")
+        for name in ("IoU", "accuracy", "F1"):
+            table.add_column(name, justify="right")
+        for name, row in result["per_class"].items():
+            table.add_row(name, *(_percent(row[k]) for k in ("iou", "acc", "f1")))
+        metrics = result["metrics"]
+        table.add_section()
+        table.add_row("mean", *(_percent(metrics[k]) for k in ("miou", "macc", "mf1")), style="bold")
+        console.print(table)
+        line = f"mIoU {_percent(metrics['miou'])}, pixel accuracy {_percent(metrics['pixel_acc'])}"
+        if metrics["miou"] != metrics["miou_all"]:
+            line += f" (mIoU with absent classes counted as 0: {_percent(metrics['miou_all'])})"
+        print(line)
+    if panels is not None and panels.path.exists():
+        print(f"pictures: {panels.path}")
+    print(f"results:  {run_dir / RESULT}")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ktb.engine.losses import PixelLoss, SelfTeachingLoss, cross_entropy, draw_masks, ohem_cross_entropy
+from ktb.models.segmentor import SegOutput
+from tests.ktb.reference import load_json, rng
+
+
+@pytest.mark.parametrize(("tag", "case"), load_json("ohem.json").items())
+def test_ohem_reference(tag: str, case: dict[str, float]) -> None:
+    shape = (case["batch"], case["height"], case["width"])
+    logits = rng(f"{tag}/logits").standard_normal((shape[0], case["classes"], *shape[1:])) * case["scale"]
+    label = rng(f"{tag}/label").randint(0, case["classes"], shape)
+    agree = rng(f"{tag}/agree").uniform(size=shape) < case["agree"]
+    label = np.where(agree, logits.argmax(1), label)
+    label[rng(f"{tag}/void").uniform(size=shape) < case["void"]] = 255
+    assert (label != 255).sum() == case["n_valid"]
+    loss = ohem_cross_entropy(torch.from_numpy(logits), torch.from_numpy(label))
+    assert loss.item() == pytest.approx(case["loss"], rel=1e-12)
+
+
+def test_ohem_is_the_mean_of_the_selected_losses() -> None:
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 5, 16, 16).double() * 3, torch.randint(0, 5, (2, 16, 16))
+    pixel = F.cross_entropy(logits, label, reduction="none")
+    hard = pixel[pixel > -math.log(0.7)]
+    assert len(hard) > label.numel() // 16
+    assert ohem_cross_entropy(logits, label).item() == pytest.approx(hard.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
+def test_nothing_selected_gives_zero_and_no_nan_gradient(loss: object) -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    value = loss(logits, torch.full((1, 4, 4), 255))  # type: ignore[operator]
+    assert value.item() == 0
+    value.backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_ohem_with_a_perfect_prediction_of_few_pixels_is_zero() -> None:
+    label = torch.full((1, 4, 4), 255)
+    label[0, 0, :3] = 1  # 3 // 16 = 0 pixels kept, none hard
+    logits = torch.zeros(1, 3, 4, 4)
+    logits[:, 1] = 50
+    assert ohem_cross_entropy(logits, label).item() == 0
+
+
+def test_self_teaching_terms_by_hand() -> None:
+    torch.manual_seed(1)
+    fused, rgb, x = (torch.randn(2, 4, 6, 6).double() for _ in range(3))
+    label = torch.randint(0, 4, (2, 6, 6))
+    label[0, :2] = 255
+    terms = SelfTeachingLoss(side_weight=0.01)(SegOutput(fused, {"rgb": rgb, "x": x}), label)
+    right = (fused.argmax(1) == label) & (label != 255)
+    pixel = {n: F.cross_entropy(z, label.clamp(max=3), reduction="none") for n, z in {"rgb": rgb, "x": x}.items()}
+    expected = F.cross_entropy(fused, label, ignore_index=255).item()
+    assert terms["loss_fused"].item() == pytest.approx(expected, rel=1e-12)
+    for name, values in pixel.items():
+        assert terms[f"loss_{name}"].item() == pytest.approx(values[right].mean().item(), rel=1e-12)
+        expected += 0.01 * values[right].mean().item()
+    assert terms["loss"].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_pixel_loss_takes_uint8_labels_and_the_fused_head_only() -> None:
+    logits = torch.randn(1, 3, 4, 4)
+    label = torch.randint(0, 3, (1, 4, 4), dtype=torch.uint8)
+    terms = PixelLoss("ce")(SegOutput(logits), label)
+    assert list(terms) == ["loss"]
+    assert terms["loss"].item() == pytest.approx(F.cross_entropy(logits, label.long()).item(), rel=1e-6)
+    with pytest.raises(ValueError, match="'dice'"):
+        PixelLoss("dice")  # type: ignore[arg-type]
+
+
+def test_masks_of_the_published_batch_of_four() -> None:
+    """B = 4, two modalities: always one sample without RGB and another one without X."""
+    for seed in range(50):
+        masks = draw_masks(2, 4, np.random.default_rng(seed))
+        assert masks.sum(1).tolist() == [1, 1]
+        assert masks.sum(0).max() == 1
+
+
+@pytest.mark.parametrize(("modalities", "batch"), [(2, 1), (2, 3), (3, 4), (3, 7), (4, 2), (2, 16)])
+def test_mask_statistics(modalities: int, batch: int) -> None:
+    draws = 4000
+    generator = np.random.default_rng(0)
+    counts: Counter[int] = Counter()
+    per_cell = torch.zeros(modalities, batch)
+    for _ in range(draws):
+        masks = draw_masks(modalities, batch, generator)
+        assert masks.sum(0).max() <= 1  # a sample never loses more than one modality
+        per_modality = masks.sum(1)
+        assert per_modality.max() - per_modality.min() <= 1  # dealt out in turn
+        counts[int(masks.sum())] += 1
+        per_cell += masks
+    half = batch // 2
+    assert set(counts) == ({half} if batch % 2 == 0 else {half, half + 1})
+    if batch % 2:
+        assert counts[half + 1] / draws == pytest.approx(0.5, abs=0.03)
+    # every sample and every modality equally often: B/2 masked samples on average
+    expected = draws * (batch / 2) / (batch * modalities)
+    assert torch.allclose(per_cell, torch.full_like(per_cell, expected), rtol=0.15)
+
+
+def test_one_modality_is_never_masked() -> None:
+    assert not draw_masks(1, 5, np.random.default_rng(0)).any()

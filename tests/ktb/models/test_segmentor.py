@@ -1,0 +1,236 @@
+"""Properties every shape of the model has: sizes, numbers of modalities, what is trained, saving."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor
+
+from ktb.models.dscf import DSCF
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import FrozenSwin, SwinArch
+
+ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4, mlp_ratio=2.0)
+SWIN_B = SwinArch(128, (2, 2, 18, 2), (4, 8, 16, 32), 12)
+SWIN_L = SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48), 12)
+
+
+def build(modalities: tuple[str, ...] | dict[str, int] = ("rgb", "depth"), **options: object) -> KTBSegmentor:
+    torch.manual_seed(0)
+    return KTBSegmentor(FrozenSwin(ARCH), modalities, 5, head_dim=16, side_head_dim=8, **options)  # type: ignore[arg-type]
+
+
+def images(model: KTBSegmentor, b: int, h: int, w: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {m: torch.rand(b, c, h, w, generator=generator) for m, c in model.config["modalities"].items()}
+
+
+@pytest.mark.parametrize(
+    ("arch", "total", "trained"), [(SWIN_B, 94_433_942, 7_545_886), (SWIN_L, 207_937_722, 12_724_998)]
+)
+def test_published_parameter_counts(arch: SwinArch, total: int, trained: int) -> None:
+    with torch.device("meta"):
+        model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 40)
+    assert sum(p.numel() for p in model.parameters()) == total
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trained
+    if arch is SWIN_B:
+        parts = {n: sum(p.numel() for p in c.parameters() if p.requires_grad) for n, c in model.named_children()}
+        assert parts == {
+            "backbone": 0,
+            "patch_embeds": 6_528,
+            "prompts": 576_080,
+            "adapters": 1_770_464,
+            "norms": 0,
+            "fused_norms": 0,
+            "fusion": 1_606_646,
+            "head": 2_055_208,
+            "side_heads": 1_530_960,
+        }
+        assert sum(f.table.numel() for f in model.fusion) == 567_630
+
+
+@pytest.mark.parametrize("modalities", [("rgb",), ("depth",), ("rgb", "depth"), ("rgb", "aolp", "dolp", "nir")])
+@pytest.mark.parametrize("size", [(32, 32), (45, 67), (64, 48)])
+def test_any_number_of_modalities_and_any_size(modalities: tuple[str, ...], size: tuple[int, int]) -> None:
+    model = build(modalities)
+    out = model.train()(images(model, 2, *size))
+    assert out.logits.shape == (2, 5, *size)
+    assert {m: z.shape for m, z in out.side.items()} == dict.fromkeys(modalities, out.logits.shape)
+    (out.logits.sum() + sum(z.sum() for z in out.side.values())).backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is not None) == p.requires_grad, name
+        assert p.grad is None or p.grad.isfinite().all(), name
+
+
+def test_samples_of_a_batch_do_not_influence_each_other() -> None:
+    model = build().double().eval()
+    x = {m: v.double() for m, v in images(model, 3, 50, 70).items()}
+    with torch.no_grad():
+        together = model(x).logits
+        alone = torch.cat([model({m: v[i : i + 1] for m, v in x.items()}).logits for i in range(3)])
+    assert torch.allclose(together, alone, atol=1e-12)
+
+
+def test_side_heads_only_when_asked() -> None:
+    model = build()
+    x = images(model, 1, 32, 32)
+    assert model.eval()(x).side == {}
+    assert set(model.eval()(x, side=True).side) == {"rgb", "depth"}
+    assert set(model.train()(x).side) == {"rgb", "depth"}
+    without = build(side_heads=False).train()
+    assert without(x).side == {}
+    with pytest.raises(ValueError, match="side_heads=False"):
+        without(x, side=True)
+
+
+def test_masking_a_modality_equals_its_absence() -> None:
+    model = build().eval()
+    x = images(model, 2, 40, 40)
+    with torch.no_grad():
+        masked = model(x, masked=torch.tensor([[False, False], [True, True]])).logits
+        absent = model({"rgb": x["rgb"]}).logits
+        mixed = model(x, masked=torch.tensor([[False, False], [True, False]])).logits
+        full = model(x).logits
+    assert torch.equal(masked, absent)
+    assert torch.allclose(mixed, torch.stack([absent[0], full[1]]), atol=1e-6)
+    assert not torch.allclose(full, absent, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: {}, "some of"),
+        (lambda x: {**x, "thermal": x["rgb"]}, "some of"),
+        (lambda x: {**x, "depth": x["depth"][..., :30]}, "must agree"),
+        (lambda x: {**x, "depth": x["depth"][:, :1]}, r"depth must be \(B, 3, H, W\)"),
+    ],
+)
+def test_wrong_inputs_are_named(change: object, message: str) -> None:
+    model = build()
+    with pytest.raises(ValueError, match=message):
+        model(change(images(model, 1, 32, 32)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("modalities", "options", "message"),
+    [
+        ((), {}, "one or more"),
+        (("rgb", "rgb"), {}, "different"),
+        (("rgb", "a.b"), {}, "a.b"),
+        (("rgb", "keys"), {}, "keys"),
+        ({"rgb": 4}, {}, "3 channels"),
+        (("rgb",), {"fusion": "mean"}, "mean"),
+    ],
+)
+def test_wrong_arguments_are_named(modalities: object, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(modalities, **options)  # type: ignore[arg-type]
+
+
+def test_x_of_other_channel_counts_starts_from_the_rgb_filters() -> None:
+    model = build({"rgb": 3, "nir": 1, "polar": 4})
+    rgb = model.backbone.patch_embed.proj.weight
+    nir, polar = (model.patch_embeds[m].proj.weight for m in ("nir", "polar"))
+    assert torch.allclose(nir, 3 * rgb[:, :1])
+    assert torch.allclose(polar[:, 3], 0.75 * rgb[:, 0])
+    constant = torch.ones(1, 4, 8, 8)
+    assert torch.allclose(
+        model.patch_embeds["nir"].proj(constant[:, :1]), torch.conv2d(constant[:, :1], 3 * rgb[:, :1], stride=4) +
+        model.backbone.patch_embed.proj.bias[:, None, None], atol=1e-5
+    )
+    out = model(images(model, 1, 32, 32))
+    assert out.logits.shape == (1, 5, 32, 32)
+
+
+def test_only_trained_parameters_move_in_a_step() -> None:
+    model = build().train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):  # the adapters' Down has no gradient before Up has left zero
+        optimizer.zero_grad()
+        out = model(images(model, 2, 40, 48))
+        (out.logits.square().mean() + sum(z.square().mean() for z in out.side.values())).backward()
+        optimizer.step()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    running = {n for n in before if "running_" in n or "num_batches" in n}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == (name not in trained | running), name
+    assert not any(n.startswith(("backbone.", "norms.", "fused_norms.")) for n in trained | running)
+
+
+def test_an_untrained_adapter_adds_nothing() -> None:
+    model = build().eval()
+    tokens = torch.randn(4, 5, 6, 32)
+    assert torch.equal(model.adapters[0][0](tokens), torch.zeros_like(tokens))
+
+
+def test_save_and_rebuild_from_config() -> None:
+    model = build(("rgb", "depth", "event"), prompts=False).eval()
+    again = KTBSegmentor.from_config(model.config).eval()
+    again.load_state_dict(model.state_dict())
+    x = images(model, 1, 33, 47)
+    with torch.no_grad():
+        assert torch.equal(model(x).logits, again(x).logits)
+
+
+def test_recomputed_blocks_give_the_same_gradients() -> None:
+    grads = []
+    for recompute in (False, True):
+        model = build(recompute=recompute).double().eval()  # eval: no random draws
+        x = {m: v.double() for m, v in images(model, 1, 40, 40).items()}
+        model(x).logits.square().sum().backward()
+        grads.append([p.grad for p in model.parameters() if p.grad is not None])
+    for a, b in zip(*grads, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_block_equals_timms_where_nothing_is_padded() -> None:
+    """At sizes that are multiples of the window in every stage, pad-then-roll and timm's order are the same."""
+    torch.manual_seed(0)
+    swin = SwinTransformer(
+        img_size=128, embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4, mlp_ratio=2.0,
+        num_classes=0, always_partition=True,
+    ).double().eval()  # fmt: skip
+    ours = FrozenSwin(ARCH).double().eval()
+    state = {k: v for k, v in swin.state_dict().items() if k.startswith(("patch_embed.", "layers."))}
+    ours.load_state_dict(state)
+    image = torch.randn(2, 3, 128, 128, dtype=torch.float64)
+    with torch.no_grad():
+        x = y = swin.patch_embed(image)
+        for i in range(4):
+            x = swin.layers[i](x)
+            y = ours.merge(i, y) if i else y
+            y = ours.stage(i, y, [torch.zeros_like] * 2)
+            assert torch.allclose(x, y, atol=1e-12), i
+
+
+def test_stochastic_depth_rates() -> None:
+    rates = [getattr(b.drop_path1, "drop_prob", 0.0) for layer in FrozenSwin(SWIN_B).layers for b in layer.blocks]
+    assert rates == pytest.approx([0.3 * i / 23 for i in range(24)])
+
+
+def test_fusion_in_chunks_of_queries_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    fusion = DSCF(("a", "b"), 64, 1).double()
+    x = torch.randn(2, 2, 12, 10, 64, dtype=torch.float64, requires_grad=True)
+    results = []
+    for chunk in (1 << 22, 1000):
+        monkeypatch.setattr("ktb.models.dscf.CHUNK", chunk)
+        fusion.eval()
+        out = fusion(x)
+        grads = torch.autograd.grad(out.square().sum(), [x, *fusion.parameters()])
+        results.append([out, *grads])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_fusion_of_one_pixel_maps(train: bool) -> None:
+    """A 32 x 32 image, alone in its batch, is one pixel at stage 3."""
+    fusion = DSCF(("a", "b"), 256, 3).train(train)
+    out = fusion(torch.randn(2, 1, 1, 1, 256))
+    assert out.shape == (1, 1, 1, 256)
+    assert out.isfinite().all()
