@@ -287,9 +287,9 @@ def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 # --------------------------------------------------------------------------------------------------------------------
 # A saved run's config under the overrides of ktb-eval
 
-_MACHINE = ("trainer", "logger")
-"""Groups about the machine and the bookkeeping rather than the model: an evaluation does not take them from the run,
-so a model trained on eight GPUs is evaluated on a laptop without saying so."""
+_MODEL_GROUPS = ("dataset", "modality", "backbone")
+"""Groups of ktb-eval that a run decides. Its trainer is not among them: a model trained on eight GPUs is evaluated on a
+laptop without saying so."""
 
 
 def saved_config(checkpoint: str | Path) -> Path | None:
@@ -318,13 +318,15 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
         path = saved_config(str(value)) if value else None
         try:
             saved = OmegaConf.load(path) if path else OmegaConf.create()
-        except (OSError, yaml.YAMLError):
-            return list(overrides)  # run.evaluate reads it again and says what is wrong
-        for group in ("dataset", "modality", "backbone"):
-            name = OmegaConf.select(saved, f"{group}.name")
+            names = {group: OmegaConf.select(saved, f"{group}.name") for group in _MODEL_GROUPS}
+        except (OSError, yaml.YAMLError, OmegaConfBaseException):
+            return list(overrides)  # what is wrong with the run is for run.evaluate to say
+        for group, name in names.items():
             filled.setdefault(group, set()).add(name if name in offered[group] else None)
-    names = {g: n.pop() for g, n in filled.items() if len(n) == 1 and g not in parsed and "experiment" not in parsed}
-    found = {group: name for group, name in names.items() if name is not None}
+    if "experiment" in parsed:
+        return list(overrides)
+    agreed = {group: seen.pop() for group, seen in filled.items() if len(seen) == 1 and group not in parsed}
+    found = {group: name for group, name in agreed.items() if name is not None}
     if not found:
         return list(overrides)
     return [*overrides, *(f"{group}={name}" for group, name in found.items()), f"inherited=[{','.join(found)}]"]
@@ -342,8 +344,8 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     """The run's own config with what the user overrode on the command line of ktb-eval, and only that.
 
     `group=member` replaces the group's whole node, a dotted override its key; the settings of the evaluation itself
-    (checkpoint, split, ...) and the groups about the machine come from `composed`, but the arithmetic precision is
-    the run's unless overridden, so that the numbers are those that training printed.
+    (checkpoint, split, ...) and the trainer come from `composed`, but its precision is the run's unless overridden, so
+    that the numbers are those that training printed.
 
     Args:
         saved: the run's config.yaml.
@@ -363,9 +365,9 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
         raise ConfigError("experiment= describes a published checkpoint, but this one brings the config of its own run")
 
     precision = OmegaConf.select(kept, "trainer.precision")
-    own = [key for key in fresh if key not in kept or key not in ("dataset", "modality", "backbone")]
-    for key in {*own, *(chosen & {"dataset", "modality", "backbone"})}:
-        kept[key] = fresh[key]
+    for key in fresh:
+        if key not in _MODEL_GROUPS or key in chosen or key not in kept:
+            kept[key] = fresh[key]
     if precision is not None and "trainer" not in chosen:
         OmegaConf.update(kept, "trainer.precision", precision)
 
@@ -447,9 +449,12 @@ def mistake(
             if meant in offered:
                 members = ", ".join(offered[meant])
                 return f"unknown setting '{key}': did you mean '{meant}'? (there are: {members})"
+            group = key.partition(".")[0]
+            member = OmegaConf.select(cfg, f"{group}.name") if group in offered else None
+            of = f" of {group}={member}" if member else ""
             hint = f": did you mean '{meant}'?" if meant else ""
             adds = "" if override.is_delete() else f" (+{text} adds a new one)"
-            return f"unknown setting '{key}'{hint}{adds}"
+            return f"unknown setting '{key}'{of}{hint}{adds}"
         if override.is_delete():
             continue
         for value in _values(override):

@@ -1,0 +1,382 @@
+"""The configuration: every shipped member composes, values that cannot work are refused, saved runs are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from ktb import config
+from ktb.data.spec import DatasetSpec
+from ktb.errors import ConfigError, DataError
+
+CONF = config.conf_dir()
+GROUPS = config.groups("train")
+
+ZOO = {  # METHOD §7: data set, modality, backbone, published mIoU and its split
+    "nyu_swin_b": ("nyu", "rgb_d", "swin_b", 59.0, "test"),
+    "nyu_swin_l": ("nyu", "rgb_d", "swin_l", 59.9, "test"),
+    "sunrgbd_swin_b": ("sunrgbd", "rgb_d", "swin_b", 53.7, "test"),
+    "sunrgbd_swin_l": ("sunrgbd", "rgb_d", "swin_l", 55.0, "test"),
+    "mfnet_swin_b": ("mfnet", "rgb_t", "swin_b", 59.9, "test"),
+    "mfnet_swin_l": ("mfnet", "rgb_t", "swin_l", 59.2, "test"),
+    "pst900_swin_b": ("pst900", "rgb_t", "swin_b", 87.6, "test"),
+    "pst900_swin_l": ("pst900", "rgb_t", "swin_l", 88.7, "test"),
+    "mcubes_rgb_n_swin_b": ("mcubes", "rgb_n", "swin_b", 53.8, "test"),
+    "mcubes_rgb_dolp_swin_b": ("mcubes", "rgb_dolp", "swin_b", 54.5, "test"),
+    "mcubes_rgb_a_swin_b": ("mcubes", "rgb_a", "swin_b", 53.7, "test"),
+    "deliver_rgb_e_swin_b": ("deliver", "rgb_e", "swin_b", 58.4, "val"),
+}
+RECIPES = {  # METHOD §7: epochs, learning rate, weight decay, pixel loss
+    "nyu": (400, 4e-4, 0.01, "ce"),
+    "sunrgbd": (300, 4e-4, 0.01, "ce"),
+    "mfnet": (200, 8e-5, 5e-4, "ce"),
+    "pst900": (200, 6e-4, 0.01, "ce"),
+    "mcubes": (500, 6e-5, 0.01, "ohem"),
+    "deliver": (200, 2e-4, 0.01, "ce"),
+}
+STREAMS = {
+    "d": "depth", "t": "thermal", "a": "aolp", "n": "nir", "e": "event", "l": "lidar", "dolp": "dolp", "rgb": "rgb",
+    "depth": "depth", "thermal": "thermal", "aolp": "aolp", "nir": "nir", "event": "event", "lidar": "lidar",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left_over() -> Iterator[None]:
+    yield
+    GlobalHydra.instance().clear()
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose(name, overrides=list(overrides))
+
+
+# ------------------------------------------------------------------------------------------------ what is shipped
+
+
+@pytest.mark.parametrize(
+    ("group", "member"),
+    [(group, member) for group, members in GROUPS.items() if group != "experiment" for member in members],
+)
+def test_every_member_composes_and_passes_the_checks(group: str, member: str) -> None:
+    cfg = composed(f"{group}={member}", "run_dir=runs/here")
+    config.check(cfg)
+    if group in ("dataset", "backbone", "loss"):
+        assert cfg[group].name == member
+    if group == "logger":
+        assert cfg.logger.csv.save_dir == "runs/here", "metrics.csv is always written"
+
+
+@pytest.mark.parametrize("member", [m for m in GROUPS["modality"] if m != "default"])
+def test_modality_is_named_after_its_streams(member: str) -> None:
+    cfg = composed(f"modality={member}")
+    first, *rest = [member] if member in STREAMS else member.split("_")
+    letters = rest if not rest or rest[0] in STREAMS else list(rest[0])
+    assert cfg.modality.name == member
+    assert list(cfg.modality.streams) == [STREAMS[first], *(STREAMS[x] for x in letters)]
+
+
+@pytest.mark.parametrize("member", [m for m in GROUPS["backbone"] if m != "swin_nano"])
+def test_backbone_is_the_timm_model_it_names(member: str) -> None:
+    b = composed(f"backbone={member}").backbone
+    with torch.device("meta"):
+        model = timm.create_model(b.timm_name)
+    block = model.layers[0].blocks[0]
+    assert model.default_cfg["num_classes"] == 21841, "ImageNet-22k weights"
+    assert b.embed_dim == model.embed_dim
+    assert list(b.depths) == [len(layer.blocks) for layer in model.layers]
+    assert list(b.num_heads) == [layer.blocks[0].attn.num_heads for layer in model.layers]
+    assert (b.window_size, b.window_size) == block.window_size
+    assert int(b.embed_dim * b.mlp_ratio) == block.mlp.fc1.out_features
+
+
+def test_swin_b_is_the_papers() -> None:
+    b = composed("backbone=swin_b").backbone
+    assert (b.embed_dim, list(b.depths), list(b.num_heads)) == (128, [2, 2, 18, 2], [4, 8, 16, 32])
+    assert (b.window_size, b.mlp_ratio, b.drop_path, b.head_dim, b.side_head_dim) == (12, 4, 0.3, 512, 256)
+
+
+def test_the_model_zoo_has_its_twelve_rows() -> None:
+    assert set(GROUPS["experiment"]) == set(ZOO)
+    assert len(ZOO) == 12
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_experiment_is_its_row_of_the_zoo(name: str) -> None:
+    dataset, modality, backbone, miou, split = ZOO[name]
+    raw = OmegaConf.load(CONF / "experiment" / f"{name}.yaml")
+    chosen = {key: value for item in raw.defaults for key, value in item.items()}
+    assert chosen == {
+        "override /dataset": dataset,
+        "override /modality": modality,
+        "override /backbone": backbone,
+    }
+    assert raw.published == {"miou": miou, "split": split, "source": "Keep the Balance (CVPR 2025), model zoo"}
+
+
+@pytest.mark.parametrize("name", [name for name, row in ZOO.items() if row[0] in GROUPS["dataset"]])
+def test_experiment_composes_with_the_published_recipe(name: str) -> None:
+    cfg = composed(f"experiment={name}")
+    config.check(cfg)
+    dataset, modality, backbone, miou, _ = ZOO[name]
+    epochs, lr, weight_decay, pixel_loss = RECIPES[dataset]
+    assert (cfg.dataset.name, cfg.modality.name, cfg.backbone.name) == (dataset, modality, backbone)
+    assert (cfg.trainer.max_epochs, cfg.optim.lr, cfg.optim.weight_decay) == (epochs, lr, weight_decay)
+    assert (cfg.optim.warmup_epochs, cfg.optim.warmup_ratio, cfg.optim.power) == (10, 0.1, 0.9)
+    assert (cfg.loss.name, cfg.loss.pixel_loss, cfg.loss.side_weight) == ("self_teaching", pixel_loss, 0.01)
+    assert (cfg.dataset.batch_size, cfg.seed, cfg.trainer.precision) == (4, 3407, "32-true")
+    assert cfg.published.miou == miou
+    assert composed(f"experiment={name}", "checkpoint=x.pth", name="eval").dataset == cfg.dataset
+
+
+def test_default_run_is_the_embedded_demo() -> None:
+    cfg = composed("run_dir=x")
+    assert (cfg.dataset.name, cfg.backbone.name, cfg.backbone.weights) == ("synthetic", "swin_nano", "bundled")
+    assert (cfg.loss.name, cfg.model.fusion, cfg.model.prompts) == ("self_teaching", "dscf", True)
+    assert cfg.ckpt_path is None
+    assert cfg.published is None
+
+
+def test_nothing_is_put_into_the_working_directory_but_the_run() -> None:
+    """Hydra's own folders and log file are off: the run folder is the one place of results."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("train", return_hydra_config=True, overrides=["run_dir=x"])
+    assert cfg.hydra.run.dir == "."
+    assert cfg.hydra.output_subdir is None
+    assert list(cfg.hydra.job_logging.handlers) == ["console"]
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=0", "optim.lr=0: expected above 0"),
+        ("optim.weight_decay=-0.1", "optim.weight_decay=-0.1: expected 0 or more"),
+        ("optim.warmup_ratio=2", "optim.warmup_ratio=2: expected 0 or more, at most 1"),
+        ("dataset.batch_size=0", "dataset.batch_size=0: expected 1 or more"),
+        ("dataset.batch_size=many", "dataset.batch_size=many: expected a number"),
+        ("backbone.drop_path=1.5", "backbone.drop_path=1.5: expected 0 or more, at most 1"),
+        ("seed=-1", "seed=-1: expected 0 or more, at most 4.29497e+09"),
+        ("model.fusion=dcsf", "model.fusion=dcsf: expected dscf or sum: did you mean 'dscf'?"),
+        ("loss.pixel_loss=focal", "loss.pixel_loss=focal: expected ce or ohem"),
+        ("modality.streams=[]", "modality.streams is empty"),
+        ("modality.streams=[rgb,depth,rgb]", "modality.streams=[rgb, depth, rgb]: 'rgb' appears more than once"),
+        ("backbone.depths=[2,2]", "backbone.depths=[2, 2], num_heads=[1, 2, 4, 8]: expected one entry per stage, 4"),
+        ("run_dir=???", "'run_dir' has no value: give it as run_dir=..."),
+        ("optim.lr=${dataset.recipe.rate}", "optim.lr: "),
+    ],
+)
+def test_values_that_cannot_work(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.check(composed("run_dir=x", override))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_continuing_and_overwriting_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="overwrite=true starts anew but ckpt_path=last continues"):
+        config.check(composed("run_dir=x", "overwrite=true", "ckpt_path=last"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("scoring=natives", "scoring=natives: expected native or published: did you mean 'native'?"),
+        ("panels=-1", "panels=-1: expected 0 or more"),
+    ],
+)
+def test_values_of_an_evaluation(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.check(composed("checkpoint=x", override, name="eval"))
+    assert str(caught.value) == message
+
+
+def test_an_evaluation_needs_a_checkpoint() -> None:
+    with pytest.raises(ConfigError, match=r"^no checkpoint given: ktb-eval checkpoint=RUN_FOLDER"):
+        config.check(composed(name="eval"))
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+
+def test_instantiate_builds_and_passes_errors_on() -> None:
+    node = OmegaConf.create({"_target_": "ktb.data.spec.DatasetSpec", "name": "x", "classes": ["a"]})
+    spec = config.instantiate(node, palette=((1, 2, 3),), modalities={})
+    assert isinstance(spec, DatasetSpec)
+    assert spec.num_classes == 1
+    with pytest.raises(DataError, match="^broken list$"):
+        config.instantiate(OmegaConf.create({"_target_": f"{__name__}.Raises"}))
+
+
+class Raises:
+    def __init__(self) -> None:
+        raise DataError("broken list")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "ktb.data.nowhere.Data"}, r"^_target_=ktb.data.nowhere.Data cannot be imported: "),
+        ({"_target_": "ktb.errors.KTBErrors"}, r"^_target_=ktb.errors.KTBErrors cannot be imported: "),
+        ({"_target_": "pathlib.PurePath.match", "nme": 1}, r"^pathlib.PurePath.match: .*'nme'"),
+        ({"name": "x"}, r"^no _target_ in \[name\]"),
+    ],
+)
+def test_instantiate_says_what_cannot_be_built(node: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.instantiate(OmegaConf.create(node))
+
+
+def test_targets_of_this_package_are_accepted() -> None:
+    config.check_targets(composed().loss, "file")
+    config.check_targets({"deep": [{"er": {"_target_": "ktb.data.spec.ModalitySpec"}}]}, "file")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "ktb.run.os.system",  # through a module that ktb imports
+        "ktb.checkpoints.torch.load",
+        "ktb.checkpoints.Path",  # a class, but not of this package
+        "ktb.cli.train",  # of this package, but not a class
+        "ktb.nowhere.Thing",
+        "ktbx.Thing",
+        "ktb",
+        "",
+        7,
+    ],
+)
+def test_foreign_targets_of_a_file_are_refused(target: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.check_targets({"dataset": {"name": "x", "source": [{"_target_": target}]}}, "runs/x/config.yaml")
+    assert str(caught.value).startswith(f"runs/x/config.yaml names dataset.source[0]._target_={target}, which is not")
+
+
+# ------------------------------------------------------------------------------------------------ saved runs
+
+
+def saved_run(tmp_path: Path, **changes: Any) -> tuple[Path, DictConfig]:
+    cfg = composed(f"run_dir={tmp_path}", "backbone=swin_t", "trainer=ddp", "trainer.precision=bf16-mixed", "seed=11")
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key, value, force_add=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True))
+    return tmp_path, cfg
+
+
+def test_merge_keeps_the_run_and_takes_the_evaluation(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path, **{"dataset.batch_size": 7})
+    saved = OmegaConf.load(run / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    overrides = [f"checkpoint={run}", "split=val"]
+    merged = config.merge_saved(saved, composed(*overrides, name="eval"), overrides)
+    assert (merged.dataset.batch_size, merged.backbone.name, merged.loss.name) == (7, "swin_t", "self_teaching")
+    assert (merged.checkpoint, merged.split, merged.run_dir, merged.scoring) == (str(run), "val", None, "native")
+    assert (merged.trainer.strategy, merged.trainer.devices) == ("auto", 1), "the machine is not the run's"
+    assert merged.trainer.precision == "bf16-mixed", "but the arithmetic is"
+    assert saved.run_dir == str(run), "the saved config is left as it was"
+    with pytest.raises(Exception, match="not in struct"):
+        merged.dataset.rooot = 1
+
+
+def test_merge_sets_dotted_overrides(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path)
+    overrides = [f"checkpoint={run}", "dataset.eval_batch_size=3", "trainer.precision=64-true", "+dataset.more=1"]
+    merged = config.merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    assert (merged.dataset.eval_batch_size, merged.dataset.more) == (3, 1)
+    assert merged.trainer.precision == "64-true"
+    assert merged.backbone.name == "swin_t"
+
+
+def test_merge_replaces_a_chosen_group_whole(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path, **{"dataset.only_here": 5, "dataset.batch_size": 7})
+    overrides = [f"checkpoint={run}", "dataset=synthetic", "modality=rgb"]
+    fresh = composed(*overrides, name="eval")
+    merged = config.merge_saved(run_config(run), fresh, overrides)
+    assert merged.dataset == OmegaConf.create(OmegaConf.to_container(fresh.dataset, resolve=True))
+    assert "only_here" not in merged.dataset
+    assert list(merged.modality.streams) == ["rgb"]
+
+
+def test_merge_removes_a_deleted_key(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path)
+    overrides = [f"checkpoint={run}", "~dataset.num_workers"]
+    merged = config.merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    assert "num_workers" not in merged.dataset
+
+
+def test_merge_refuses_foreign_code_of_the_file_but_not_the_users(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path, **{"dataset._target_": "os.system"})
+    overrides = [f"checkpoint={run}"]
+    with pytest.raises(ConfigError, match=r"^the checkpoint's config names dataset._target_=os.system"):
+        config.merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    overrides += ["dataset=synthetic", "++dataset._target_=mine.Data"]
+    merged = config.merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    assert merged.dataset._target_ == "mine.Data"
+
+
+def test_merge_refuses_an_experiment(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path)
+    with pytest.raises(ConfigError, match="experiment= describes a published checkpoint"):
+        config.merge_saved(run_config(run), composed("checkpoint=x", name="eval"), ["experiment=nyu_swin_b"])
+
+
+def run_config(run: Path) -> DictConfig:
+    saved = OmegaConf.load(run / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    return saved
+
+
+def test_the_run_of_a_checkpoint_is_found(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path)
+    file = run / "checkpoints" / "best.ckpt"
+    file.touch()
+    assert config.saved_config(run) == config.saved_config(file) == run / "config.yaml"
+    lone = tmp_path / "elsewhere" / "published.pth"
+    lone.parent.mkdir()
+    lone.touch()
+    assert config.saved_config(lone) is None
+
+
+def test_an_evaluation_is_composed_with_the_groups_of_the_run(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path)
+    assert config.inherit([f"checkpoint={run}", "split=val"]) == [
+        f"checkpoint={run}",
+        "split=val",
+        "dataset=synthetic",
+        "modality=rgb_d",
+        "backbone=swin_t",
+        "inherited=[dataset,modality,backbone]",
+    ]
+    assert config.inherit([f"checkpoint={run}", "backbone=swin_s", "modality=rgb"])[3:] == [
+        "dataset=synthetic",
+        "inherited=[dataset]",
+    ]
+
+
+@pytest.mark.parametrize("overrides", [[], ["split=val"], ["checkpoint=nowhere.pth"], ["checkpoint=[broken"]])
+def test_nothing_is_inherited_from_what_is_no_run(overrides: list[str]) -> None:
+    assert config.inherit(overrides) == overrides
+
+
+def test_a_sweep_over_runs_inherits_what_they_share(tmp_path: Path) -> None:
+    first, _ = saved_run(tmp_path)
+    second = tmp_path / "second"
+    second.mkdir()
+    saved_run(second, **{"backbone.name": "swin_s"})
+    assert config.inherit([f"checkpoint={first},{second}"])[1:] == [
+        "dataset=synthetic",
+        "modality=rgb_d",
+        "inherited=[dataset,modality]",
+    ]

@@ -1,0 +1,112 @@
+"""What is shipped: the wheel holds configuration and weights, and its commands run from anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built with the hatchling that is installed: no network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder, ROOT],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("ktb-*.whl"))
+
+
+def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "src/ktb", "conf"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    expected = {
+        path.replace("src/", "", 1) if path.startswith("src/") else f"ktb/{path}"
+        for path in tracked.stdout.split()
+        if (ROOT / path).exists()
+    } or {f"ktb/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
+    assert expected <= names
+    assert any(name.startswith("ktb/weights/") and name.endswith(".safetensors") for name in names)
+    assert not [name for name in names if not name.startswith(("ktb/", f"ktb-{PROJECT['version']}.dist-info/"))]
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert wheel.stat().st_size < 8 * 2**20, "weights are at most 4 MB"
+
+
+def test_commands_of_an_installed_wheel_run_anywhere(wheel: Path, tmp_path: Path) -> None:
+    """A virtual environment of its own, where the dependencies are seen but the checkout is not."""
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel],
+        check=True,
+    )
+    site = next((home / "lib").glob("python3*/site-packages"))
+    # A path in a .pth file adds that folder, but not what its own .pth files add: no editable install slips in.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = "from ktb.config import conf_dir; import ktb; print(ktb.__file__); print(conf_dir())"
+    assert run(str(python), "-c", where).split() == [str(site / "ktb" / "__init__.py"), str(site / "ktb" / "conf")]
+    assert "weights: bundled" in run(str(home / "bin" / "ktb-train"), "--cfg", "job")
+    assert "checkpoint: runs/x" in run(str(home / "bin" / "ktb-eval"), "checkpoint=runs/x", "--cfg", "job")
+    for command in PROJECT["scripts"]:
+        assert run(str(home / "bin" / command), "--help")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_makefile_lists_its_targets() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = {line.split()[0] for line in done.stdout.splitlines()[1:]}
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
+    assert listed == set(phony)
+    assert {"demo", "test", "check"} <= listed
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o100
+    assert "make test" in script.read_text(encoding="utf-8").splitlines()
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    planned = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert planned.index("ruff check") < planned.index("mypy") < planned.index("pytest")
+
+
+def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2"\n'
+    )
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={old}", f"VENV={tmp_path / 'env'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Python >= 3.11 is needed" in done.stderr
+    assert "is 3.9" in done.stderr
+    assert not (tmp_path / "env").exists()
