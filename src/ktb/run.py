@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import platform
 import resource
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -250,6 +252,8 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
     options = _without(cfg.trainer)
+    for name in ("lightning.pytorch", "lightning.fabric"):  # its banner says nothing about this run
+        logging.getLogger(name).setLevel(logging.WARNING)
     if options.enable_progress_bar:
         callbacks = [*callbacks, Progress()]
     try:
@@ -269,8 +273,8 @@ def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger
         node = _without(node)
         if node["_target_"].endswith(".WandbLogger"):
             node = _wandb_options(node, run_dir)
-        if node["_target_"].endswith(".CSVLogger") and resume is not None:
-            loggers.append(_continued_csv(node, run_dir, resume))
+        if node["_target_"].endswith(".CSVLogger"):
+            loggers.append(_csv_logger(node, run_dir, resume))
         else:
             loggers.append(instantiate(node))
     return loggers
@@ -289,19 +293,20 @@ def _wandb_options(node: DictConfig, run_dir: Path) -> DictConfig:
     return OmegaConf.merge(node, {"id": file.read_text().strip(), "resume": "allow"})  # type: ignore[return-value]
 
 
-def _continued_csv(node: DictConfig, run_dir: Path, resume: Path) -> CSVLogger:
-    """Lightning's CSVLogger deletes an existing file; hand it the rows up to the checkpoint again."""
+def _csv_logger(node: DictConfig, run_dir: Path, resume: Path | None) -> CSVLogger:
+    """Lightning's CSVLogger deletes an existing file; a resumed run gets its rows up to the checkpoint back."""
     file = run_dir / METRICS
-    step = checkpoints.read_file(resume)["global_step"]
     rows: list[dict[str, Any]] = []
-    if file.exists():
+    if resume is not None and file.exists():
+        step = checkpoints.read_file(resume)["global_step"]
         with file.open(newline="") as lines:
             rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(lines)]
-        shutil.move(file, file.with_suffix(".old"))
+        rows = [row for row in rows if int(row["step"]) < step]
     logger: CSVLogger = instantiate(node)
-    logger.experiment.metrics = [row for row in rows if int(row["step"]) <= step]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Experiment logs directory .* is not empty")
+        logger.experiment.metrics = rows
     logger.save()
-    file.with_suffix(".old").unlink(missing_ok=True)
     return logger
 
 

@@ -81,6 +81,7 @@ class SegmentationModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainer = self.trainer
+        trainer.fit_loop.setup_data()  # the number of batches is not known before
         steps_per_epoch = max(1, int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
         assert trainer.max_epochs is not None
         optimizer, schedule = build_optimizer(
