@@ -80,6 +80,10 @@ class Entry:
     label: str
     condition: Mapping[str, str] = field(default_factory=dict)
 
+    def paths(self, streams: Iterable[str]) -> list[str]:
+        """All files that reading the modalities `streams` and the label opens."""
+        return [*(file for name in streams for file in self.files[name]), self.label]
+
 
 class FileSamples:
     """One split of a data set that is made of files.
@@ -166,17 +170,22 @@ class Tree:
         folder, _, name = file.rpartition("/")
         return self.names(folder).get(name) is False
 
+    def find(self, folders: Sequence[str], stem: str, suffixes: Sequence[str]) -> str:
+        """The first existing file of that stem in any of `folders`; if there is none, the first that was looked for."""
+        candidates = [f"{folder}/{stem}{suffix}" for folder in folders for suffix in suffixes]
+        return next((file for file in candidates if file in self), candidates[0])
+
     def missing(self, files: Iterable[str]) -> list[str]:
         """Those of `files` that do not exist."""
         return [file for file in files if file not in self]
 
-    def require(self, files: Iterable[str], named_by: str) -> None:
-        """Raise DataError unless all of `files` exist; `named_by` says who asks for them."""
+    def require(self, files: Iterable[str], named_by: str, remedy: str) -> None:
+        """Raise DataError unless all of `files` exist; `named_by` says who asks for them, `remedy` what else helps."""
         missing = self.missing(files)
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             path = self.root / missing[0]
-            raise DataError(f"{path}: no such file, but {named_by} names it{more}{similar(path)}")
+            raise DataError(f"{path}: no such file, but {named_by} names it{more}{similar(path)}; {remedy}")
 
 
 class ListLine(NamedTuple):

@@ -12,7 +12,7 @@ import io
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -75,11 +75,17 @@ def similar(path: Path) -> str:
     except OSError:
         return f"; {folder} is not a folder that can be listed"
     same = [name for name in names if name.casefold() == missing.name.casefold()]
-    close = same or difflib.get_close_matches(missing.name, names, n=1)
-    where = f"{folder} has no {missing.name!r}" if missing != path else "check the path"
     if same:
         return f"; {folder} has {same[0]!r}, not {missing.name!r}: upper and lower case matter, rename it"
-    return f"; {where}, did you mean {close[0]!r}?" if close else f"; {where}"
+    # Frames differ in their numbers only, so the next frame is no likely misspelling.
+    words = [name for name in names if _without_digits(name) != _without_digits(missing.name)]
+    close = difflib.get_close_matches(missing.name, words, n=1)
+    where = "" if missing == path else f"; {folder} has no {missing.name!r}"
+    return f"{where}; did you mean {close[0]!r}?" if close else where
+
+
+def _without_digits(name: str) -> str:
+    return "".join(c for c in name if not c.isdigit())
 
 
 def decode(path: Path, *, expand_palette: bool = False) -> Array:
@@ -264,9 +270,11 @@ class ImageReader:
 
     Args:
         channels: number of channels of the result; None: any.
-        dtype: stored type that is expected. "float32" takes any type and converts it.
+        dtype: type of the result, and stored type that is expected; "float32" takes any stored type.
+        units: further stored types that are taken, each with the factor that brings it to the unit of the result
+            ({"uint16": 1e-3} for float metres or 16-bit millimetres).
         pick: stored channels to take, in this order (an index may repeat); None: all.
-        hole_value: stored value that means "no measurement" (NaN: any NaN or infinity); None: there is none.
+        hole_value: value that means "no measurement" (NaN: any NaN or infinity); None: there is none.
         holes: "zero": holes become 0 after scaling; "fill": they are filled smoothly from the valid pixels around them;
             "validity": as zero, with a further channel that is 1 where measured.
         normalise: "fixed": values as stored (scaled later by `ModalitySpec.scale`). "percentile": linear per image, so
@@ -275,18 +283,17 @@ class ImageReader:
             is the height above or below the dominating surface, a road or a floor. Both clip to [0, 1].
         percentiles: of "percentile".
         plane_range: stored units above or below the plane that reach 1 and 0.
-        to_uint8: reduce 16 bits to 8 (for RGB, which is 8-bit from here on).
     """
 
     channels: int | None = None
     dtype: DType = "uint8"
+    units: Mapping[str, float] = field(default_factory=dict)
     pick: tuple[int, ...] | None = None
     hole_value: float | None = None
     holes: Holes = "zero"
     normalise: Normalise = "fixed"
     percentiles: tuple[float, float] = (2.0, 98.0)
     plane_range: float | None = None
-    to_uint8: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -332,6 +339,10 @@ class ImageReader:
     def _read(self, path: Path) -> Array:
         image = decode(path, expand_palette=True)
         image = image[..., None] if image.ndim == 2 else image
+        unit = self.units.get(image.dtype.name)
+        if unit is not None:
+            scaled = image * np.float32(unit)
+            return scaled if self.dtype == "float32" else np.rint(scaled).astype(self.dtype)
         if self.dtype == "float32":
             return image.astype(np.float32)
         if image.dtype != self.dtype:
@@ -339,8 +350,6 @@ class ImageReader:
                 f"{path}: holds {image.dtype} values, expected {self.dtype}; convert the file, or correct the "
                 "modality's dtype and scale"
             )
-        if self.to_uint8 and image.dtype == np.uint16:
-            return cv2.convertScaleAbs(image, alpha=1 / 257).reshape(image.shape)
         return image
 
     def _valid(self, path: Path, image: Array) -> Mask | None:

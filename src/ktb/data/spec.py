@@ -76,6 +76,12 @@ class ModalitySpec:
 RGB = ModalitySpec("rgb", mean=IMAGENET_MEAN, std=IMAGENET_STD, title="RGB")
 
 
+def voc_colour(index: int) -> tuple[int, int, int]:
+    """Colour of an id by the PASCAL VOC rule: bit 3j + c of the id is bit 7 - j of channel c; 0 is black."""
+    red, green, blue = (sum((index >> (3 * j + c) & 1) << (7 - j) for j in range(8)) for c in range(3))
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is fixed about a data set: classes, colours, splits, protocol."""

@@ -1,0 +1,410 @@
+"""The user's own data: one glob per modality and one for the label, paired by what the wildcards match.
+
+Everything about it is stated in the config: where files are, how they are stored, what the values mean, what the
+classes are. `conf/dataset/folder.yaml` lists all settings, `conf/dataset/potholes.yaml` is an example.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, Unpack, cast
+
+import numpy as np
+
+from ktb.data.base import Entry, FileSamples, Loading, RGBXDataModule, Tree, read_list, suggestion
+from ktb.data.readers import DType, Holes, ImageReader, LabelReader, Normalise, id_table, map_table, similar
+from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, ModalitySpec, voc_colour
+from ktb.errors import ConfigError, DataError
+
+SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+SPLIT = "{split}"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FolderModality:
+    """`dataset.modalities.<name>`: where the files of a modality are and what their values mean.
+
+    files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder.
+    channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is 3
+        for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit, but is reduced to 8 bits.
+    scale: values are divided by it; null: 255, 65535 or 1 for uint8, uint16, float32. Without effect unless normalise
+        is "fixed".
+    mean, std: subtracted and divided by after scaling, one per channel or one for all; null: ImageNet's for "rgb", 0
+        and 1 otherwise.
+    title: in pictures and tables.
+    """
+
+    files: str
+    channels: int | None = None
+    dtype: DType = "uint8"
+    pick: Sequence[int] | None = None
+    scale: float | None = None
+    mean: Sequence[float] | float | None = None
+    std: Sequence[float] | float | None = None
+    hole_value: float | None = None
+    holes: Holes = "zero"
+    normalise: Normalise = "fixed"
+    percentiles: Sequence[float] = (2.0, 98.0)
+    plane_range: float | None = None
+    title: str = ""
+
+    def reader(self, name: str) -> ImageReader:
+        low, high = self.percentiles
+        reduced = name == "rgb" and self.dtype == "uint16"  # photometric augmentation works on 8 bits
+        return ImageReader(
+            channels=self._channels(name),
+            dtype="uint8" if reduced else self.dtype,
+            units={"uint16": 1 / 257} if reduced else {},
+            pick=None if self.pick is None else tuple(self.pick),
+            hole_value=self.hole_value,
+            holes=self.holes,
+            normalise=self.normalise,
+            percentiles=(low, high),
+            plane_range=self.plane_range,
+        )
+
+    def spec(self, name: str) -> ModalitySpec:
+        stored = self._channels(name) + (self.holes == "validity")
+        rgb = name == "rgb"
+        scale = self.scale if self.scale is not None else SCALES["uint8" if rgb else self.dtype]
+        if scale <= 0:
+            raise ConfigError(f"scale is {scale}; expected a positive number")
+        return ModalitySpec(
+            name,
+            channels=3 if stored == 1 else stored,
+            scale=scale if self.normalise == "fixed" else 1.0,
+            mean=_per_channel("mean", self.mean, stored, IMAGENET_MEAN if rgb else (0.0,)),
+            std=_per_channel("std", self.std, stored, IMAGENET_STD if rgb else (1.0,)),
+            title=self.title,
+            validity=self.holes == "validity",
+        )
+
+    def _channels(self, name: str) -> int:
+        channels = self.channels if self.channels is not None else 3 if name == "rgb" else 1
+        if not 1 <= channels <= 4:
+            raise ConfigError(f"channels is {channels}; expected 1 to 4")
+        odd = channels != 3 or self.dtype == "float32" or self.holes != "zero" or self.normalise != "fixed"
+        if name == "rgb" and odd:
+            raise ConfigError("rgb has 3 channels of 8 or 16 bits, holes: zero, normalise: fixed; call it otherwise")
+        return channels
+
+
+@dataclass(frozen=True)
+class FolderLabel:
+    """`dataset.label`: where the labels are and what their values mean.
+
+    files: glob below the root, with the same wildcards as those of the modalities.
+    offset: class id minus stored id (-1 for labels stored as 1..K).
+    map: stored id → class, by name or id; then offset is not used, and ids that are not listed must not occur.
+    colours: labels are stored in the colours of `dataset.palette`.
+    ignore: stored ids (with colours: [r, g, b]) that take part in neither loss nor metrics.
+    channel: of label images with several channels, the one with the ids.
+    """
+
+    files: str
+    offset: int = 0
+    map: Mapping[int, int | str] | None = None
+    colours: bool = False
+    ignore: Sequence[int | Sequence[int]] | None = None
+    channel: int | None = None
+
+    def reader(self, spec: DatasetSpec) -> LabelReader:
+        if self.colours:
+            ignored = {_colour("label.ignore", c): IGNORE for c in self.ignore or ()}
+            return LabelReader(colours={**{colour: i for i, colour in enumerate(spec.palette)}, **ignored})
+        ignore = (IGNORE,) if self.ignore is None else self.ignore
+        ids = [_stored_id(value) for value in ignore]
+        if self.map is None:
+            return LabelReader(id_table(spec.num_classes, offset=self.offset, ignore=ids), channel=self.channel)
+        mapping = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
+        return LabelReader(map_table(mapping, ignore=ids), channel=self.channel)
+
+
+class FolderDataModule(RGBXDataModule):
+    """A data set described by its config alone.
+
+    Args:
+        root: data root.
+        modalities: name → settings, see `FolderModality`.
+        label: settings, see `FolderLabel`.
+        classes: class names, in the order of their ids.
+        palette: (R, G, B) per class; None: by the PASCAL VOC rule.
+        splits: split → list file with one sample per line (below the root, or absolute), or → share of all samples, or,
+            if the globs contain `{split}`, → the folder's name. A line of a list is what the wildcards match, or the
+            path or name of one of the sample's files.
+        split_seed: decides which samples go where if shares are given.
+        name: of the data set in results and pictures.
+        **loading: see `RGBXDataModule`; the selection split is "val" unless there is none, the report split "test"
+            unless there is none.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        modalities: Mapping[str, Mapping[str, Any]],
+        label: Mapping[str, Any],
+        classes: Sequence[str],
+        splits: Mapping[str, str | float],
+        palette: Sequence[Sequence[int]] | None = None,
+        split_seed: int = 0,
+        name: str = "folder",
+        **loading: Unpack[Loading],
+    ) -> None:
+        for key, value in (("modalities", modalities), ("label", label), ("classes", classes), ("splits", splits)):
+            if not value:
+                raise ConfigError(f"dataset.{key} is empty; see {_EXAMPLES[key]}")
+        self.root = Path(root)
+        self.split_seed = split_seed
+        self.splits = dict(splits)
+        self._modalities = {
+            key: _settings(FolderModality, settings, f"dataset.modalities.{key}")
+            for key, settings in modalities.items()
+        }
+        self._label = _settings(FolderLabel, label, "dataset.label")
+        self._readers = {key: _named(f"dataset.modalities.{key}", m.reader, key) for key, m in self._modalities.items()}
+        self._check_splits()
+        colours = [voc_colour(i) for i in range(len(classes))]
+        if palette is not None:
+            colours = [_colour("palette", c) for c in palette]
+            if len(colours) != len(classes):
+                raise ConfigError(
+                    f"dataset.palette has {len(colours)} colours for {len(classes)} classes; give one each"
+                )
+        if len(set(classes)) != len(classes) or len(classes) > IGNORE:
+            raise ConfigError(f"dataset.classes must be at most {IGNORE} different names, got {len(classes)}")
+        spec = DatasetSpec(
+            name=name,
+            classes=tuple(classes),
+            palette=tuple(colours),
+            modalities={key: _named(f"dataset.modalities.{key}", m.spec, key) for key, m in self._modalities.items()},
+            splits=tuple(self.splits),
+            selection_split="val" if "val" in self.splits else "test",
+            report_split="test" if "test" in self.splits else "val",
+        )
+        self._label_reader = self._label.reader(spec)
+        super().__init__(spec, **loading)
+
+    def open_split(self, split: str) -> FileSamples:
+        value = self.splits[split]
+        # Without lists all modalities must be complete, whichever are used: else the splits would depend on that.
+        names = [m.name for m in self.modalities] if self._by_list else list(self._modalities)
+        found = self._paired(Tree(self.root), split, names)
+        if self._by_list:
+            keys = self._listed(self.root / str(value), found)
+        elif self._by_folder:
+            keys = sorted(found)
+        else:
+            keys = self._share(sorted(found), split)
+        return FileSamples(self.root, [found[key] for key in keys], self._readers, self._label_reader)
+
+    @property
+    def _by_folder(self) -> bool:
+        return SPLIT in self._label.files
+
+    def _check_splits(self) -> None:
+        globs = {**{f"modalities.{key}": m.files for key, m in self._modalities.items()}, "label": self._label.files}
+        for key, glob in globs.items():
+            if glob.startswith("/") or ".." in PurePosixPath(glob).parts:
+                raise ConfigError(
+                    f"dataset.{key}.files is {glob!r}; expected a pattern below dataset.root, without '..'"
+                )
+            if not set("*?") & set(glob) or glob.endswith("**"):
+                raise ConfigError(f"dataset.{key}.files is {glob!r}; expected a wildcard in it, as in 'rgb/*.png'")
+            if (SPLIT in glob) != self._by_folder:
+                raise ConfigError(f"dataset.{key}.files is {glob!r}; use {SPLIT} in the patterns of all or of none")
+        shares = [v for v in self.splits.values() if not isinstance(v, str)]
+        if shares and (len(shares) < len(self.splits) or self._by_folder or min(shares) <= 0 or sum(shares) > 1 + 1e-9):
+            raise ConfigError(
+                f"dataset.splits is {self.splits}; expected either list files, or folders for {SPLIT}, or positive "
+                "shares that add up to at most 1"
+            )
+        if "train" not in self.splits or not {"val", "test"} & set(self.splits):
+            raise ConfigError(
+                f"dataset.splits has {', '.join(self.splits)}; expected train and at least one of val, test"
+            )
+
+    def _paired(self, tree: Tree, split: str, streams: Sequence[str]) -> dict[str, Entry]:
+        """Key (what the wildcards match) → the files of all complete samples; without lists there must be no others."""
+        folder = str(self.splits[split]) if self._by_folder else ""
+        globs = {name: self._modalities[name].files.replace(SPLIT, folder) for name in streams}
+        globs["label"] = self._label.files.replace(SPLIT, folder)
+        matches = {name: _match(tree, glob) for name, glob in globs.items()}
+        for name, files in matches.items():
+            if not files:
+                fixed = itertools.takewhile(lambda part: not set("*?") & set(part), PurePosixPath(globs[name]).parts)
+                where = "label" if name == "label" else f"modalities.{name}"
+                raise DataError(
+                    f"{self.root / globs[name]}: no file matches this pattern{similar(self.root.joinpath(*fixed))}; "
+                    f"correct dataset.{where}.files or dataset.root"
+                )
+        common = set.intersection(*(set(files) for files in matches.values()))
+        for files in matches.values():
+            lonely = sorted(set(files) - common)
+            if lonely and not self._by_list:
+                lacking = next(other for other in matches if lonely[0] not in matches[other])
+                raise DataError(
+                    f"{self.root / files[lonely[0]]}: no file of {lacking!r} belongs to it, {lonely[0]!r} in "
+                    f"{globs[lacking]} ({len(lonely)} such); add it, or name the samples to use in a list"
+                )
+        return {
+            key: Entry(key, {name: (matches[name][key],) for name in streams}, matches["label"][key]) for key in common
+        }
+
+    @property
+    def _by_list(self) -> bool:
+        return not self._by_folder and isinstance(next(iter(self.splits.values())), str)
+
+    def _listed(self, path: Path, found: Mapping[str, Entry]) -> list[str]:
+        names: dict[str, str | None] = {}
+        for sample, entry in found.items():
+            for alias in _aliases(entry):
+                # None: several samples go by that name.
+                names[alias] = sample if names.get(alias, sample) == sample else None
+        names.update({sample: sample for sample in found})
+        keys: dict[str, int] = {}
+        for line in read_list(path, spaces=False):
+            key = names.get(line.columns[0])
+            if key is None:
+                raise DataError(
+                    f"{path}, line {line.number}: {line.columns[0]!r} is not one sample with all its files below "
+                    f"{self.root}{suggestion(line.columns[0], found)}; expected names like {min(found, default='')!r}: "
+                    "add its files or take the line out"
+                )
+            if key in keys:
+                raise DataError(f"{path}: lines {keys[key]} and {line.number} name the same sample {key!r}; remove one")
+            keys[key] = line.number
+        return list(keys)
+
+    def _share(self, keys: Sequence[str], split: str) -> list[str]:
+        order = np.random.default_rng(self.split_seed).permutation(len(keys))
+        shares = np.cumsum([0.0, *(float(v) for v in self.splits.values())])
+        at = list(self.splits).index(split)
+        first, last = (round(float(share) * len(keys)) for share in shares[at : at + 2])
+        if first == last:
+            raise DataError(
+                f"{self.root}: of {len(keys)} samples a share of {self.splits[split]} leaves none for {split!r}; "
+                f"raise dataset.splits.{split}"
+            )
+        return sorted(keys[i] for i in order[first:last])
+
+
+def _match(tree: Tree, glob: str) -> dict[str, str]:
+    """Key → file, for all files that match. The key joins what the wildcards matched with "/", but for a suffix ".*".
+
+    Raises:
+        DataError: two files have the same key.
+    """
+    parts = PurePosixPath(glob).parts
+    files: dict[str, str] = {}
+
+    def descend(folder: str, rest: Sequence[str], key: tuple[str, ...]) -> None:
+        part, last = rest[0], len(rest) == 1
+        if part == "**":
+            descend(folder, rest[1:], key)
+        pattern = None if part == "**" else _pattern(part, last=last)
+        for name, is_folder in tree.names(folder).items():
+            path = f"{folder}/{name}" if folder else name
+            if pattern is None:
+                if is_folder:
+                    descend(path, rest, (*key, name))
+                continue
+            match = pattern.fullmatch(name)
+            if match is None or is_folder == last:
+                continue
+            matched = (*key, *match.groups())
+            if not last:
+                descend(path, rest[1:], matched)
+                continue
+            joined = "/".join(matched)
+            if joined in files:
+                raise DataError(
+                    f"{tree.root / path}: is the same sample as {files[joined]} by the pattern {glob!r} (both are "
+                    f"{joined!r}); make the pattern say which of them is meant"
+                )
+            files[joined] = path
+
+    descend("", parts, ())
+    return files
+
+
+def _pattern(part: str, *, last: bool) -> re.Pattern[str]:
+    if last and part.endswith(".*"):
+        return re.compile(_wildcards(part[:-2]) + r"\.[^.]+")
+    return re.compile(_wildcards(part))
+
+
+def _wildcards(part: str) -> str:
+    return re.sub(r"(?:\\\*)+", "(.*)", re.escape(part)).replace(r"\?", "(.)")
+
+
+def _aliases(entry: Entry) -> Iterable[str]:
+    for file in (*(file for files in entry.files.values() for file in files), entry.label):
+        path = PurePosixPath(file)
+        yield from (file, str(path.with_suffix("")), path.name)
+
+
+def _settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
+    known = [f.name for f in fields(cast("Any", kind))]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(known)}{suggestion(key, known)}")
+    if not given.get("files"):
+        raise ConfigError(f"{where}.files is empty; expected a pattern below dataset.root, as in 'rgb/*.png'")
+    return kind(**given)
+
+
+def _named(where: str, make: Any, name: str) -> Any:
+    try:
+        return make(name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _per_channel(
+    key: str, value: Sequence[float] | float | None, stored: int, default: tuple[float, ...]
+) -> tuple[float, ...]:
+    if value is None:
+        return default
+    values = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if len(values) not in (1, stored) or (key == "std" and min(values) <= 0):
+        raise ConfigError(f"{key} is {list(values)}; expected 1 or {stored} numbers" + ", positive" * (key == "std"))
+    return values
+
+
+def _colour(where: str, value: Any) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (int(v) for v in value)
+    except (TypeError, ValueError):
+        red = green = blue = -1
+    if not all(0 <= v <= 255 for v in (red, green, blue)):
+        raise ConfigError(f"dataset.{where} holds {value!r}; expected colours [r, g, b] of 0 to 255")
+    return red, green, blue
+
+
+def _stored_id(value: Any) -> int:
+    if str(value).isdigit() and int(value) <= 65535:
+        return int(value)
+    raise ConfigError(f"dataset.label names the stored id {value!r}; expected a whole number, 0 to 65535")
+
+
+def _class_id(name: int | str, classes: Sequence[str]) -> int:
+    if isinstance(name, str) and name in classes:
+        return list(classes).index(name)
+    if isinstance(name, int) and 0 <= name < len(classes):
+        return name
+    raise ConfigError(f"dataset.label.map names the class {name!r}; expected one of {', '.join(classes)}, or its id")
+
+
+_EXAMPLES = {
+    "modalities": "dataset=potholes, or dataset.modalities=\"{rgb: {files: 'rgb/*.png'}, x: {files: 'x/*.png'}}\"",
+    "label": "dataset=potholes, or dataset.label=\"{files: 'label/*.png'}\"",
+    "classes": "dataset=potholes, or dataset.classes=[road,pothole]",
+    "splits": 'dataset=potholes, or dataset.splits="{train: train.txt, val: val.txt}"',
+}
