@@ -96,6 +96,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     has_validation = cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run
     best = checkpointing(run_dir / "checkpoints", has_validation=has_validation)
     panels = Panels(run_dir, data.spec, data.modalities)
+    with open_dict(cfg):  # an epoch shorter than the logging interval would never be logged
+        steps = len(data.dataset("train")) // data.batch_size
+        cfg.trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))
     trainer = _trainer(cfg, [best, Speed(), panels], _loggers(cfg, run_dir, resume))
     _announce(trainer, data, model, run_dir)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -252,8 +255,7 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
     options = _without(cfg.trainer)
-    for name in ("lightning.pytorch", "lightning.fabric"):  # its banner says nothing about this run
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quiet_lightning()
     if options.enable_progress_bar:
         callbacks = [*callbacks, Progress()]
     try:
@@ -265,6 +267,18 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) 
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def _quiet_lightning() -> None:
+    """Its banner says nothing about this run, and these warnings are about what we do on purpose."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*Checkpoint directory .* exists and is not empty",  # a resumed run
+        ".*does not have many workers",  # dataset.num_workers is the user's decision
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning 2.6 on torch 2.15
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:

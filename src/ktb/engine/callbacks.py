@@ -23,8 +23,8 @@ RGBImage = NDArray[np.uint8]
 class Progress(RichProgressBar):
     """Rich bar on a terminal; in a log file one line per validation instead."""
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_validation_epoch_end(trainer, pl_module)
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
         if trainer.sanity_checking or not trainer.is_global_zero or self._on_terminal():
             return
         metrics = trainer.callback_metrics
@@ -63,15 +63,12 @@ class Speed(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._samples += len(batch["label"]) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps:
-            return
         now = time.perf_counter()
-        rate = self._samples / (now - self._since)
-        self._since, self._samples = now, 0
+        self._samples += len(batch["label"]) * trainer.world_size
         lr = trainer.optimizers[0].param_groups[0]["lr"]
-        for logger in trainer.loggers:
-            logger.log_metrics({"train/samples_per_s": rate, "train/lr": lr}, step=trainer.global_step)
+        pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": lr})
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self._since, self._samples = now, 0
 
 
 class Panels(Callback):
@@ -156,13 +153,13 @@ class Panels(Callback):
             figsize=(cell * len(titles), cell * height / width * len(self._rows) + 0.9), layout="constrained"
         )
         axes = figure.subplots(len(self._rows), len(titles), squeeze=False)
+        for title, axis in zip(titles, axes[0], strict=True):
+            axis.set_title(title, fontsize=10)
         for axes_row, (name, row) in zip(axes, self._rows, strict=True):
-            for axis, (title, picture) in zip(axes_row, row.items(), strict=True):
+            for axis, picture in zip(axes_row, row.values(), strict=True):
                 axis.imshow(picture, interpolation="nearest")
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
-                if axes_row is axes[0]:
-                    axis.set_title(title, fontsize=10)
             axes_row[0].set_ylabel(name, fontsize=6)
         shown = {tuple(c) for _, row in self._rows for k in ("truth", "prediction") for c in _colours(row[k])}
         entries = zip(self.spec.classes, self.spec.palette, strict=True)
