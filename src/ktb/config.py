@@ -253,35 +253,49 @@ def check_targets(node: Any, origin: str) -> None:
     """Refuse a config that came out of a file when it names anything but classes of this package.
 
     `_target_` runs whatever it names, so a checkpoint from elsewhere could otherwise run any code. A name below
-    `ktb.` is not enough (`ktb.run.os.system`): it must be a class that this package defines.
+    `ktb.` is not enough (`ktb.run.os.system`): it must be a class that this package defines. Nor may a value refer to
+    another (`${...}`), as what it leads to would not have been looked at; saved configs are resolved.
 
     Raises:
-        ConfigError: naming the target, where it stands and `origin`.
+        ConfigError: naming the value, where it stands and `origin`.
     """
-    for key, target in _targets(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node):
-        module, _, name = str(target).rpartition(".")
-        try:
-            found = getattr(importlib.import_module(module), name, None) if module.split(".")[0] == "ktb" else None
-        except ImportError:
-            found = None
-        if not inspect.isclass(found) or found.__module__.split(".")[0] != "ktb":
+    plain = OmegaConf.to_container(OmegaConf.create({"node": node}))
+    assert isinstance(plain, dict)
+    for key, value in _leaves(plain["node"]):
+        if isinstance(value, str) and "${" in value:
+            raise ConfigError(f"{origin} has a reference, {key}={value}: expected values only")
+        if key.rpartition(".")[2] == "_target_" and not _is_own_class(str(value)):
             raise ConfigError(
-                f"{origin} names {key}={target}, which is not a class of ktb: nothing of a file is run; if it is your "
+                f"{origin} names {key}={value}, which is not a class of ktb: nothing of a file is run; if it is your "
                 f"own code, give the group on the command line ({key.split('.')[0]}=..., --config-dir DIR)"
             )
 
 
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _is_own_class(target: str) -> bool:
+    module, _, name = target.rpartition(".")
+    if module.split(".")[0] != "ktb":
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return inspect.isclass(found) and found.__module__.split(".")[0] == "ktb"
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything that holds nothing further; `_target_` in any case."""
     if isinstance(node, dict):
         for key, value in node.items():
             here = f"{path}.{key}" if path else str(key)
             if key == "_target_":
                 yield here, value
             else:
-                yield from _targets(value, here)
-    elif isinstance(node, list | tuple):
+                yield from _leaves(value, here)
+    elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _targets(value, f"{path}[{index}]")
+            yield from _leaves(value, f"{path}[{index}]")
+    else:
+        yield path, node
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -293,13 +307,15 @@ laptop without saying so."""
 
 
 def saved_config(checkpoint: str | Path) -> Path | None:
-    """The config.yaml of the run that `checkpoint` (a run folder, or a file in it or in its checkpoints/) belongs to;
-    None for anything else, such as a published state dict."""
+    """The config.yaml of the run that `checkpoint`, a run folder or a file in its checkpoints/, belongs to; None for
+    anything else, such as a published state dict."""
     path = Path(checkpoint).expanduser()
-    for folder in (path,) if path.is_dir() else (path.parent, path.parent.parent):
-        if (folder / "config.yaml").is_file() and (folder == path or (folder / "checkpoints").is_dir()):
-            return folder / "config.yaml"
-    return None
+    if not path.is_dir():
+        if path.parent.name != "checkpoints":
+            return None
+        path = path.parent.parent
+    file = path / "config.yaml"
+    return file if file.is_file() else None
 
 
 def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
@@ -472,6 +488,8 @@ def composition_error(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         there = f" (there are: {', '.join(error.options)})" if error.options else ""
         return f"unknown {group} '{name}'{there}" if group else f"no config '{name}'"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     return _first_line(error)
 
 
