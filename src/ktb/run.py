@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -212,6 +212,7 @@ def _channels(modalities: Mapping[str, int]) -> str:
 
 def _build_data(cfg: DictConfig) -> RGBXDataModule:
     data: RGBXDataModule = instantiate(_without(cfg.dataset, *_DATASET_FACTS))
+    data.spec = replace(data.spec, name=cfg.dataset.name)  # a user's own data set is called as its config is
     return data
 
 
