@@ -6,6 +6,7 @@ normalised floats and no work per sample (METHOD §9).
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -77,6 +78,7 @@ class RandomResizedCrop(A.DualTransform):
         super().__init__(p=p)
         self.size = size
         self.ratio = ratio
+        self._scratch = np.empty(0, np.uint8)
 
     def add_targets(self, additional_targets: dict[str, str]) -> None:
         super().add_targets(additional_targets)
@@ -91,19 +93,24 @@ class RandomResizedCrop(A.DualTransform):
         return {"scaled": scaled, "corner": tuple(corner)}
 
     def apply(self, img: Array, scaled: Size, corner: Size, **params: Any) -> Array:
-        # OpenCV's resize of the whole image is faster than a warp of the crop region alone (1.5 against 2.9 ms for
-        # 480x640x3 at ρ = 1.6), and the crop is then a view.
-        resized = resize(img, scaled)
-        return self._crop(resized, corner, fill=0)
+        return self._crop(img, scaled, corner, cv2.INTER_LINEAR, fill=0)
 
     def apply_to_mask(self, mask: Array, scaled: Size, corner: Size, **params: Any) -> Array:
-        return self._crop(resize_nearest(mask, scaled), corner, fill=IGNORE)
+        return self._crop(mask, scaled, corner, cv2.INTER_NEAREST_EXACT, fill=IGNORE)
 
-    def _crop(self, image: Array, corner: Size, fill: int) -> Array:
+    def _crop(self, image: Array, scaled: Size, corner: Size, interpolation: int, fill: int) -> Array:
+        # OpenCV resizes the whole image into warm memory faster than it warps the crop region alone into new memory
+        # (1.4 against 2.9 ms for 480x640x3 at ρ = 1.5; 2.7 ms where the resized image is allocated anew).
+        shape = (*scaled, *image.shape[2:])
+        size = math.prod(shape) * image.itemsize
+        if self._scratch.size < size:
+            self._scratch = np.empty(size, np.uint8)
+        resized = self._scratch[:size].view(image.dtype).reshape(shape)
+        cv2.resize(image, scaled[::-1], dst=resized, interpolation=interpolation)
         (y, x), (height, width) = corner, self.size
-        crop = image[y : y + height, x : x + width]
+        crop = resized[y : y + height, x : x + width]
         if crop.shape[:2] == self.size:
-            return crop
+            return crop.copy()
         padded = np.full((height, width, *image.shape[2:]), fill, image.dtype)
         padded[: crop.shape[0], : crop.shape[1]] = crop
         return padded
