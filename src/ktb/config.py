@@ -142,17 +142,26 @@ ConfigStore.instance().store(name="eval_schema", node=EvalConfig)
 def check(cfg: DictConfig) -> None:
     """Settings that no type rules out and that would fail later or, worse, not fail.
 
+    Groups that ktb-eval will take from the checkpoint's run (`inherited`) are left to `merge_saved`.
+
     Raises:
         ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
     """
-    if OmegaConf.is_missing(cfg, "checkpoint"):
-        raise ConfigError("no checkpoint given: ktb-eval checkpoint=RUN_FOLDER, or a .ckpt, .pth or .safetensors file")
-    try:
-        values = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-        if missing := sorted(OmegaConf.missing_keys(cfg)):
-            raise ConfigError(f"'{missing[0]}' has no value: give it as {missing[0]}=...")
-    except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error, key=True)) from None
+    looked_at = [str(key) for key in cfg if key not in (cfg.get("inherited") or ())]
+    for group in ("dataset", "modality", "backbone", "loss", "trainer"):
+        if group in looked_at and not OmegaConf.is_missing(cfg, group) and cfg[group] is None:
+            raise ConfigError(f"{group}=null: choose one with {group}=...")
+    if missing := sorted(key for key in _missing(cfg) if key.split(".")[0] in looked_at):
+        if missing == ["checkpoint"]:
+            raise ConfigError("no checkpoint given: ktb-eval checkpoint=RUN_FOLDER or a .ckpt, .pth, .safetensors file")
+        raise ConfigError(f"{', '.join(missing)} must be given: {missing[0]}=...")
+    values: dict[str, Any] = {}
+    for key in looked_at:
+        try:
+            value = cfg[key]
+            values[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except OmegaConfBaseException as error:
+            raise ConfigError(_first_line(error, key=True)) from None
 
     def within(key: str, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:
         value: Any = values
@@ -170,45 +179,51 @@ def check(cfg: DictConfig) -> None:
         if value not in allowed:
             raise ConfigError(f"{key}={value}: expected {_alternatives(allowed)}{_did_you_mean(str(value), allowed)}")
 
-    for group in ("dataset", "modality", "backbone", "loss", "trainer"):
-        if group in cfg and values[group] is None:
-            raise ConfigError(f"{group}=null: choose one with {group}=...")
-
-    streams = values["modality"]["streams"]
-    if not streams:
-        raise ConfigError("modality.streams is empty: name one stream or more, e.g. modality.streams=[rgb,depth]")
-    if repeated := sorted({name for name in streams if streams.count(name) > 1}):
-        raise ConfigError(f"modality.streams={_flow(streams)}: '{repeated[0]}' appears more than once")
-
-    depths, heads = values["backbone"]["depths"], values["backbone"]["num_heads"]
-    if len(depths) != 4 or len(heads) != 4:
-        raise ConfigError(f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}: expected one entry per stage, 4")
+    if "modality" in values:
+        streams = values["modality"]["streams"]
+        if not streams:
+            raise ConfigError("modality.streams is empty: name one stream or more, e.g. modality.streams=[rgb,depth]")
+        if repeated := sorted({name for name in streams if streams.count(name) > 1}):
+            raise ConfigError(f"modality.streams={_flow(streams)}: '{repeated[0]}' appears more than once")
+    if "backbone" in values:
+        depths, heads = values["backbone"]["depths"], values["backbone"]["num_heads"]
+        if len(depths) != 4 or len(heads) != 4:
+            both = f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}"
+            raise ConfigError(f"{both}: expected one entry per stage, 4")
+    if "model" in values:
+        one_of("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
+    for key in ("pixel_loss", "kind"):
+        if key in (values.get("loss") or {}):
+            one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
+    if "scoring" in values:
+        one_of("scoring", values["scoring"], ("native", "published"))
+    if values.get("overwrite") and values.get("ckpt_path") is not None:
+        raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
 
     within("seed", 0, 2**32 - 1)
+    within("panels", 0)
     within("dataset.batch_size", 1)
     within("dataset.eval_batch_size", 1)
     within("dataset.num_workers", 0)
     within("backbone.drop_path", 0, 1)
-    if "optim" in values:
-        one_of("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
-        within("model.head_dim", 1)
-        within("model.side_head_dim", 1)
-        within("optim.lr", 0, open_low=True)
-        within("optim.weight_decay", 0)
-        within("optim.warmup_epochs", 0)
-        within("optim.warmup_ratio", 0, 1)
-        within("optim.power", 0)
-        within("loss.side_weight", 0)
-        if values["overwrite"] and values["ckpt_path"] is not None:
-            raise ConfigError(
-                f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them"
-            )
-        for key in ("pixel_loss", "kind"):
-            if key in values["loss"]:
-                one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
-    else:
-        one_of("scoring", values["scoring"], ("native", "published"))
-        within("panels", 0)
+    within("model.head_dim", 1)
+    within("model.side_head_dim", 1)
+    within("optim.lr", 0, open_low=True)
+    within("optim.weight_decay", 0)
+    within("optim.warmup_epochs", 0)
+    within("optim.warmup_ratio", 0, 1)
+    within("optim.power", 0)
+    within("loss.side_weight", 0)
+
+
+def _missing(cfg: DictConfig, path: str = "") -> Iterator[str]:
+    """Dotted names of the mandatory settings without a value, interpolations not followed."""
+    for key in map(str, cfg):
+        here = f"{path}.{key}" if path else key
+        if OmegaConf.is_missing(cfg, key):
+            yield here
+        elif not OmegaConf.is_interpolation(cfg, key) and isinstance(cfg[key], DictConfig):
+            yield from _missing(cfg[key], here)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -322,30 +337,26 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     """`overrides` of ktb-eval, completed by the group members of the run that `checkpoint=` names.
 
     Without them `ktb-eval checkpoint=runs/x dataset.root=/data` would be composed with the default data set, which may
-    not have a `root` at all. They only serve composition: `inherited=` marks them, and `merge_saved` keeps the run's
-    values. With several checkpoints (a sweep) a group is filled in where all runs agree.
+    not have a `root` at all. They only serve composition: `inherited=` lists the groups that `merge_saved` takes from
+    the run. Of several runs (a sweep over checkpoints) a member is filled in where all agree.
     """
     parsed = {o.key_or_group: o for o in map(_parse_or_none, overrides) if o is not None}
-    if "checkpoint" not in parsed or "inherited" in parsed:
+    if "checkpoint" not in parsed or "inherited" in parsed or "experiment" in parsed:
         return list(overrides)
-    offered = groups("eval", extra)
-    filled: dict[str, set[str | None]] = {}
+    runs = []
     for value in _values(parsed["checkpoint"]):
-        path = saved_config(str(value)) if value else None
         try:
+            path = saved_config(str(value))
             saved = OmegaConf.load(path) if path else OmegaConf.create()
-            names = {group: OmegaConf.select(saved, f"{group}.name") for group in _MODEL_GROUPS}
+            runs.append({g: OmegaConf.select(saved, f"{g}.name") for g in _MODEL_GROUPS if g not in parsed})
         except (OSError, yaml.YAMLError, OmegaConfBaseException):
             return list(overrides)  # what is wrong with the run is for run.evaluate to say
-        for group, name in names.items():
-            filled.setdefault(group, set()).add(name if name in offered[group] else None)
-    if "experiment" in parsed:
+    inherited = [group for group in _MODEL_GROUPS if runs and all(run.get(group) is not None for run in runs)]
+    offered = groups("eval", extra)
+    agreed = [g for g in inherited if len({run[g] for run in runs}) == 1 and runs[0][g] in offered[g]]
+    if not inherited:
         return list(overrides)
-    agreed = {group: seen.pop() for group, seen in filled.items() if len(seen) == 1 and group not in parsed}
-    found = {group: name for group, name in agreed.items() if name is not None}
-    if not found:
-        return list(overrides)
-    return [*overrides, *(f"{group}={name}" for group, name in found.items()), f"inherited=[{','.join(found)}]"]
+    return [*overrides, *(f"{group}={runs[0][group]}" for group in agreed), f"inherited=[{','.join(inherited)}]"]
 
 
 def user_overrides(cfg: DictConfig) -> list[str]:
@@ -373,17 +384,17 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     """
     kept = OmegaConf.create(OmegaConf.to_container(OmegaConf.create(saved)))
     assert isinstance(kept, DictConfig)
-    fresh = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
-    assert isinstance(fresh, DictConfig)
     parsed = [_parse(text) for text in overrides]
     chosen = {o.key_or_group for o in parsed}
     if "experiment" in chosen:
         raise ConfigError("experiment= describes a published checkpoint, but this one brings the config of its own run")
+    kept.pop("logger", None)  # training's own, of foreign classes by nature
+    check_targets({str(key): kept[key] for key in kept if key not in chosen}, "the checkpoint's config")
 
     precision = OmegaConf.select(kept, "trainer.precision")
-    for key in fresh:
+    for key in composed:
         if key not in _MODEL_GROUPS or key in chosen or key not in kept:
-            kept[key] = fresh[key]
+            kept[key] = _resolved(composed, str(key))
     if precision is not None and "trainer" not in chosen:
         OmegaConf.update(kept, "trainer.precision", precision)
 
@@ -397,13 +408,16 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
             if isinstance(node, DictConfig):
                 node.pop(leaf, None)
         else:
-            OmegaConf.update(kept, key, OmegaConf.select(fresh, key), merge=False)
-
-    for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
-        if group in kept and group not in chosen:
-            check_targets({group: kept[group]}, "the checkpoint's config")
+            OmegaConf.update(kept, key, _resolved(composed, key), merge=False)
+    kept.inherited = []
     OmegaConf.set_struct(kept, True)
+    check(kept)
     return kept
+
+
+def _resolved(cfg: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ MISTAKES = {
     "--resolve": "The --resolve flag can only be used in conjunction with --cfg or --help",
 }
 EVAL_MISTAKES = {
-    "": "no checkpoint given: ktb-eval checkpoint=RUN_FOLDER, or a .ckpt, .pth or .safetensors file",
+    "": "no checkpoint given: ktb-eval checkpoint=RUN_FOLDER or a .ckpt, .pth, .safetensors file",
     "runs/x": "cannot read 'runs/x': write checkpoint=runs/x",
     "chekpoint=x": "unknown setting 'chekpoint': did you mean 'checkpoint'? (+chekpoint=x adds a new one)",
     "checkpoint=x loss=ce": "unknown setting 'loss' (+loss=ce adds a new one)",

@@ -42,6 +42,12 @@ RECIPES = {  # METHOD §7: epochs, learning rate, weight decay, pixel loss
     "mcubes": (500, 6e-5, 0.01, "ohem"),
     "deliver": (200, 2e-4, 0.01, "ce"),
 }
+OWN_DATA = (  # what dataset=folder leaves to the user
+    "dataset.modalities={rgb: {files: rgb/*.png}, red_edge: {files: re/*.tif}}",
+    "dataset.label={files: label/*.png}",
+    "dataset.classes=[crop, weed]",
+    "dataset.splits={train: 0.8, val: 0.2}",
+)
 STREAMS = {
     "d": "depth", "t": "thermal", "a": "aolp", "n": "nir", "e": "event", "l": "lidar", "dolp": "dolp", "rgb": "rgb",
     "depth": "depth", "thermal": "thermal", "aolp": "aolp", "nir": "nir", "event": "event", "lidar": "lidar",
@@ -67,7 +73,7 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
     [(group, member) for group, members in GROUPS.items() if group != "experiment" for member in members],
 )
 def test_every_member_composes_and_passes_the_checks(group: str, member: str) -> None:
-    cfg = composed(f"{group}={member}", "run_dir=runs/here")
+    cfg = composed(f"{group}={member}", "run_dir=runs/here", *(OWN_DATA if member == "folder" else ()))
     config.check(cfg)
     if group in ("dataset", "backbone", "loss"):
         assert cfg[group].name == member
@@ -175,7 +181,7 @@ def test_nothing_is_put_into_the_working_directory_but_the_run() -> None:
         ("modality.streams=[]", "modality.streams is empty"),
         ("modality.streams=[rgb,depth,rgb]", "modality.streams=[rgb, depth, rgb]: 'rgb' appears more than once"),
         ("backbone.depths=[2,2]", "backbone.depths=[2, 2], num_heads=[1, 2, 4, 8]: expected one entry per stage, 4"),
-        ("optim.power=???", "'optim.power' has no value: give it as optim.power=..."),
+        ("optim.power=???", "optim.power must be given: optim.power=..."),
         ("optim.lr=${dataset.recipe.rate}", "optim.lr: "),
     ],
 )
@@ -189,6 +195,11 @@ def test_values_that_cannot_work(override: str, message: str) -> None:
 def test_continuing_and_overwriting_contradict_each_other() -> None:
     with pytest.raises(ConfigError, match="overwrite=true starts anew but ckpt_path=last continues"):
         config.check(composed("run_dir=x", "overwrite=true", "ckpt_path=last"))
+
+
+def test_own_data_says_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset.label, dataset.splits must be given: dataset.label=..."):
+        config.check(composed("run_dir=x", "dataset=folder", OWN_DATA[0], OWN_DATA[2]))
 
 
 @pytest.mark.parametrize(
@@ -283,8 +294,9 @@ def test_references_of_a_file_are_refused(node: dict[str, Any], wrap: Any) -> No
 # ------------------------------------------------------------------------------------------------ saved runs
 
 
-def saved_run(tmp_path: Path, **changes: Any) -> tuple[Path, DictConfig]:
-    cfg = composed(f"run_dir={tmp_path}", "backbone=swin_t", "trainer=ddp", "trainer.precision=bf16-mixed", "seed=11")
+def saved_run(tmp_path: Path, *overrides: str, **changes: Any) -> tuple[Path, DictConfig]:
+    start = (f"run_dir={tmp_path}", "backbone=swin_t", "trainer=ddp", "trainer.precision=bf16-mixed", "seed=11")
+    cfg = composed(*start, *overrides)
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value, force_add=True)
     (tmp_path / "checkpoints").mkdir()
@@ -305,6 +317,26 @@ def test_merge_keeps_the_run_and_takes_the_evaluation(tmp_path: Path) -> None:
     assert saved.run_dir == str(run), "the saved config is left as it was"
     with pytest.raises(Exception, match="not in struct"):
         merged.dataset.rooot = 1
+
+
+def test_merge_of_a_run_on_own_data(tmp_path: Path) -> None:
+    """The member on disk leaves values open, the run has them; and no logger of the file is ever built."""
+    run, _ = saved_run(tmp_path, "dataset=folder", "modality=default", *OWN_DATA, "logger=all")
+    overrides = [f"checkpoint={run}", "dataset.root=/elsewhere"]
+    fresh = composed(*config.inherit(overrides), name="eval")
+    config.check(fresh)
+    merged = config.merge_saved(run_config(run), fresh, overrides)
+    assert list(merged.modality.streams) == ["rgb", "red_edge"]
+    assert (list(merged.dataset.classes), merged.dataset.root) == (["crop", "weed"], "/elsewhere")
+    assert "logger" not in merged
+
+
+def test_merge_checks_what_comes_out(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path)
+    overrides = [f"checkpoint={run}", "dataset.eval_batch_size=0"]
+    fresh = composed(*config.inherit(overrides), name="eval")
+    with pytest.raises(ConfigError, match="^dataset.eval_batch_size=0: expected 1 or more$"):
+        config.merge_saved(run_config(run), fresh, overrides)
 
 
 def test_merge_sets_dotted_overrides(tmp_path: Path) -> None:
@@ -395,5 +427,5 @@ def test_a_sweep_over_runs_inherits_what_they_share(tmp_path: Path) -> None:
     assert config.inherit([f"checkpoint={first},{second}"])[1:] == [
         "dataset=synthetic",
         "modality=rgb_d",
-        "inherited=[dataset,modality]",
+        "inherited=[dataset,modality,backbone]",
     ]
