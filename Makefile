@@ -2,7 +2,7 @@
 
 VENV   ?= .venv
 PYTHON ?= python3
-PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 STAMP  := $(VENV)/.ktb-installed
 
 .DEFAULT_GOAL := help

@@ -94,21 +94,11 @@ def evaluate() -> None:
 
 
 def _train(cfg: DictConfig) -> Any:
-    def task(cfg: DictConfig) -> Any:
-        from ktb import run
-
-        return run.train(cfg)
-
-    return _job("ktb-train", task, cfg)
+    return _job("ktb-train", cfg)
 
 
 def _evaluate(cfg: DictConfig) -> Any:
-    def task(cfg: DictConfig) -> Any:
-        from ktb import run
-
-        return run.evaluate(cfg)
-
-    return _job("ktb-eval", task, cfg)
+    return _job("ktb-eval", cfg)
 
 
 def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> None:
@@ -156,7 +146,7 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
         _stop(command, "interrupted", 130)
 
 
-def _job(command: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+def _job(command: str, cfg: DictConfig) -> Any:
     """One job of a command, in this process or in that of a sweep's launcher.
 
     Raises:
@@ -173,7 +163,9 @@ def _job(command: str, task: Callable[[DictConfig], Any], cfg: DictConfig) -> An
     code = 1
     try:
         config.check(cfg)
-        return task(cfg)
+        from ktb import run  # PyTorch and Lightning: not before the settings are known to be right
+
+        return run.train(cfg) if command == "ktb-train" else run.evaluate(cfg)
     except KTBError as error:
         print(f"{command}: {name}error: {error}", file=sys.stderr)
         code = 2
@@ -201,11 +193,17 @@ def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:
     run_dir = str(cfg.run_dir)
     if command != "ktb-train":
         return what
-    if not any(Path(run_dir, "checkpoints").glob("last*")):
+    if not Path(run_dir, "checkpoints", "last.ckpt").exists():
         return f"{what} before the first checkpoint"
     kept = [text for text in given if text.partition("=")[0] not in ("run_dir", "ckpt_path", "overwrite")]
     own = get_args_parser().parse_known_args()[0].config_dir
-    again = [command, *(["--config-dir", own] if own else []), *kept, "ckpt_path=last", f"run_dir={run_dir}"]
+    again = [
+        command,
+        *(["--config-dir", own] if own else []),
+        *kept,
+        "ckpt_path=last",
+        config.as_override("run_dir", run_dir),
+    ]
     return f"{what}; continue with: {shlex.join(again)}"
 
 

@@ -348,10 +348,11 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
         try:
             path = saved_config(str(value))
             saved = OmegaConf.load(path) if path else OmegaConf.create()
-            runs.append({g: OmegaConf.select(saved, f"{g}.name") for g in _MODEL_GROUPS if g not in parsed})
+            names = {g: OmegaConf.select(saved, f"{g}.name") for g in _MODEL_GROUPS if g not in parsed}
+            runs.append({g: name for g, name in names.items() if isinstance(name, str)})
         except (OSError, yaml.YAMLError, OmegaConfBaseException):
             return list(overrides)  # what is wrong with the run is for run.evaluate to say
-    inherited = [group for group in _MODEL_GROUPS if runs and all(run.get(group) is not None for run in runs)]
+    inherited = [group for group in _MODEL_GROUPS if runs and all(group in run for run in runs)]
     offered = groups("eval", extra)
     agreed = [g for g in inherited if len({run[g] for run in runs}) == 1 and runs[0][g] in offered[g]]
     if not inherited:
@@ -505,6 +506,13 @@ def composition_error(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     return _first_line(error)
+
+
+def as_override(key: str, value: str) -> str:
+    """`key=value` as Hydra reads it back, quoted where its grammar needs that."""
+    text = f"{key}={value}"
+    parsed = _parse_or_none(text)
+    return text if parsed is not None and parsed.value() == value else f"{key}='{value}'"
 
 
 def _parse(text: str) -> Override:

@@ -220,6 +220,11 @@ def test_an_evaluation_needs_a_checkpoint() -> None:
         config.check(composed(name="eval"))
 
 
+@pytest.mark.parametrize("value", ["runs/a-b_1", "/my runs/x", "sweeps/seed=1,lr=2", "1", "null", "[a", "a:b/c"])
+def test_a_value_survives_being_written_as_an_override(value: str) -> None:
+    assert composed(config.as_override("run_dir", value)).run_dir == value
+
+
 # ------------------------------------------------------------------------------------------------ building
 
 

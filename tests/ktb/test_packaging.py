@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def make(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """make, as from a shell: the tests themselves may be run by `make test`, which hands its settings on."""
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV")}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=check)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +83,7 @@ def test_commands_of_an_installed_wheel_run_anywhere(wheel: Path, tmp_path: Path
 
 
 def test_makefile_lists_its_targets() -> None:
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = make()
     listed = {line.split()[0] for line in done.stdout.splitlines()[1:]}
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     phony = next(line for line in lines if line.startswith(".PHONY:")).split()[1:]
@@ -89,7 +96,7 @@ def test_ci_runs_what_the_readme_says() -> None:
     assert script.stat().st_mode & 0o100
     assert "make test" in script.read_text(encoding="utf-8").splitlines()
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
-    planned = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    planned = make("-n", "test").stdout
     assert planned.index("ruff check") < planned.index("mypy") < planned.index("pytest")
 
 
@@ -99,13 +106,7 @@ def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
         f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])" "$2"\n'
     )
     old.chmod(0o755)
-    done = subprocess.run(
-        ["make", "setup", f"PYTHON={old}", f"VENV={tmp_path / 'env'}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = make("setup", f"PYTHON={old}", f"VENV={tmp_path / 'env'}", check=False)
     assert done.returncode != 0
     assert "Python >= 3.11 is needed" in done.stderr
     assert "is 3.9" in done.stderr
