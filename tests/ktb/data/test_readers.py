@@ -1,0 +1,461 @@
+"""Files are read exactly as stored, and whatever else lies there gives one clear line."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ktb.data.readers import (
+    MAX_PIXELS,
+    ImageReader,
+    LabelReader,
+    decode,
+    fill_holes,
+    id_table,
+    map_table,
+    plane_residual,
+)
+from ktb.errors import ConfigError, DataError
+
+RNG = np.random.default_rng(0)
+NAN = float("nan")
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, bits: int, colour_type: int, rows: bytes, *, extra: bytes = b"") -> bytes:
+    """A PNG of unfiltered rows, for the kinds Pillow cannot write."""
+    stride = len(rows) // height
+    lines = b"".join(b"\0" + rows[i * stride : (i + 1) * stride] for i in range(height))
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    parts = chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def save(path: Path, array: np.ndarray, **options) -> Path:
+    if path.suffix == ".npy":
+        np.save(path, array)
+    else:
+        Image.fromarray(array).save(path, **options)
+    return path
+
+
+def message(call, *args) -> str:
+    """The error's message, which must be one line that begins with the file."""
+    with pytest.raises(DataError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text
+    path = args[0][0] if isinstance(args[0], list) else args[0]
+    assert text.startswith(str(path)), text
+    return text
+
+
+# --- as stored -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (7, 9, 3), (7, 9, 4)])
+def test_png_8bit(tmp_path, shape):
+    image = RNG.integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal(decode(save(tmp_path / "a.png", image)), image)
+
+
+def test_png_16bit(tmp_path):
+    grey = RNG.integers(0, 65536, (7, 9), np.uint16)
+    np.testing.assert_array_equal(decode(save(tmp_path / "grey.png", grey)), grey)
+    for channels, colour_type in ((3, 2), (4, 6), (2, 4)):
+        image = RNG.integers(0, 65536, (7, 9, channels), np.uint16)
+        path = tmp_path / f"{channels}.png"
+        path.write_bytes(png(9, 7, 16, colour_type, image.astype(">u2").tobytes()))
+        read = decode(path)
+        assert read.dtype == np.uint16
+        np.testing.assert_array_equal(read, image)
+
+
+def test_png_grey_alpha(tmp_path):
+    image = RNG.integers(0, 256, (7, 9, 2), np.uint8)
+    np.testing.assert_array_equal(decode(save(tmp_path / "a.png", image)), image)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_small_grey_values_are_numbers(tmp_path, bits):
+    """A 1-bit mask is 0 and 1, not 0 and 255."""
+    per_byte = 8 // bits
+    values = RNG.integers(0, 2**bits, (5, 16), np.uint8)
+    packed = sum(values[:, i::per_byte] << (8 - bits * (i + 1)) for i in range(per_byte)).astype(np.uint8)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(16, 5, bits, 0, packed.tobytes()))
+    np.testing.assert_array_equal(decode(path), values)
+
+
+def test_transparency_adds_no_channel(tmp_path):
+    rgb, grey = RNG.integers(0, 256, (5, 6, 3), np.uint8), RNG.integers(0, 256, (5, 6), np.uint8)
+    (tmp_path / "rgb.png").write_bytes(
+        png(6, 5, 8, 2, rgb.tobytes(), extra=chunk(b"tRNS", struct.pack(">HHH", 1, 2, 3)))
+    )
+    (tmp_path / "grey.png").write_bytes(png(6, 5, 8, 0, grey.tobytes(), extra=chunk(b"tRNS", struct.pack(">H", 7))))
+    np.testing.assert_array_equal(decode(tmp_path / "rgb.png"), rgb)
+    np.testing.assert_array_equal(decode(tmp_path / "grey.png"), grey)
+
+
+def test_palette_png_is_indices_or_colours(tmp_path):
+    ids = RNG.integers(0, 5, (6, 8), np.uint8)
+    image = Image.fromarray(ids)
+    colours = RNG.integers(0, 256, (256, 3), np.uint8)
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.mode == "P"
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), ids)
+    np.testing.assert_array_equal(decode(tmp_path / "a.png", expand_palette=True), colours[ids])
+
+
+def test_jpeg(tmp_path):
+    image = RNG.integers(0, 256, (24, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "rotate when shown": what is stored stays as it is
+    for name, array in (("rgb", image), ("grey", image[..., 0])):
+        path = save(tmp_path / f"{name}.jpg", array, quality=95, exif=exif)
+        read = decode(path)
+        assert read.shape == array.shape
+        with Image.open(path) as reference:
+            assert np.abs(read.astype(int) - np.asarray(reference).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "float16", "float32", "float64", ">f4", "bool"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_npy(tmp_path, dtype, order):
+    array = np.asarray(RNG.integers(0, 2, (5, 8, 2)), dtype, order=order)
+    read = decode(save(tmp_path / "a.npy", array))
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype.isnative
+
+
+def test_content_decides_not_the_name(tmp_path):
+    image = RNG.integers(0, 256, (7, 9, 3), np.uint8)
+    (tmp_path / "a.jpg").write_bytes(save(tmp_path / "a.png", image).read_bytes())
+    np.testing.assert_array_equal(decode(tmp_path / "a.jpg"), image)
+
+
+# --- damaged, wrong or hostile ---------------------------------------------------------------------------------------
+
+
+def files_of_each_kind(folder: Path) -> list[Path]:
+    rgb = np.full((16, 24, 3), 90, np.uint8)
+    rgb[4:9, 3:20] = RNG.integers(0, 256, (5, 17, 3))
+    palette = Image.fromarray(rgb[..., 0] // 64)
+    palette.putpalette(list(range(256)) * 3)
+    palette.save(folder / "palette.png")
+    return [
+        save(folder / "rgb.png", rgb),
+        save(folder / "depth.png", rgb[..., 0].astype(np.uint16) * 200),
+        save(folder / "rgb.jpg", rgb),
+        save(folder / "progressive.jpg", rgb, progressive=True),
+        save(folder / "depth.npy", rgb[..., 0].astype(np.float32)),
+        folder / "palette.png",
+    ]
+
+
+def test_cut_short_anywhere(tmp_path):
+    for path in files_of_each_kind(tmp_path):
+        data = path.read_bytes()
+        cut = tmp_path / f"cut_{path.name}"
+        for length in (*range(0, len(data), 11), *range(len(data) - 20, len(data))):
+            cut.write_bytes(data[:length])
+            message(decode, cut)
+
+
+def test_mutated_files_give_an_error_or_a_sample(tmp_path):
+    rng = np.random.default_rng(1)
+    for path in files_of_each_kind(tmp_path):
+        data, whole = path.read_bytes(), decode(path)
+        mutant = tmp_path / f"mutant_{path.name}"
+        refused = 0
+        for _ in range(150):
+            changed = bytearray(data)
+            first, last = sorted(int(i) for i in rng.integers(0, len(data), 2))
+            match rng.integers(0, 3):
+                case 0:
+                    for _ in range(rng.integers(1, 5)):
+                        changed[rng.integers(0, len(data))] ^= 1 << rng.integers(0, 8)
+                case 1:
+                    del changed[first:last]
+                case 2:
+                    changed[first:last] = bytes(reversed(changed[first:last]))
+            mutant.write_bytes(changed)
+            try:
+                read = decode(mutant)
+            except DataError as error:
+                assert str(error).startswith(str(mutant))
+                assert "\n" not in str(error)
+                refused += 1
+                continue
+            if path.suffix == ".png":  # checksums tell every change
+                np.testing.assert_array_equal(read, whole)
+            assert read.ndim in (2, 3)
+            assert read.size <= MAX_PIXELS
+        assert refused > 30, path
+
+
+def test_missing_and_misspelt(tmp_path):
+    (tmp_path / "RGB").mkdir()
+    save(tmp_path / "RGB/frame_a.png", np.zeros((4, 4), np.uint8))
+    assert "'RGB', not 'rgb': upper and lower case matter" in message(decode, tmp_path / "rgb/frame_a.png")
+    assert "did you mean 'frame_a.png'" in message(decode, tmp_path / "RGB/frame_b.png")
+    save(tmp_path / "RGB/7.png", np.zeros((4, 4), np.uint8))
+    assert message(decode, tmp_path / "RGB/8.png").endswith("no such file")
+
+
+def test_not_an_image(tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert "empty (0 bytes)" in message(decode, tmp_path / "empty.png")
+    (tmp_path / "text.png").write_text("<html>404</html>")
+    assert "none of PNG, JPEG and NPY" in message(decode, tmp_path / "text.png")
+    assert "cannot be read" in message(decode, tmp_path)
+
+
+def test_absurd_sizes_are_refused_before_decoding(tmp_path):
+    (tmp_path / "a.png").write_bytes(bomb_png())
+    assert "100000 x 100000 pixels" in message(decode, tmp_path / "a.png")
+    jpeg = bytearray(save(tmp_path / "a.jpg", np.zeros((8, 8), np.uint8)).read_bytes())
+    start = jpeg.index(b"\xff\xc0") + 5
+    jpeg[start : start + 4] = struct.pack(">HH", 65500, 65500)
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    assert "65500 x 65500 pixels" in message(decode, tmp_path / "a.jpg")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)})
+    (tmp_path / "a.npy").write_bytes(header.getvalue())
+    assert "1000000 x 1000000 pixels" in message(decode, tmp_path / "a.npy")
+
+
+def bomb_png() -> bytes:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_never_run(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[Evil(tmp_path / "ran")]], object), allow_pickle=True)
+    assert "Python objects (a pickle), which are never loaded" in message(decode, tmp_path / "a.npy")
+    (tmp_path / "b.npy").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    assert "none of PNG, JPEG and NPY" in message(decode, tmp_path / "b.npy")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_npy_of_wrong_form(tmp_path):
+    for array in (np.zeros(5), np.zeros((3, 480, 640)), np.zeros((0, 5)), np.zeros((2, 3, 4, 5))):
+        assert "expected (height, width)" in message(decode, save(tmp_path / "a.npy", array))
+    assert "type complex128" in message(decode, save(tmp_path / "a.npy", np.zeros((4, 4), complex)))
+
+
+# --- images of a modality --------------------------------------------------------------------------------------------
+
+
+def test_expected_form(tmp_path):
+    rgb = save(tmp_path / "rgb.png", RNG.integers(0, 256, (6, 8, 3), np.uint8))
+    deep = save(tmp_path / "deep.png", np.full((6, 8), 1000, np.uint16))
+    assert "has 3 channels, expected 1" in message(ImageReader(channels=1), [rgb])
+    assert "has 1 channel, expected 3" in message(ImageReader(channels=3, dtype="uint16"), [deep])
+    assert "holds uint16 values, expected uint8" in message(ImageReader(), [deep])
+    assert "holds uint8 values, expected uint16" in message(ImageReader(dtype="uint16"), [rgb])
+    assert "expected at least 4 to take channels [3]" in message(ImageReader(pick=(3,)), [rgb])
+
+
+def test_units_bring_stored_types_together(tmp_path):
+    reader = ImageReader(channels=1, dtype="float32", units={"uint16": 1e-3, "uint8": 10 / 255})
+    for name, array, metres in (
+        ("a.npy", np.full((4, 5), 2.5, np.float64), 2.5),
+        ("a.png", np.full((4, 5), 2500, np.uint16), 2.5),
+        ("b.png", np.full((4, 5), 255, np.uint8), 10.0),
+    ):
+        image = reader([save(tmp_path / name, array)]).image
+        assert image.dtype == np.float32
+        np.testing.assert_allclose(image, metres, rtol=1e-6)
+    deep = np.array([[0, 128, 129, 257, 32768, 65535]] * 2, np.uint16)
+    image = ImageReader(units={"uint16": 1 / 257})([save(tmp_path / "c.png", deep)]).image
+    assert image.dtype == np.uint8
+    assert image[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_pick_and_stack(tmp_path):
+    image = RNG.integers(0, 256, (6, 8, 4), np.uint8)
+    path = save(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(ImageReader(pick=(3,))([path]).image, image[..., 3:])
+    np.testing.assert_array_equal(ImageReader(pick=(0, 1, 0))([path]).image, image[..., [0, 1, 0]])
+    sin, cos = (save(tmp_path / f"{n}.npy", RNG.random((6, 8), np.float32)) for n in "sc")
+    read = ImageReader(dtype="float32", pick=(0, 1, 0))([sin, cos]).image
+    np.testing.assert_array_equal(read, np.stack([np.load(sin), np.load(cos), np.load(sin)], axis=-1))
+    other = save(tmp_path / "o.npy", np.zeros((6, 9), np.float32))
+    with pytest.raises(DataError, match="9 x 6 pixels but .*s.npy, the same sample, is 8 x 6"):
+        ImageReader(dtype="float32")([sin, other])
+
+
+def test_nan_is_an_error_unless_declared(tmp_path):
+    image = RNG.random((6, 8)).astype(np.float32) + 1
+    image[2, 3], image[4, 5] = NAN, np.inf
+    path = save(tmp_path / "a.npy", image)
+    assert "2 values are NaN or infinite, the first at row 2, column 3" in message(ImageReader(dtype="float32"), [path])
+    read = ImageReader(dtype="float32", hole_value=NAN)([path])
+    np.testing.assert_array_equal(~read.valid, ~np.isfinite(image))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_holes(tmp_path, dtype):
+    image = np.full((20, 24), 100, dtype)
+    image[5:9, 6:12] = 0
+    path = save(tmp_path / ("a.npy" if dtype == np.float32 else "a.png"), image)
+    options = {"channels": 1, "dtype": np.dtype(dtype).name, "hole_value": 0}
+    zero = ImageReader(**options)([path])
+    np.testing.assert_array_equal(zero.image[..., 0], image)
+    np.testing.assert_array_equal(zero.valid, image > 0)
+    fill = ImageReader(**options, holes="fill")([path])
+    assert fill.valid is None
+    assert fill.image.dtype == dtype
+    assert (fill.image == 100).all()
+    # A frame without holes still tells that it has none where the validity is a channel.
+    full = save(path, np.full_like(image, 7))
+    assert ImageReader(**options)([full]).valid is None
+    assert ImageReader(**options, holes="validity")([full]).valid.all()
+
+
+def test_fill_is_smooth_local_and_leaves_measurements_alone():
+    rows, columns = np.mgrid[0:60, 0:80].astype(np.float32)
+    ramp = (2 * rows + 3 * columns)[..., None]
+    valid = RNG.random((60, 80)) < 0.3
+    filled = fill_holes(ramp, valid)
+    np.testing.assert_array_equal(filled[valid], ramp[valid])
+    assert np.abs(filled - ramp).mean() < 4  # neighbours differ by 3
+    corner = np.zeros((60, 80), bool)
+    corner[:10, :10] = True
+    spread = fill_holes(ramp, corner)
+    assert spread.min() >= 0
+    assert spread.max() <= ramp[corner].max()
+    assert not fill_holes(ramp, np.zeros_like(valid)).any()
+
+
+def test_one_valid_pixel_of_a_large_image_fills_it():
+    image, valid = np.full((1500, 1400, 1), 7, np.uint16), np.zeros((1500, 1400), bool)
+    valid[800, 10] = True
+    assert (fill_holes(image, valid) == 7).all()
+
+
+def test_plane_residual_finds_the_surface_under_what_sticks_out():
+    rows, columns = np.mgrid[0:120, 0:160].astype(np.float32)
+    noise = np.random.default_rng(3).normal(0, 5, rows.shape).astype(np.float32)
+    surface = 40000 + 60 * rows - 20 * columns
+    dip = (rows > 70) & (rows < 110) & (columns > 20) & (columns < 80)  # an eighth of the image
+    image = surface + noise - 3000 * dip
+    valid = np.random.default_rng(4).random(rows.shape) > 0.1
+    residual = plane_residual(np.where(valid, image, 0).astype(np.float32), valid)
+    assert np.abs(residual[valid & ~dip] - noise[valid & ~dip]).max() < 3
+    assert abs(residual[valid & dip].mean() + 3000) < 3
+
+
+def test_plane_and_percentile_normalisation(tmp_path):
+    rows, columns = np.mgrid[0:60, 0:80]
+    image = (20000 + 100 * rows + 10 * columns).astype(np.uint16)
+    image[10:20, 10:20] -= 1500
+    image[30:33, 40:44] = 0
+    path = save(tmp_path / "a.png", image)
+    options = {"channels": 1, "dtype": "uint16", "hole_value": 0}
+    plane = ImageReader(**options, normalise="plane", plane_range=3000)([path])
+    assert plane.image.dtype == np.float32
+    np.testing.assert_allclose(plane.image[15, 15], 0.25, atol=0.002)
+    np.testing.assert_allclose(plane.image[50, 70], 0.5, atol=0.002)
+    filled = ImageReader(**options, normalise="plane", plane_range=3000, holes="fill")([path])
+    np.testing.assert_allclose(filled.image[31, 42], 0.5, atol=0.002)
+    spread = ImageReader(**options, normalise="percentile", percentiles=(0, 100))([path])
+    values = spread.image[..., 0][spread.valid]
+    # Percentiles come from every fourth pixel.
+    kept = image[::4, ::4][image[::4, ::4] > 0].astype(float)
+    expected = np.clip((image[spread.valid] - kept.min()) / (kept.max() - kept.min()), 0, 1)
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    flat = save(tmp_path / "flat.png", np.full((8, 8), 500, np.uint16))
+    assert np.isfinite(ImageReader(channels=1, dtype="uint16", normalise="percentile")([flat]).image).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"dtype": "uint32"}, "dtype is 'uint32'; expected one of uint8, uint16, float32"),
+        ({"holes": "fill"}, "holes: fill needs a hole_value"),
+        ({"normalise": "plane", "channels": 1}, "plane needs channels: 1 and a positive plane_range"),
+        ({"normalise": "percentile", "percentiles": (98, 2)}, "expected 0 <= low < high <= 100"),
+    ],
+)
+def test_settings_that_cannot_work(settings, expected):
+    with pytest.raises(ConfigError, match=expected):
+        ImageReader(**settings)
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_label_tables():
+    assert id_table(3) == (0, 1, 2, *[-1] * 252, 255)
+    nyu = id_table(40, offset=-1, ignore=(0, 255))
+    assert nyu[:3] == (255, 0, 1)
+    assert (nyu[40], nyu[41], nyu[255]) == (39, -1, 255)
+    assert map_table({7: 0, 26: 1}, ignore=(0,)) == (255, *[-1] * 6, 0, *[-1] * 18, 1)
+
+
+def test_label_ids(tmp_path):
+    ids = np.array([[0, 1, 40], [255, 2, 3]], np.uint8)
+    read = LabelReader(id_table(40, offset=-1, ignore=(0, 255)))(save(tmp_path / "a.png", ids))
+    assert read.dtype == np.uint8
+    assert read.tolist() == [[255, 0, 39], [255, 1, 2]]
+    wide = save(tmp_path / "b.npy", np.array([[1000, 7], [7, 1000]], np.int64))
+    assert LabelReader(map_table({7: 0, 1000: 1}))(wide).tolist() == [[1, 0], [0, 1]]
+
+
+def test_label_outside_the_classes(tmp_path):
+    ids = np.zeros((4, 5), np.uint8)
+    ids[1, 2], ids[3, 4] = 9, 12
+    text = message(LabelReader(id_table(9)), save(tmp_path / "a.png", ids))
+    assert "label ids 9, 12 at 2 pixels, the first at row 1, column 2; expected 0-8, 255" in text
+    for dtype in (np.int32, np.uint16):
+        values = np.array([[0, 300]] * 2, dtype)
+        assert "label id 300 at 2 pixels" in message(LabelReader(id_table(9)), save(tmp_path / "a.npy", values))
+    negative = save(tmp_path / "a.npy", np.array([[0, -1]] * 2, np.int32))
+    assert "label id -1 at 2 pixels" in message(LabelReader(id_table(9)), negative)
+
+
+def test_label_read_as_colour(tmp_path):
+    colour = save(tmp_path / "a.png", RNG.integers(0, 256, (4, 5, 3), np.uint8))
+    assert "3 channels, so it holds colours; expected one channel" in message(LabelReader(id_table(9)), colour)
+    assert "holds float32 values" in message(LabelReader(id_table(9)), save(tmp_path / "a.npy", np.zeros((4, 5), "f4")))
+    assert "JPEG changes values" in message(LabelReader(id_table(9)), save(tmp_path / "a.jpg", np.zeros((8, 8), "u1")))
+    ids = RNG.integers(0, 9, (4, 5, 4), np.uint8)
+    first = save(tmp_path / "b.png", ids)
+    np.testing.assert_array_equal(LabelReader(id_table(9), channel=0)(first), ids[..., 0])
+    assert "expected ids in channel 4" in message(LabelReader(id_table(9), channel=4), first)
+
+
+def test_colour_labels(tmp_path):
+    palette = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 128, 255): 2, (9, 9, 9): 255}
+    ids = RNG.integers(0, 4, (6, 7))
+    image = np.array(list(palette), np.uint8)[ids]
+    expected = np.array(list(palette.values()), np.uint8)[ids]
+    read = LabelReader(colours=palette)(save(tmp_path / "a.png", image))
+    np.testing.assert_array_equal(read, expected)
+    image[2, 3] = (1, 2, 3)
+    text = message(LabelReader(colours=palette), save(tmp_path / "a.png", image))
+    assert "label colour (1, 2, 3) at row 2, column 3 (1 pixels of unknown colours)" in text
+    grey = save(tmp_path / "b.png", image[..., 0])
+    assert "expected an 8-bit colour image" in message(LabelReader(colours=palette), grey)
