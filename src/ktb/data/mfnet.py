@@ -93,9 +93,9 @@ def _is_rgba(tree: Tree) -> bool:
         return False
     if top.get(RGBA_FOLDER):
         return True
-    found = ", ".join(sorted(name for name, is_folder in top.items() if is_folder)[:9])
+    folders = ", ".join(sorted(name for name, is_folder in top.items() if is_folder)[:9])
     raise DataError(
-        f"{tree.root}: has {f'the folders {found}' if found else 'no folders'}; expected the folders rgb, ther and labels, or "
+        f"{tree.root}: has {'the folders ' + folders if folders else 'no folders'}; expected rgb, ther and labels, or "
         "images (RGBA, the thermal picture as alpha) and labels: set dataset.root to the folder that holds them"
     )
 
