@@ -75,7 +75,14 @@ def main() -> int:
             name, seed = job
             folder = _folder(out, name, seed)
             if not (folder / "result.json").exists():
-                command = [sys.executable, "-c", "from ktb.cli import train; train()", *common, *study.rows[name], f"seed={seed}"]
+                command = [
+                    sys.executable,
+                    "-c",
+                    "from ktb.cli import train; train()",
+                    *common,
+                    *study.rows[name],
+                    f"seed={seed}",
+                ]
                 threads = max(1, (os.cpu_count() or 1) // args.jobs)
                 env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
                 folder.mkdir(parents=True, exist_ok=True)

@@ -134,10 +134,10 @@ def published_names(depths: Sequence[int], modalities: tuple[str, str]) -> dict[
             add(f"{theirs}.conv_offset_{axis}.0", f"{ours}.offset.{m}.0")
             add(f"{theirs}.conv_offset_{axis}.1.norm", f"{ours}.offset.{m}.1")
             add(f"{theirs}.conv_offset_{axis}.3", f"{ours}.offset.{m}.3", ("weight",))
-        for part, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
-            add(f"{theirs}.proj_{part}", f"{ours}.{name}")
-        for part in (0, 2):
-            add(f"{theirs}.get_sample_weight.{part}", f"{ours}.weight.{part}")
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
+            add(f"{theirs}.proj_{letter}", f"{ours}.{name}")
+        for index in (0, 2):
+            add(f"{theirs}.get_sample_weight.{index}", f"{ours}.weight.{index}")
         pairs[f"{theirs}.rpe_table"] = f"{ours}.table"
         pairs[f"{theirs}.deform_weight"] = f"{ours}.attention_gain"
         pairs[f"{theirs}.identity_weight"] = f"{ours}.identity_gain"

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import resource
+import secrets
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     with open_dict(cfg):  # an epoch shorter than the logging interval would never be logged
         steps = len(data.dataset("train")) // data.batch_size
         cfg.trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))
-    trainer = _trainer(cfg, [best, Speed(), panels], _loggers(cfg, run_dir, resume))
+    trainer = _trainer(cfg, [best, Speed(cfg.trainer.log_every_n_steps), panels], _loggers(cfg, run_dir, resume))
     _announce(trainer, data, model, run_dir)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if not (run_dir / "checkpoints" / "last.ckpt").exists() and not cfg.trainer.fast_dev_run:
@@ -107,9 +108,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     result: dict[str, Any] = {}
     if cfg.test:
-        trainer.test(
-            module, datamodule=data, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True
-        )
+        trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
         result = _scored(module, data)
     result |= {
         "status": "finished",
@@ -193,7 +192,7 @@ def _check_fit(model: KTBSegmentor, data: RGBXDataModule, file: Path, classes: l
         names = f" ({', '.join(classes[:4])}, ...)" if classes else ""
         raise CheckpointError(
             f"{file}: was trained for {model.num_classes} classes{names}, but {data.spec.name} has "
-            f"{data.spec.num_classes} ({', '.join(data.spec.classes[:4])}, ...); choose its own data set with dataset=..."
+            f"{data.spec.num_classes} ({', '.join(data.spec.classes[:4])}, ...); choose its own with dataset=..."
         )
     theirs, ours = model.config["modalities"], {m.name: m.channels for m in data.modalities}
     if list(theirs.items()) != list(ours.items()):
@@ -304,7 +303,7 @@ def _wandb_options(node: DictConfig, run_dir: Path) -> DictConfig:
         print("wandb: no account is set up, so the run is kept offline in the run folder (upload it with: wandb sync)")
     file = run_dir / WANDB_ID
     if not file.exists():
-        _write_text(file, wandb.util.generate_id())
+        _write_text(file, secrets.token_hex(4))
     return OmegaConf.merge(node, {"id": file.read_text().strip(), "resume": "allow"})  # type: ignore[return-value]
 
 
@@ -348,8 +347,8 @@ def _resume_point(cfg: DictConfig, run_dir: Path) -> Path | None:
     if cfg.ckpt_path is None:
         if (run_dir / CONFIG).exists() and not cfg.overwrite and _is_first_process():
             raise ConfigError(
-                f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace it "
-                "with overwrite=true"
+                f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace "
+                "it with overwrite=true"
             )
         return None
     if cfg.ckpt_path == "last" or Path(cfg.ckpt_path).expanduser().is_dir():
@@ -403,7 +402,7 @@ def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -461,8 +460,6 @@ def _git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
 
 
 def _announce(trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run_dir: Path) -> None:

@@ -41,7 +41,7 @@ _SHOWN = {"loss": "train/loss", "val mIoU": "val/miou"}
 
 def checkpointing(folder: Path, *, has_validation: bool) -> ModelCheckpoint:
     """`best.ckpt` by validation mIoU and `last.ckpt` after every epoch, in `folder`."""
-    checkpoint = ModelCheckpoint(
+    return ModelCheckpoint(
         dirpath=folder,
         filename="best",
         monitor="val/miou" if has_validation else None,
@@ -51,11 +51,13 @@ def checkpointing(folder: Path, *, has_validation: bool) -> ModelCheckpoint:
         enable_version_counter=False,
         save_on_train_epoch_end=None if has_validation else True,
     )
-    return checkpoint
 
 
 class Speed(Callback):
-    """Logs `train/samples_per_s` and `train/lr`, over the steps since the last logging."""
+    """Logs `train/samples_per_s`, over the steps since the last of every `every` steps, and `train/lr`."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._samples = time.perf_counter(), 0
@@ -67,7 +69,7 @@ class Speed(Callback):
         self._samples += len(batch["label"]) * trainer.world_size
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": lr})
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % self.every == 0:
             self._since, self._samples = now, 0
 
 
@@ -164,7 +166,7 @@ class Panels(Callback):
         shown = {tuple(c) for _, row in self._rows for k in ("truth", "prediction") for c in _colours(row[k])}
         entries = zip(self.spec.classes, self.spec.palette, strict=True)
         handles = [
-            Patch(facecolor=[v / 255 for v in colour], edgecolor="0.6", label=name)
+            Patch(facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255), edgecolor="0.6", label=name)
             for name, colour in entries
             if tuple(colour) in shown
         ]

@@ -135,7 +135,9 @@ class SegmentationModule(L.LightningModule):
         theirs = checkpoint.get("ktb", {}).get("model")
         if theirs != self.model.config:
             changed = [k for k, v in self.model.config.items() if (theirs or {}).get(k) != v]
-            raise CheckpointError(f"the checkpoint holds another model: {_difference(theirs, self.model.config, changed)}")
+            raise CheckpointError(
+                f"the checkpoint holds another model: {_difference(theirs, self.model.config, changed)}"
+            )
         trained = {f"model.{k}" for k, p in self.model.named_parameters() if p.requires_grad}
         if missing := sorted(trained - set(checkpoint["state_dict"])):
             raise CheckpointError(f"the checkpoint lacks {len(missing)} trained parameters, {missing[0]} among them")

@@ -7,7 +7,8 @@ resized and added: the same numbers for a fraction of the work (METHOD §9).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class MLPHead(nn.Module):
         shares = self.fuse.weight.flatten(1).chunk(len(features), dim=1)[::-1]
         grid = features[0].shape[1:3]
         x: Tensor | None = None
-        for feature, linear, share in zip(features, self.linear, shares, strict=True):
+        for feature, linear, share in zip(features, cast(Iterable[nn.Linear], self.linear), shares, strict=True):
             part = F.linear(feature, share @ linear.weight, share @ linear.bias).movedim(-1, 1)
             if part.shape[-2:] != grid:
                 part = F.interpolate(part, size=grid, mode="bilinear", align_corners=False)

@@ -7,7 +7,8 @@ kept per modality name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,13 @@ def trunc_linear(in_features: int, out_features: int) -> nn.Linear:
     return layer
 
 
+def _zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def per_modality_down(modalities: Sequence[str], in_features: int, out_features: int) -> nn.ModuleDict:
     """One Kaiming-uniform(a=√5) reduction per modality."""
     return nn.ModuleDict({m: _down(in_features, out_features) for m in modalities})
@@ -35,8 +43,8 @@ def per_modality_down(modalities: Sequence[str], in_features: int, out_features:
 
 def apply_per_modality(layers: nn.ModuleDict, x: Tensor) -> Tensor:
     """Each stream through its own Linear, as one batched product: (M, B, H, W, in) → (M, B, H, W, out)."""
-    weight = torch.stack([layer.weight for layer in layers.values()])
-    bias = torch.stack([layer.bias for layer in layers.values()])
+    linears = cast(Iterable[nn.Linear], layers.values())
+    weight, bias = (torch.stack(x) for x in zip(*((linear.weight, linear.bias) for linear in linears), strict=True))
     out = torch.baddbmm(bias[:, None].to(x.dtype), x.flatten(1, 3), weight.transpose(1, 2))
     return out.view(*x.shape[:-1], -1)
 
@@ -76,10 +84,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.down = per_modality_down(modalities, channels, channels // reduction)
         self.dropout = nn.Dropout(dropout)
-        self.up = nn.ModuleDict({m: nn.Linear(channels // reduction, channels) for m in modalities})
-        for layer in self.up.values():
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.up = nn.ModuleDict({m: _zero_linear(channels // reduction, channels) for m in modalities})
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(M·B, H, W, C), modality-major, → what is added to the block's output, same shape."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ktb.models.dscf import DSCF, PlainSum
@@ -101,9 +102,7 @@ class KTBSegmentor(nn.Module):
         self.fused_norms = nn.ModuleList(nn.LayerNorm(c) for c in dims)
         self.fusion = nn.ModuleList(DSCF(names, c, i) if fusion == "dscf" else PlainSum() for i, c in enumerate(dims))
         self.head = MLPHead(dims, head_dim, num_classes)
-        self.side_heads = nn.ModuleDict(
-            {m: MLPHead(dims, side_head_dim, num_classes) for m in names if side_heads}
-        )
+        self.side_heads = nn.ModuleDict({m: MLPHead(dims, side_head_dim, num_classes) for m in names if side_heads})
         self.norms.requires_grad_(False)
         self.fused_norms.requires_grad_(False)
 
@@ -149,10 +148,12 @@ class KTBSegmentor(nn.Module):
                 tokens = self.backbone.merge(i, tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
             if self.prompts is not None:
                 tokens = self.prompts[i](tokens)
-            tokens = self.backbone.stage(i, tokens.flatten(0, 1), self.adapters[i], recompute=self.recompute).unflatten(
+            adapters = cast(Sequence[Adapter], self.adapters[i])
+            tokens = self.backbone.stage(i, tokens.flatten(0, 1), adapters, recompute=self.recompute).unflatten(
                 0, tokens.shape[:2]
             )
-            normed = [norm[i](t) for norm, t in zip(self.norms.values(), tokens.unbind(0), strict=True)]
+            norms = [cast(nn.ModuleList, self.norms[m])[i] for m in self.modalities]
+            normed = [norm(t) for norm, t in zip(norms, tokens.unbind(0), strict=True)]
             for m, t in zip(self.modalities, normed, strict=True):
                 features.streams[m].append(t)
             features.fused.append(self.fused_norms[i](self.fusion[i](torch.stack(normed))))
@@ -173,7 +174,7 @@ class KTBSegmentor(nn.Module):
         streams = []
         for m in self.modalities:
             if m in inputs:
-                embed = self.backbone.patch_embed if m == "rgb" else self.patch_embeds[m]
+                embed = self.backbone.patch_embed if m == "rgb" else cast(PatchEmbed, self.patch_embeds[m])
                 x = F.pad(inputs[m], (0, -w % PATCH, 0, -h % PATCH))
                 streams.append(embed.norm(embed.proj(x).movedim(1, -1)))
             else:
@@ -185,15 +186,14 @@ class KTBSegmentor(nn.Module):
         return tokens, (h, w)
 
 
-def _patch_embed_for(rgb: nn.Module, channels: int) -> nn.Module:
+def _patch_embed_for(rgb: PatchEmbed, channels: int) -> PatchEmbed:
     """A trainable copy of the RGB patch embedding. With other than 3 channels the filters are repeated in turn and
     scaled, so that the response to a constant image keeps its size."""
     embed = copy.deepcopy(rgb)
     if channels != 3:
         old = embed.proj
         new = nn.Conv2d(channels, old.out_channels, PATCH, stride=PATCH)
-        with torch.no_grad():
-            new.weight.copy_(old.weight[:, [c % 3 for c in range(channels)]] * (3 / channels))
-            new.bias.copy_(old.bias)
+        new.weight = nn.Parameter(old.weight.detach()[:, [c % 3 for c in range(channels)]] * (3 / channels))
+        new.bias = copy.deepcopy(old.bias)
         embed.proj = new
     return embed.requires_grad_(True)

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
@@ -52,7 +53,8 @@ class SwinArch:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SwinArch:
-        return cls(**{k: tuple(v) if isinstance(v, Sequence) else v for k, v in values.items()})
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, Sequence) else v for k, v in values.items()}
+        return cls(**options)
 
 
 class FrozenSwin(nn.Module):
@@ -78,8 +80,8 @@ class FrozenSwin(nn.Module):
             strict_img_size=False,
         )
         self.arch = arch
-        self.patch_embed = swin.patch_embed
-        self.layers = swin.layers
+        self.patch_embed = cast(PatchEmbed, swin.patch_embed)
+        self.layers: nn.Sequential = swin.layers
         self.requires_grad_(False)
         # Biases per block and shift masks per size: constants while the weights are frozen. Not part of the state.
         self._constants: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
@@ -100,7 +102,8 @@ class FrozenSwin(nn.Module):
         Returns:
             tokens (S, H, W, C), un-normalised.
         """
-        for block, adapter in zip(self.layers[i].blocks, adapters, strict=True):
+        blocks = cast(Sequence[SwinTransformerBlock], self.layers[i].blocks)
+        for block, adapter in zip(blocks, adapters, strict=True):
             if recompute and torch.is_grad_enabled():
                 x = torch.utils.checkpoint.checkpoint(self._block, block, x, adapter, use_reentrant=False)
             else:

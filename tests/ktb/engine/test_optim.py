@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ def test_schedule_at_its_corners() -> None:
     assert factor[990] == pytest.approx(0.55)  # half of the warm-up
     assert factor[1980] == 1.0
     assert factor[-1] == pytest.approx((1 - (79199 - 1980) / (401 * 198 - 1980)) ** 0.9)
-    assert all(a >= b for a, b in zip(factor[1980:], factor[1981:], strict=False))
+    assert all(a >= b for a, b in pairwise(factor[1980:]))
 
 
 def test_a_training_shorter_than_its_warmup_stays_finite() -> None:

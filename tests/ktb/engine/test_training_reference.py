@@ -28,9 +28,7 @@ def test_trajectory(tag: str) -> None:
     frozen = {k: p.clone() for k, p in model.named_parameters() if not p.requires_grad}
     loss = SelfTeachingLoss("ohem" if "Ohem" in case["loss"] else "ce")
     config = OptimConfig(case["lr"], case["weight_decay"], case["warmup_epochs"])
-    optimizer, schedule = build_optimizer(
-        model, config, epochs=case["epochs"], steps_per_epoch=case["iters_per_epoch"]
-    )
+    optimizer, schedule = build_optimizer(model, config, epochs=case["epochs"], steps_per_epoch=case["iters_per_epoch"])
     size = (case["batch"], case["height"], case["width"])
     losses, lrs = [], []
     for step in range(case["steps"]):

@@ -138,8 +138,9 @@ def test_x_of_other_channel_counts_starts_from_the_rgb_filters() -> None:
     assert torch.allclose(polar[:, 3], 0.75 * rgb[:, 0])
     constant = torch.ones(1, 4, 8, 8)
     assert torch.allclose(
-        model.patch_embeds["nir"].proj(constant[:, :1]), torch.conv2d(constant[:, :1], 3 * rgb[:, :1], stride=4) +
-        model.backbone.patch_embed.proj.bias[:, None, None], atol=1e-5
+        model.patch_embeds["nir"].proj(constant[:, :1]),
+        torch.conv2d(constant[:, :1], 3 * rgb[:, :1], stride=4) + model.backbone.patch_embed.proj.bias[:, None, None],
+        atol=1e-5,
     )
     out = model(images(model, 1, 32, 32))
     assert out.logits.shape == (1, 5, 32, 32)
