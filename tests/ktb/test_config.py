@@ -404,7 +404,7 @@ def test_the_run_of_a_checkpoint_is_found(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_is_composed_with_the_groups_of_the_run(tmp_path: Path) -> None:
-    run, _ = saved_run(tmp_path)
+    run, _ = saved_run(tmp_path, "modality=rgb_d")
     assert config.inherit([f"checkpoint={run}", "split=val"]) == [
         f"checkpoint={run}",
         "split=val",
@@ -425,10 +425,10 @@ def test_nothing_is_inherited_from_what_is_no_run(overrides: list[str]) -> None:
 
 
 def test_a_sweep_over_runs_inherits_what_they_share(tmp_path: Path) -> None:
-    first, _ = saved_run(tmp_path)
+    first, _ = saved_run(tmp_path, "modality=rgb_d")
     second = tmp_path / "second"
     second.mkdir()
-    saved_run(second, **{"backbone.name": "swin_s"})
+    saved_run(second, "modality=rgb_d", **{"backbone.name": "swin_s"})
     assert config.inherit([f"checkpoint={first},{second}"])[1:] == [
         "dataset=synthetic",
         "modality=rgb_d",
