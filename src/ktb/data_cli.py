@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ktb.data.fixtures import FIXTURES, make_fixture
 from ktb.data.hha import NYU_CAMERA, Camera
 from ktb.data.tools import Outcome, convert_hha, parallel, parse_unit, plan_hha
 from ktb.errors import ConfigError, DataError, KTBError
@@ -59,11 +60,26 @@ def _parser() -> argparse.ArgumentParser:
         default="nyu",
         help='"nyu" (default) or FX,FY,CX,CY in pixels, the top left pixel being (1, 1)',
     )
-    sub.add_argument("--camera-size", metavar="HxW", help="image size that FX,FY,CX,CY hold for")
+    sub.add_argument("--camera-size", type=_size, metavar="HxW", help="image size that FX,FY,CX,CY hold for")
     sub.add_argument("--scale-camera", action="store_true", help="maps of another size are the whole image resized")
     sub.add_argument("--overwrite", action="store_true", help="make every result again")
     sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     sub.set_defaults(run=_hha)
+
+    sub = commands.add_parser(
+        "make-fixture",
+        help="write tiny synthetic data in a data set's real layout",
+        description="Write tiny synthetic data in the exact layout of a real data set: to try a configuration without "
+        "the data, to see what a layout looks like, for tests.",
+    )
+    sub.add_argument("name", choices=tuple(FIXTURES), metavar="NAME", help=", ".join(FIXTURES))
+    sub.add_argument("root", type=Path, help="new or empty folder, the dataset.root of a training")
+    layouts = "; ".join(f"{name}: {', '.join(entry[1])}" for name, entry in FIXTURES.items() if len(entry[1]) > 1)
+    sub.add_argument("--layout", help=f"where the data set has several, the usual one first ({layouts})")
+    sub.add_argument("--samples", type=_positive, default=4, help="per split (default: 4)")
+    sub.add_argument("--size", type=_size, default=(96, 128), metavar="HxW", help="of the pictures (default: 96x128)")
+    sub.add_argument("--seed", type=int, default=0, help="of their content (default: 0)")
+    sub.set_defaults(run=_make_fixture)
     return parser
 
 
@@ -73,7 +89,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _camera(text: str, size: str | None) -> Camera:
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 480x640")
+    return int(match[1]), int(match[2])
+
+
+def _camera(text: str, size: tuple[int, int] | None) -> Camera:
     if text.lower() == "nyu":
         if size is not None:
             raise ConfigError("--camera-size belongs to --camera FX,FY,CX,CY: the NYU camera has its own size")
@@ -82,10 +105,7 @@ def _camera(text: str, size: str | None) -> Camera:
         fx, fy, cx, cy = map(float, text.split(","))
     except ValueError:
         raise ConfigError(f"--camera {text!r}: expected nyu or four numbers FX,FY,CX,CY") from None
-    match = re.fullmatch(r"(\d+)x(\d+)", size) if size is not None else None
-    if size is not None and match is None:
-        raise ConfigError(f"--camera-size {size!r}: expected HEIGHTxWIDTH such as 480x640")
-    return Camera(fx, fy, cx, cy, (int(match[1]), int(match[2])) if match else None)
+    return Camera(fx, fy, cx, cy, size)
 
 
 def _hha(arguments: argparse.Namespace) -> int:
@@ -106,6 +126,20 @@ def _hha(arguments: argparse.Namespace) -> int:
         raise DataError(f"{arguments.target}: cannot be made a folder for the results ({error.strerror})") from None
     work = partial(convert_hha, overwrite=arguments.overwrite)
     return _report(_watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
+
+
+def _make_fixture(arguments: argparse.Namespace) -> int:
+    splits = FIXTURES[arguments.name][2]
+    root = make_fixture(
+        arguments.name,
+        arguments.root,
+        layout=arguments.layout,
+        counts=dict.fromkeys(splits, arguments.samples),
+        size=arguments.size,
+        seed=arguments.seed,
+    )
+    print(f"{root}: {arguments.samples} samples in each of {', '.join(splits)}")
+    return 0
 
 
 class _Rate(ProgressColumn):

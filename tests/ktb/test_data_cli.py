@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ktb.data.fixtures import draw
 from ktb.data.hha import NYU_CAMERA, Camera, hha
 from ktb.data_cli import main
 
@@ -67,7 +68,6 @@ def test_damaged_files_make_exit_code_1(depth, tmp_path, capsys):
         (["--unit", "km"], "unit 'km': expected mm"),
         (["--unit", "mm", "--camera", "1,2,3"], "--camera '1,2,3': expected nyu or four numbers"),
         (["--unit", "mm", "--camera", "0,2,3,4"], "focal lengths above 0"),
-        (["--unit", "mm", "--camera", "1,2,3,4", "--camera-size", "640"], "--camera-size '640': expected HEIGHTxWIDTH"),
         (["--unit", "mm", "--camera-size", "480x640"], "--camera-size belongs to --camera"),
         (["--unit", "mm", "--camera", "1,2,3,4", "--scale-camera"], "--scale-camera needs --camera-size"),
     ],
@@ -92,6 +92,31 @@ def test_unit_must_be_given(depth, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         call("hha", depth, tmp_path / "HHA")
     assert "--unit" in capsys.readouterr().err
+
+
+def test_sizes_are_height_x_width(depth, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("hha", depth, tmp_path / "HHA", "--unit", "mm", "--camera", "1,2,3,4", "--camera-size", "640")
+    assert "argument --camera-size: '640' is not HEIGHTxWIDTH such as 480x640" in capsys.readouterr().err
+
+
+def test_make_fixture(tmp_path, capsys):
+    root = tmp_path / "MFNet"
+    assert call("make-fixture", "mfnet", root, "--layout", "rgba", "--samples", 3, "--size", "40x48", "--seed", 7) == 0
+    assert f"{root}: 3 samples in each of train, val, test" in capsys.readouterr().out
+    names = [(root / f"{split}.txt").read_text().split() for split in ("train", "val", "test")]
+    assert [len(n) for n in names] == [3, 3, 3]
+    picture = np.array(Image.open(root / f"images/{names[2][2]}.png"))
+    expected = draw((40, 48), 9, 8, void=False, seed=7)
+    np.testing.assert_array_equal(picture, np.dstack([expected.rgb, (255 * expected.x).astype(np.uint8)]))
+
+    before = sorted(root.rglob("*"))
+    assert call("make-fixture", "mfnet", root) == 2
+    assert "MFNet: exists and is not an empty folder" in capsys.readouterr().err
+    assert sorted(root.rglob("*")) == before
+    assert call("make-fixture", "nyu", tmp_path / "new", "--layout", "rgba") == 2
+    assert "nyu has no layout 'rgba'; it has tabs, spaces, stems, three_columns" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
