@@ -89,7 +89,9 @@ def make_tile(family: str, rng: np.random.Generator) -> Array:
         return (spectral_noise(rng, 3, rng.uniform(8, 16)) > rng.uniform(0.4, 0.6)).astype(np.float32)
     if family == "stripes":
         wave = np.sin(x * n)
-        return (wave > rng.uniform(-0.5, 0.5)).astype(np.float32) if rng.random() < 0.6 else (wave / 2 + 0.5).astype("f4")
+        return (
+            (wave > rng.uniform(-0.5, 0.5)).astype(np.float32) if rng.random() < 0.6 else (wave / 2 + 0.5).astype("f4")
+        )
     if family == "checks":
         return (np.sin(x * n) * np.sin(y * n) > 0).astype(np.float32)
     if family == "tiles":
@@ -104,7 +106,9 @@ def make_tile(family: str, rng: np.random.Generator) -> Array:
         return grey * 0.6 + 0.4 * np.clip(wall * 3, 0, 1)
     if family == "wood":
         warp = spectral_noise(rng, 1, 3, stretch=0.25) * rng.uniform(8, 20)
-        return (np.sin(x * n + warp) / 2 + 0.5).astype(np.float32) * (0.7 + 0.3 * spectral_noise(rng, 10, 60, stretch=0.1))
+        return (np.sin(x * n + warp) / 2 + 0.5).astype(np.float32) * (
+            0.7 + 0.3 * spectral_noise(rng, 10, 60, stretch=0.1)
+        )
     if family == "cracks":
         return np.clip(1 - np.abs(spectral_noise(rng, 2, rng.uniform(5, 12)) - 0.5) * rng.uniform(15, 40), 0, 1)
     if family == "speckles":
@@ -158,7 +162,9 @@ def outline(rng: np.random.Generator, height: int, width: int, tiles: Array) -> 
     elif form == 1:
         cv2.rectangle(mask, (centre - size).astype(int).tolist(), (centre + size).astype(int).tolist(), 1, -1)
     elif form == 2:
-        cv2.ellipse(mask, centre.astype(int).tolist(), size.astype(int).tolist(), float(rng.uniform(0, 180)), 0, 360, 1, -1)
+        cv2.ellipse(
+            mask, centre.astype(int).tolist(), size.astype(int).tolist(), float(rng.uniform(0, 180)), 0, 360, 1, -1
+        )
     elif form == 3:
         angle = np.sort(rng.random(rng.integers(3, 8))) * 2 * np.pi
         corner = centre + size.max() * np.stack([np.cos(angle), np.sin(angle)], -1)
@@ -274,12 +280,21 @@ def picture(seed: int, index: int, height: int, width: int) -> dict[str, NDArray
     image = image.astype("f4")
     if rng.random() < 0.4:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
-    image = image + rng.standard_normal((height, width, 1 if range_like else 3), dtype="f4") * rng.uniform(0, 0.06) ** 1.3
+    image = (
+        image + rng.standard_normal((height, width, 1 if range_like else 3), dtype="f4") * rng.uniform(0, 0.06) ** 1.3
+    )
     stored = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.3:
         code = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])[1]
         stored = cv2.imdecode(code, cv2.IMREAD_COLOR)
-    return {"image": stored, "family": family, "kind": kind, "edge": edge, "normal": normal.astype("f4"), "albedo": albedo}
+    return {
+        "image": stored,
+        "family": family,
+        "kind": kind,
+        "edge": edge,
+        "normal": normal.astype("f4"),
+        "albedo": albedo,
+    }
 
 
 class Pictures(IterableDataset[dict[str, NDArray[np.generic]]]):
@@ -382,7 +397,9 @@ def pretrain(seed: int, steps: int, sizes: list[tuple[int, int, int]], lr: float
     model = Pretext(build(sizes[0][1]))
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=lr)
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=lr
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     loader = DataLoader(Pictures(seed, steps, sizes), batch_size=None, num_workers=1, prefetch_factor=8)
     average = 0.0
@@ -426,7 +443,9 @@ def probe(backbone: SwinTransformer, seed: int, size: int, pictures: int = 48) -
         known = y != 255
         weight = 1.0 / torch.bincount(y[fit & known], minlength=16).clamp(min=1).double()[y[fit & known]]
         a, b = x[fit & known], F.one_hot(y[fit & known], 16).double()
-        solution = torch.linalg.solve(a.T @ (a * weight[:, None]) + 1e-3 * torch.eye(a.shape[1]), a.T @ (b * weight[:, None]))
+        solution = torch.linalg.solve(
+            a.T @ (a * weight[:, None]) + 1e-3 * torch.eye(a.shape[1]), a.T @ (b * weight[:, None])
+        )
         guess, truth = (x[~fit & known] @ solution).argmax(1), y[~fit & known]
         scores[name] = float(np.mean([(guess[truth == k] == k).double().mean() for k in truth.unique()]))
     return scores
@@ -450,7 +469,9 @@ def main() -> None:
     torch.manual_seed(args.seed)
     scores, chance = probe(backbone, args.seed, 256), probe(build(256).eval(), args.seed, 256)
 
-    state = {k: v.half().contiguous() for k, v in backbone.state_dict().items() if k.startswith(("patch_embed.", "layers."))}
+    state = {
+        k: v.half().contiguous() for k, v in backbone.state_dict().items() if k.startswith(("patch_embed.", "layers."))
+    }
     metadata = {
         "format": "pt",
         "name": "swin_nano",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import logging
 import os
@@ -256,6 +257,8 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
 def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
     options = _without(cfg.trainer)
     _quiet_lightning()
+    if not torch.cuda.is_available():
+        _keep_freed_memory()
     if options.enable_progress_bar:
         callbacks = [*callbacks, Progress()]
     try:
@@ -267,6 +270,20 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) 
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc to reuse freed memory instead of handing it back to the system.
+
+    By default every large tensor is mapped anew and its pages are zeroed by the kernel at first touch; on a CPU that
+    is a third of the time of a training step.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:  # not glibc
+        return
+    libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap
+    libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep the top of the heap
 
 
 def _quiet_lightning() -> None:

@@ -15,12 +15,17 @@ What a sensor cannot tell is built in, exactly:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ktb.data.base import Loading, RawSample, RGBXDataModule
+from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
+from ktb.errors import ConfigError
 
 CLASSES = ("floor", "wall", "rug", "print", "crate", "locker", "ball", "step", "pit", "screen")
 PALETTE = (
@@ -466,3 +471,157 @@ def _measure(scene: Scene, inverse: Array, measured: NDArray[np.bool_]) -> Bytes
 def render(seed: int, index: int, height: int, width: int) -> Frame:
     """Scene `index` of `seed` as a picture; a pure function of its arguments."""
     return draw(sample_scene(seed, index), height, width)
+
+
+# --- data set -------------------------------------------------------------------------------------------------------
+
+SPEC = DatasetSpec(
+    name="synthetic",
+    classes=CLASSES,
+    palette=PALETTE,
+    modalities={"rgb": RGB, "depth": ModalitySpec("depth", title="inverse depth")},
+)
+
+OFFSETS = {"train": 0, "val": 1 << 20, "test": 1 << 21}
+"""First scene index of each split: the splits never share a scene."""
+
+
+class SyntheticSamples:
+    """Scenes of one split, rendered when they are read."""
+
+    def __init__(self, count: int, offset: int, size: tuple[int, int], scene_seed: int) -> None:
+        self.count = count
+        self.offset = offset
+        self.size = size
+        self.scene_seed = scene_seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int, streams: Sequence[str]) -> RawSample:
+        scene = sample_scene(self.scene_seed, self.offset + index)
+        frame = draw(scene, *self.size)
+        images = {"rgb": frame.rgb, "depth": frame.depth[..., None]}
+        return RawSample(
+            images={name: images[name] for name in streams},
+            label=frame.label,
+            id=f"{self.scene_seed}/{self.offset + index}",
+            condition={"light": scene.light},
+        )
+
+
+class SyntheticDataModule(RGBXDataModule):
+    """Procedural scenes; splits are disjoint ranges of scene indices.
+
+    Args:
+        size: (height, width) of the pictures, each at least `MIN_SIZE`.
+        scenes: split → number of scenes.
+        scene_seed: which world the scenes come from; apart from `seed`, so that runs with different seeds are scored
+            on the same test scenes.
+        **loading: see `RGBXDataModule`.
+    """
+
+    def __init__(
+        self, *, size: Sequence[int], scenes: Mapping[str, int], scene_seed: int = 0, **loading: Unpack[Loading]
+    ) -> None:
+        if len(size) != 2 or min(size) < MIN_SIZE:
+            raise ConfigError(f"dataset.size is {list(size)}; expected [height, width], both {MIN_SIZE} or more")
+        wrong = [split for split in OFFSETS if not 0 < scenes.get(split, 0) <= 1 << 20]
+        if wrong or set(scenes) - set(OFFSETS):
+            raise ConfigError(
+                f"dataset.scenes is {dict(scenes)}; expected 1 to {1 << 20} scenes for each of {', '.join(OFFSETS)}"
+            )
+        super().__init__(SPEC, **loading)
+        self.size = (int(size[0]), int(size[1]))
+        self.scenes = dict(scenes)
+        self.scene_seed = scene_seed
+
+    def open_split(self, split: str) -> SyntheticSamples:
+        return SyntheticSamples(self.scenes[split], OFFSETS[split], self.size, self.scene_seed)
+
+
+# --- data module ----------------------------------------------------------------------------------------------------
+
+CACHE_BYTES = 256 * 2**20
+"""At most this much of a split is kept in memory once drawn (per process)."""
+
+
+class SyntheticSamples:
+    """`count` scenes of one seed, drawn when asked for and then kept as bytes."""
+
+    def __init__(self, split: str, seed: int, count: int, size: tuple[int, int]) -> None:
+        self.split, self.seed, self.count, self.size = split, seed, count, size
+        self._kept: dict[int, tuple[Frame, str]] = {}
+        self._room = CACHE_BYTES // (5 * size[0] * size[1])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int, streams: Sequence[str]) -> RawSample:
+        """As `ktb.data.base.Samples`; id "<split>/<index>", condition {"light": "day" | "dark" | "glare"}."""
+        if index not in self._kept:
+            scene = sample_scene(self.seed, index)
+            drawn = draw(scene, *self.size), scene.light
+            if len(self._kept) >= self._room:
+                return self._sample(index, streams, *drawn)
+            self._kept[index] = drawn
+        return self._sample(index, streams, *self._kept[index])
+
+    def _sample(self, index: int, streams: Sequence[str], frame: Frame, light: str) -> RawSample:
+        images = {"rgb": frame.rgb, "depth": frame.depth[..., None]}
+        return RawSample(
+            images={name: images[name] for name in streams},
+            label=frame.label,
+            id=f"{self.split}/{index:05d}",
+            condition={"light": light},
+            valid={"depth": frame.depth > 0} if "depth" in streams else {},
+        )
+
+
+class SyntheticDataModule(RGBXDataModule):
+    """Procedural scenes; every split has scenes of its own.
+
+    Args:
+        size: (height, width) of the pictures in pixels, each 32 or more.
+        train, val, test: number of scenes per split.
+        scene_seed: which scenes; independent of `seed`, so runs with several seeds train on the same ones.
+        **loading: see `RGBXDataModule`.
+
+    Raises:
+        ConfigError: a size or a number of scenes that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: Sequence[int] = (96, 128),
+        train: int = 400,
+        val: int = 40,
+        test: int = 120,
+        scene_seed: int = 0,
+        **loading: Unpack[Loading],
+    ) -> None:
+        if len(size) != 2 or min(size) < MIN_SIZE:
+            raise ConfigError(f"dataset.size is {list(size)}; expected [height, width], both {MIN_SIZE} or more")
+        counts = {"train": train, "val": val, "test": test}
+        for split, count in counts.items():
+            if count < 1:
+                raise ConfigError(f"dataset.{split} is {count}; expected the number of its scenes, 1 or more")
+        if scene_seed < 0:
+            raise ConfigError(f"dataset.scene_seed is {scene_seed}; expected 0 or more")
+        self.size = (int(size[0]), int(size[1]))
+        self.scene_seed = scene_seed
+        spec = DatasetSpec(
+            name="synthetic",
+            classes=CLASSES,
+            palette=PALETTE,
+            modalities={"rgb": RGB, "depth": ModalitySpec("depth", title="depth")},
+            counts=counts,
+        )
+        super().__init__(spec, **loading)
+
+    def open_split(self, split: str) -> SyntheticSamples:
+        # One seed per split: no scene can stand in two of them, however many there are.
+        splits = list(self.spec.counts)
+        seed = len(splits) * self.scene_seed + splits.index(split)
+        return SyntheticSamples(split, seed, self.spec.counts[split], self.size)
