@@ -1,0 +1,37 @@
+"""Our wiring against the published one, written out plainly: the same numbers and the same gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import FrozenSwin, SwinArch
+
+_FILE = Path(__file__).parents[3] / "scripts" / "published_wiring.py"
+_SPEC = importlib.util.spec_from_file_location("published_wiring", _FILE)
+assert _SPEC is not None and _SPEC.loader is not None
+published = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(published)
+
+
+@pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth"), ("rgb", "aolp", "nir")])
+@pytest.mark.parametrize("size", [(64, 96), (50, 75)])
+def test_same_logits_and_gradients(modalities: tuple[str, ...], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    arch = SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)
+    model = KTBSegmentor(FrozenSwin(arch), modalities, 5, head_dim=16, side_head_dim=8).double().eval()
+    for p in model.parameters():  # away from the zeros and near-zeros of the initialisation
+        if p.requires_grad:
+            torch.nn.init.normal_(p, std=0.2)
+    inputs = {m: torch.rand(2, 3, *size, dtype=torch.float64) for m in modalities}
+    results = []
+    for out in (model(inputs, side=True), published.forward(model, inputs)):
+        loss = out.logits.square().mean() + sum(z.square().mean() for z in out.side.values())
+        trained = [p for p in model.parameters() if p.requires_grad]
+        results.append([out.logits, *out.side.values(), *torch.autograd.grad(loss, trained)])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10 * float(theirs.abs().max().clamp(min=1e-6)))

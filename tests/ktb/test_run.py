@@ -1,0 +1,197 @@
+"""Whole jobs on tiny synthetic data: what they write, that evaluation repeats training's numbers, that resuming
+equals never having stopped, and that mistakes are one line and leave nothing behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from ktb import load_model, run
+from ktb.checkpoints import to_published
+from ktb.config import conf_dir
+from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
+
+TINY = (
+    "dataset.size=[40,48]",
+    "dataset.scenes={train: 6, val: 2, test: 3}",
+    "dataset.batch_size=2",
+    "dataset.eval_batch_size=2",
+    "trainer.max_epochs=2",
+    "trainer.accelerator=cpu",
+    "trainer.enable_progress_bar=false",
+    "trainer.num_sanity_val_steps=0",
+)
+
+
+def configured(name: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(name, overrides=overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def train(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    return run.train(configured("train", [*TINY, f"run_dir={run_dir}", *overrides]))
+
+
+def evaluate(checkpoint: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
+    quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    return run.evaluate(configured("eval", [f"checkpoint={checkpoint}", f"run_dir={run_dir}", *quiet, *overrides]))
+
+
+def last_state(run_dir: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def metric_rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if v and k != "train/samples_per_s"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, train(folder)
+
+
+def test_run_folder(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = finished
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml", "result.json", "metrics.csv", "checkpoints", "panels", "panels.png",
+    }  # fmt: skip
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert len(list((folder / "panels").glob("*.png"))) == 2  # two test batches
+    written = json.loads((folder / "result.json").read_text())
+    assert written["metrics"] == result["metrics"]
+    assert written["split"] == "test"
+    assert written["steps"] == 6
+    assert sum(map(sum, written["confusion_matrix"])) == 3 * 40 * 48
+    steps = [int(row["step"]) for row in metric_rows(folder) if "train/loss" in row]
+    assert len(steps) == 2  # epochs of 3 steps, logged once each
+
+
+def test_checkpoints_hold_what_training_changed(finished: tuple[Path, dict[str, Any]]) -> None:
+    model = load_model(finished[0])
+    trained = {f"model.{n}" for n, p in model.named_parameters() if p.requires_grad}
+    buffers = {f"model.{n}" for n, _ in model.named_buffers() if "running_" in n or "num_batches" in n}
+    assert {k for k in last_state(finished[0]) if k.startswith("model.")} == trained | buffers
+
+
+def test_evaluation_repeats_the_printed_numbers(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, result = finished
+    again = evaluate(folder, tmp_path / "eval")
+    assert again["confusion_matrix"] == result["confusion_matrix"]
+    assert again["metrics"] == result["metrics"]
+    other = evaluate(folder, tmp_path / "val", "split=val")
+    assert other["split"] == "val"
+    assert sum(map(sum, other["confusion_matrix"])) == 2 * 40 * 48
+
+
+def test_a_published_state_dict_of_the_same_model_scores_the_same(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = finished
+    file = tmp_path / "published.pth"
+    torch.save({"model_state_dict": to_published(load_model(folder).state_dict(), ("rgb", "depth"))}, file)
+    data = [o for o in TINY if o.startswith("dataset.")]
+    assert evaluate(file, tmp_path / "eval", *data)["confusion_matrix"] == result["confusion_matrix"]
+
+
+def test_resuming_equals_never_stopping(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, "trainer.max_steps=3", "test=false")
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    train(folder, "ckpt_path=last", "test=false")
+    ours, theirs = last_state(folder), last_state(finished[0])
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+    undisturbed = [row for row in metric_rows(finished[0]) if "test/miou" not in row]
+    assert [r for r in metric_rows(folder) if "test/miou" not in r] == undisturbed
+
+
+def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"already holds a run; .*ckpt_path=last.*overwrite=true"):
+        train(finished[0])
+    folder = tmp_path / "run"
+    train(folder, "test=false", "trainer.max_steps=1")
+    (folder / "report.html").write_text("old")
+    train(folder, "test=false", "trainer.max_steps=1", "overwrite=true")
+    assert not (folder / "report.html").exists()
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind", "message"),
+    [
+        (["dataset=nyu", "dataset.root=/nowhere"], DataError, "/nowhere"),
+        (["run_dir=/dev/null/run"], ConfigError, "can't write results here"),
+        (["ckpt_path=last"], CheckpointError, "no checkpoint to continue from"),
+        (["ckpt_path=/nowhere/a.ckpt"], CheckpointError, "/nowhere/a.ckpt: no such checkpoint"),
+        (["backbone.weights=/nowhere/swin.pth"], CheckpointError, "/nowhere/swin.pth: no such checkpoint"),
+        (["backbone=swin_t", "backbone.weights=bundled"], CheckpointError, "swin_t"),
+        (["backbone.embed_dim=40"], ConfigError, "multiple of 16"),
+        (["dataset.batch_size=7"], DataError, "dataset.batch_size=6 or less"),
+        (["modality.streams=[rgb,thermal]"], ConfigError, "no modality 'thermal'"),
+        (["trainer.devices=many"], ConfigError, "trainer"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    tmp_path: Path, overrides: list[str], kind: type[KTBError], message: str
+) -> None:
+    folder = tmp_path / "run"
+    data = TINY[2:] if any(o.startswith("dataset=") for o in overrides) else TINY
+    with pytest.raises(kind) as error:
+        run.train(configured("train", [*data, f"run_dir={folder}", *overrides]))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (folder / "checkpoints").exists()
+    assert not (folder / "result.json").exists()
+
+
+def test_checkpoints_for_something_else(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"trained on rgb \(3 channels\), depth \(3 channels\)"):
+        evaluate(finished[0], tmp_path / "a", "modality=rgb")
+    file = finished[0] / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match="another model: .*prompts is True, here False"):
+        train(tmp_path / "b", f"ckpt_path={file}", "model.prompts=false")
+    content = torch.load(file, weights_only=True)
+    content["ktb"]["classes"] = ["road", "pothole"]
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"was trained for 10 classes \(road, pothole.*synthetic has 10"):
+        evaluate(tmp_path / "other.ckpt", tmp_path / "c")
+    (tmp_path / "cut.ckpt").write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"cut\.ckpt: not a readable checkpoint"):
+        evaluate(tmp_path / "cut.ckpt", tmp_path / "d")
+    assert not any((tmp_path / name).exists() for name in "acd")
+
+
+def test_another_backbone_than_in_training_is_refused(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    state = load_model(finished[0]).backbone.state_dict()
+    state["patch_embed.proj.bias"] += 1
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"SHA-256.*pass the file used in training"):
+        load_model(finished[0], weights=str(tmp_path / "other.pth"))
+
+
+def test_random_weights_are_kept_in_the_checkpoint(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", "backbone.weights=random", "trainer.max_steps=1", "loss=ce", "modality=rgb")
+    assert any(k.startswith("model.backbone.") for k in last_state(tmp_path / "run"))
+    assert evaluate(tmp_path / "run", tmp_path / "eval")["confusion_matrix"] == result["confusion_matrix"]
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth"])
+@pytest.mark.parametrize("loss", ["ohem", "self_teaching_ohem"])
+def test_single_modalities_and_every_loss(tmp_path: Path, modality: str, loss: str) -> None:
+    result = train(tmp_path / "run", f"modality={modality}", f"loss={loss}", "trainer.max_steps=1")
+    assert result["modalities"] == [modality]
+    assert result["metrics"]["miou"] is not None
