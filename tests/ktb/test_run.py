@@ -21,7 +21,9 @@ from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 
 TINY = (
     "dataset.size=[40,48]",
-    "dataset.scenes={train: 6, val: 2, test: 3}",
+    "dataset.train=6",
+    "dataset.val=2",
+    "dataset.test=3",
     "dataset.batch_size=2",
     "dataset.eval_batch_size=2",
     "trainer.max_epochs=2",
@@ -103,7 +105,7 @@ def test_a_published_state_dict_of_the_same_model_scores_the_same(
     folder, result = finished
     file = tmp_path / "published.pth"
     torch.save({"model_state_dict": to_published(load_model(folder).state_dict(), ("rgb", "depth"))}, file)
-    data = [o for o in TINY if o.startswith("dataset.")]
+    data = [o for o in TINY if o.startswith("dataset.") and "batch" not in o]
     assert evaluate(file, tmp_path / "eval", *data)["confusion_matrix"] == result["confusion_matrix"]
 
 
@@ -149,7 +151,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     tmp_path: Path, overrides: list[str], kind: type[KTBError], message: str
 ) -> None:
     folder = tmp_path / "run"
-    data = TINY[2:] if any(o.startswith("dataset=") for o in overrides) else TINY
+    data = TINY[4:] if any(o.startswith("dataset=") for o in overrides) else TINY
     with pytest.raises(kind) as error:
         run.train(configured("train", [*data, f"run_dir={folder}", *overrides]))
     assert message in str(error.value)

@@ -15,7 +15,7 @@ What a sensor cannot tell is built in, exactly:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Unpack
@@ -471,73 +471,6 @@ def _measure(scene: Scene, inverse: Array, measured: NDArray[np.bool_]) -> Bytes
 def render(seed: int, index: int, height: int, width: int) -> Frame:
     """Scene `index` of `seed` as a picture; a pure function of its arguments."""
     return draw(sample_scene(seed, index), height, width)
-
-
-# --- data set -------------------------------------------------------------------------------------------------------
-
-SPEC = DatasetSpec(
-    name="synthetic",
-    classes=CLASSES,
-    palette=PALETTE,
-    modalities={"rgb": RGB, "depth": ModalitySpec("depth", title="inverse depth")},
-)
-
-OFFSETS = {"train": 0, "val": 1 << 20, "test": 1 << 21}
-"""First scene index of each split: the splits never share a scene."""
-
-
-class SyntheticSamples:
-    """Scenes of one split, rendered when they are read."""
-
-    def __init__(self, count: int, offset: int, size: tuple[int, int], scene_seed: int) -> None:
-        self.count = count
-        self.offset = offset
-        self.size = size
-        self.scene_seed = scene_seed
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, index: int, streams: Sequence[str]) -> RawSample:
-        scene = sample_scene(self.scene_seed, self.offset + index)
-        frame = draw(scene, *self.size)
-        images = {"rgb": frame.rgb, "depth": frame.depth[..., None]}
-        return RawSample(
-            images={name: images[name] for name in streams},
-            label=frame.label,
-            id=f"{self.scene_seed}/{self.offset + index}",
-            condition={"light": scene.light},
-        )
-
-
-class SyntheticDataModule(RGBXDataModule):
-    """Procedural scenes; splits are disjoint ranges of scene indices.
-
-    Args:
-        size: (height, width) of the pictures, each at least `MIN_SIZE`.
-        scenes: split → number of scenes.
-        scene_seed: which world the scenes come from; apart from `seed`, so that runs with different seeds are scored
-            on the same test scenes.
-        **loading: see `RGBXDataModule`.
-    """
-
-    def __init__(
-        self, *, size: Sequence[int], scenes: Mapping[str, int], scene_seed: int = 0, **loading: Unpack[Loading]
-    ) -> None:
-        if len(size) != 2 or min(size) < MIN_SIZE:
-            raise ConfigError(f"dataset.size is {list(size)}; expected [height, width], both {MIN_SIZE} or more")
-        wrong = [split for split in OFFSETS if not 0 < scenes.get(split, 0) <= 1 << 20]
-        if wrong or set(scenes) - set(OFFSETS):
-            raise ConfigError(
-                f"dataset.scenes is {dict(scenes)}; expected 1 to {1 << 20} scenes for each of {', '.join(OFFSETS)}"
-            )
-        super().__init__(SPEC, **loading)
-        self.size = (int(size[0]), int(size[1]))
-        self.scenes = dict(scenes)
-        self.scene_seed = scene_seed
-
-    def open_split(self, split: str) -> SyntheticSamples:
-        return SyntheticSamples(self.scenes[split], OFFSETS[split], self.size, self.scene_seed)
 
 
 # --- data module ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from ktb.models.swin import FrozenSwin, SwinArch
 
 _FILE = Path(__file__).parents[3] / "scripts" / "published_wiring.py"
 _SPEC = importlib.util.spec_from_file_location("published_wiring", _FILE)
-assert _SPEC is not None and _SPEC.loader is not None
+assert _SPEC is not None
+assert _SPEC.loader is not None
 published = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(published)
 
