@@ -143,6 +143,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
     with open_dict(cfg):
         cfg.dataset.scoring = cfg.scoring
+        cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
         if cfg.split:
             cfg.dataset.report_split = cfg.split
     data = _build_data(cfg)
@@ -292,6 +293,7 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*Checkpoint directory .* exists and is not empty",  # a resumed run
+        ".*could not find the monitored key",  # stopped by max_steps or max_time before the first validation
         ".*does not have many workers",  # dataset.num_workers is the user's decision
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning 2.6 on torch 2.15
     ):

@@ -38,7 +38,7 @@ MIN_SIZE = 32
 NEAR = 1.2
 """Distance in metres that depth codes as 255."""
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Bytes = NDArray[np.uint8]
 
 
@@ -199,7 +199,8 @@ def sample_scene(seed: int, index: int) -> Scene:
     wall = _material(rng, ("bricks", "plaster", "concrete"), (1.0, 1.8), (0.0, 1.0), (0.02, 0.22), (0.55, 0.85), 0.22)
     kinds = rng.permutation([RUG, CRATE, CRATE, LOCKER, LOCKER, BALL, BALL, STEP, PIT, SCREEN])[: rng.integers(5, 8)]
     kinds = sorted(kinds.tolist(), key=lambda kind: kind not in (RUG, STEP, PIT))  # the large ones while there is room
-    rugs, things = [], []
+    rugs: list[Thing] = []
+    things: list[Thing] = []
     taken: list[tuple[float, float, float]] = []
     for kind in kinds:
         a, c, height = _size(rng, kind)

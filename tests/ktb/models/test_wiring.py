@@ -33,6 +33,7 @@ def test_same_logits_and_gradients(modalities: tuple[str, ...], size: tuple[int,
     for out in (model(inputs, side=True), published.forward(model, inputs)):
         loss = out.logits.square().mean() + sum(z.square().mean() for z in out.side.values())
         trained = [p for p in model.parameters() if p.requires_grad]
-        results.append([out.logits, *out.side.values(), *torch.autograd.grad(loss, trained)])
+        grads = torch.autograd.grad(loss, trained)
+        results.append([x.detach() for x in (out.logits, *out.side.values(), *grads)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10 * float(theirs.abs().max().clamp(min=1e-6)))
