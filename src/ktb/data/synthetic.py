@@ -197,8 +197,8 @@ def sample_scene(seed: int, index: int) -> Scene:
         rng, ("planks", "tiles", "concrete", "asphalt"), (1.0, 1.6), (0.02, 0.14), (0.05, 0.35), (0.35, 0.6), 0.4
     )
     wall = _material(rng, ("bricks", "plaster", "concrete"), (1.0, 1.8), (0.0, 1.0), (0.02, 0.22), (0.55, 0.85), 0.22)
-    kinds = rng.permutation([RUG, CRATE, CRATE, LOCKER, LOCKER, BALL, BALL, STEP, PIT, SCREEN])[: rng.integers(5, 8)]
-    kinds = sorted(kinds.tolist(), key=lambda kind: kind not in (RUG, STEP, PIT))  # the large ones while there is room
+    drawn = rng.permutation([RUG, CRATE, CRATE, LOCKER, LOCKER, BALL, BALL, STEP, PIT, SCREEN])[: rng.integers(5, 8)]
+    kinds = sorted(drawn.tolist(), key=lambda kind: kind not in (RUG, STEP, PIT))  # the large ones while there is room
     rugs: list[Thing] = []
     things: list[Thing] = []
     taken: list[tuple[float, float, float]] = []
