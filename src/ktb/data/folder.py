@@ -160,6 +160,10 @@ class FolderDataModule(RGBXDataModule):
         for key, value in (("modalities", modalities), ("label", label), ("classes", classes), ("splits", splits)):
             if not value:
                 raise ConfigError(f"dataset.{key} is empty; see {_EXAMPLES[key]}")
+        if "label" in modalities:
+            raise ConfigError(
+                "dataset.modalities has a modality called label, which is the label's name; call it otherwise"
+            )
         self.root = Path(root)
         self.split_seed = split_seed
         self.splits = dict(splits)

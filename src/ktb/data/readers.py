@@ -66,6 +66,8 @@ def similar(path: Path) -> str:
 
     Looks at the first component that is missing, so a folder in the wrong case is named as such.
     """
+    if path.exists():
+        return ""
     missing = path
     while not missing.parent.exists() and missing.parent != missing:
         missing = missing.parent

@@ -169,6 +169,14 @@ def test_broken_lists_and_folders(root, spoil, expected):
     assert "\n" not in str(caught.value)
 
 
+def test_pattern_without_files(root):
+    with pytest.raises(DataError) as caught:
+        module(root, label={"files": "label/*.tif"}).dataset("train")
+    assert str(caught.value) == (
+        f"{root}/label/*.tif: no file matches this pattern; correct dataset.label.files or dataset.root"
+    )
+
+
 def test_unpaired_files_without_lists(root):
     (root / "disparity/b_03.png").unlink()
     shares = {"train": 0.5, "val": 0.5}
@@ -310,6 +318,7 @@ RGB = {"rgb": {"files": "rgb/*.png"}}
     [
         ({"modalities": {}, "streams": []}, "dataset.modalities is empty; see dataset=potholes"),
         ({"classes": []}, "dataset.classes is empty"),
+        ({"modalities": {"label": {"files": "x/*.png"}}}, "a modality called label"),
         ({"modalities": {"x": {"file": "x/*.png"}}}, "no setting 'file'; it has files, channels"),
         ({"modalities": {"x": {"file": "x/*.png"}}}, "did you mean 'files'?"),
         ({"modalities": {"x": {"dtype": "uint8"}}}, "dataset.modalities.x.files is empty; expected a pattern"),
