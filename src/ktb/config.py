@@ -206,6 +206,12 @@ def check(cfg: DictConfig) -> None:
     within("dataset.eval_batch_size", 1)
     within("dataset.num_workers", 0)
     within("backbone.drop_path", 0, 1)
+    if values["trainer"].get("max_epochs", 1) is None:
+        raise ConfigError("trainer.max_epochs=null: expected a number, the learning-rate schedule ends with it")
+    within("trainer.max_epochs", 1)
+    within("trainer.max_steps", -1)
+    for key in ("check_val_every_n_epoch", "accumulate_grad_batches", "log_every_n_steps"):
+        within(f"trainer.{key}", 1)
     within("model.head_dim", 1)
     within("model.side_head_dim", 1)
     within("optim.lr", 0, open_low=True)

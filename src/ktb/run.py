@@ -364,7 +364,8 @@ def _place(cfg: DictConfig) -> DictConfig:
 def _resume_point(cfg: DictConfig, run_dir: Path) -> Path | None:
     """The checkpoint to continue from."""
     if cfg.ckpt_path is None:
-        if (run_dir / CONFIG).exists() and not cfg.overwrite and _is_first_process():
+        holds_a_run = (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists()
+        if holds_a_run and not cfg.overwrite and _is_first_process():
             raise ConfigError(
                 f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace "
                 "it with overwrite=true"

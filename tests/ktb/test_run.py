@@ -125,6 +125,8 @@ def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_
     with pytest.raises(ConfigError, match=r"already holds a run; .*ckpt_path=last.*overwrite=true"):
         train(finished[0])
     folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("of a run that was interrupted before its first checkpoint")
     train(folder, "test=false", "trainer.max_steps=1")
     (folder / "report.html").write_text("old")
     train(folder, "test=false", "trainer.max_steps=1", "overwrite=true")

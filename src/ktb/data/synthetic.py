@@ -70,7 +70,7 @@ def _noise(rng: np.random.Generator, low: float, high: float, stretch: float = 1
 
 
 @cache
-def _tiles() -> dict[str, Array]:
+def material_tiles() -> dict[str, Array]:
     """Material tiles (TILE, TILE) in [0, 1], periodic; the same for every seed."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:TILE, :TILE].astype(np.float32) / TILE
@@ -117,8 +117,8 @@ class Material:
         cos, sin = math.cos(self.angle) * per_metre, math.sin(self.angle) * per_metre
         column = (cos * u - sin * v).astype(np.int32) & (TILE - 1)
         row = (sin * u + cos * v).astype(np.int32) & (TILE - 1)
-        value = _tiles()[self.tile].ravel()[row * TILE + column]
-        mean = float(_tiles()[self.tile].mean())
+        value = material_tiles()[self.tile].ravel()[row * TILE + column]
+        mean = float(material_tiles()[self.tile].mean())
         value = mean + (value - mean) * np.clip(0.12 * self.scale / (footprint + 1e-6), 0.0, 1.0)
         dark, bright = np.asarray(self.dark, np.float32), np.asarray(self.bright, np.float32)
         return dark + (bright - dark) * value[..., None].astype(np.float32)
@@ -415,12 +415,12 @@ def draw(scene: Scene, height: int, width: int) -> Frame:
         if (window := view.window(thing)) is None:
             continue
         hit, depth, colour = (_ball if thing.kind == BALL else _box)(view, scene, thing, *window)
+        if thing.kind == PIT:
+            hit = hit & on_floor[window]
+        else:
+            hit = hit & (1 / np.maximum(depth, 0.1) > (background if thing.printed else inverse)[window])
         if thing.printed or thing.kind == PIT:
             hit = hit & (inverse[window] == background[window])
-            if thing.kind == PIT:
-                hit &= on_floor[window]
-        else:
-            hit = hit & (1 / np.maximum(depth, 0.1) > inverse[window])
         rgb[window][hit] = colour[hit]
         label[window][hit] = PRINT if thing.printed else thing.kind
         if not thing.printed:
@@ -505,7 +505,7 @@ class SyntheticSamples:
         images = {"rgb": frame.rgb, "depth": frame.depth[..., None]}
         return RawSample(
             images={name: images[name] for name in streams},
-            label=frame.label,
+            label=frame.label.copy(),  # the sample's own: what is kept must not change
             id=f"{self.split}/{index:05d}",
             condition={"light": light},
             valid={"depth": frame.depth > 0} if "depth" in streams else {},
