@@ -122,9 +122,8 @@ def main() -> None:
             epoch_rate(ours, args.samples, lambda e=epoch: sampler.set_epoch(1000 + e))  # type: ignore[misc]
             memory.append(worker_memory(ours))
         quarter = max(1, len(memory) // 4)
-        print(
-            "worker memory, MiB, after each quarter: " + ", ".join(f"{m:.0f}" for m in memory[quarter - 1 :: quarter])
-        )
+        shown = ", ".join(f"{m:.0f}" for m in memory[quarter - 1 :: quarter])
+        print(f"worker memory, MiB, after each quarter: {shown}")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,18 @@ recognised by its names. Files are read as tensors only: nothing stored in one i
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import re
+import socket
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -301,7 +305,11 @@ def _from_hub(name: str, timm_name: str | None) -> StateDict:
     if timm_name is None:
         raise CheckpointError(f"backbone {name} is not on timm's hub; pass backbone.weights=FILE")
     import timm
+    from huggingface_hub import constants
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the error below says it once
+    if not _resolves(urlsplit(constants.ENDPOINT).hostname or ""):
+        constants.HF_HUB_OFFLINE = True  # the local cache, or an error at once instead of a minute of retries
     try:
         return timm.create_model(timm_name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # the hub client raises many kinds; all mean that there are no weights
@@ -310,6 +318,16 @@ def _from_hub(name: str, timm_name: str | None) -> StateDict:
             f"backbone.weights=/path/to/FILE, in timm naming (model.safetensors of {timm_name}), Microsoft naming, or "
             f"OpenMMLab naming (for swin_b: {OPENMMLAB_SWIN_B}); backbone.weights=random trains on random weights"
         ) from None
+
+
+def _resolves(host: str) -> bool:
+    """Whether the machine knows the address of `host`, or leaves that to a proxy."""
+    if getproxies().get("https"):
+        return True
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
 
 
 def fingerprint(module: torch.nn.Module) -> str:
