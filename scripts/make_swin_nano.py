@@ -1,12 +1,15 @@
-"""Make the weights of the bundled backbone swin_nano: pretrain a small Swin on procedural RGB images, nothing else.
+"""Make the weights of the bundled backbone swin_nano: pretrain a small Swin on procedural RGB pictures, nothing else.
 
-The images are drawn by this file: random materials (`FAMILIES`: grain, stripes, tiles, cracks, wood, ...) on random
+Half of the pictures are collages: random materials (`FAMILIES`: grain, stripes, tiles, cracks, wood, ...) on random
 regions and shapes, with random relief, light, shadow, glare, blur, noise and JPEG damage; a part of them is grey and
-smooth or stepped, as a range map shown as a picture would be. No photograph, no depth input, no other data set.
+smooth or stepped, as a range map shown as a picture would be. The other half are rooms from the renderer of
+dataset=synthetic, from scenes that none of its splits holds, half of them in random materials. No photograph, no depth
+map, no other data set is used.
 
 One network learns several dense tasks at once, and every stage has to solve them from its own, LayerNormed output,
-because that is what the frozen backbone hands to the fusion later:
-material family, kind of relief (flat print, raised, dome, dent, ramp), region edges, surface normal, unlit colour.
+because that is what the frozen backbone hands to the fusion later: local statistics (colour, contrast per band,
+orientation), region edges; in collages the material family, the kind of relief, surface normal and unlit colour; in
+rooms what each thing looks like.
 
     python scripts/make_swin_nano.py                  # the shipped file, about 25 minutes on two CPU cores
     python scripts/make_swin_nano.py --steps 50 --out /tmp/nano.safetensors
@@ -17,11 +20,12 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,23 +35,49 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import save_file
-from timm.models.swin_transformer import SwinTransformer
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ktb.data.spec import RGB
+from ktb.data.synthetic import CLASSES, CRATE, LOCKER, PIT, STEP, Material, draw, material_tiles, sample_scene
+from ktb.models.swin import FrozenSwin, SwinArch
+
 OUT = Path(__file__).parents[1] / "src/ktb/weights/swin_nano.safetensors"
-ARCHITECTURE = {"embed_dim": 32, "depths": [2, 2, 4, 2], "num_heads": [1, 2, 4, 8], "window_size": 8, "mlp_ratio": 2.0}
+ARCH = SwinArch(embed_dim=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), window_size=8, mlp_ratio=2.0, drop_path=0.0)
+SIZES = ((8, 96, 128), (4, 128, 192), (8, 128, 96), (2, 192, 256))
+"""Pictures, height and width of the batches, in turn."""
 MAX_BYTES = 4_000_000
+ROOM_SEED = 1 << 40
+"""Added to the seed of the rooms: far from the scenes of the synthetic data set's own splits."""
 
 FAMILIES = (
     "plain", "gradient", "grain", "clouds", "blotches", "stripes", "checks", "tiles", "dots", "cells", "wood",
     "cracks", "speckles", "waves", "brushed", "print",
 )  # fmt: skip
 KINDS = ("flat", "raised", "dome", "dent", "ramp")
+UNASKED = 255
 TILE = 256
 TILES_PER_FAMILY = 10
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
+
+
+class Picture(NamedTuple):
+    """A training picture and what is asked about it.
+
+    image (H, W, 3) uint8; family, kind, thing, edge (H, W) uint8, `UNASKED` where a task does not apply; normal, albedo
+    (H, W, 3) float, asked where `asked` (H, W) is 1.
+    """
+
+    image: NDArray[np.uint8]
+    family: NDArray[np.uint8]
+    kind: NDArray[np.uint8]
+    thing: NDArray[np.uint8]
+    edge: NDArray[np.uint8]
+    normal: Array
+    albedo: Array
+    asked: NDArray[np.uint8]
 
 
 # --- materials ------------------------------------------------------------------------------------------------------
@@ -66,7 +96,7 @@ def spectral_noise(rng: np.random.Generator, low: float, high: float, stretch: f
 def cells(rng: np.random.Generator, count: int) -> tuple[Array, Array]:
     """Periodic Voronoi cells: a random grey value per cell, and the distance to the nearest wall (both in [0, 1])."""
     points = rng.random((count, 2)) * TILE
-    yx = np.stack(np.mgrid[:TILE, :TILE], -1)[:, :, None] - points
+    yx = np.moveaxis(np.mgrid[:TILE, :TILE], 0, -1)[:, :, None] - points
     distance = np.hypot(*np.moveaxis(np.minimum(np.abs(yx), TILE - np.abs(yx)), -1, 0))
     nearest = np.sort(distance, axis=-1)[..., :2]
     wall = np.clip((nearest[..., 1] - nearest[..., 0]) / (TILE / np.sqrt(count)) * 1.5, 0, 1)
@@ -84,7 +114,8 @@ def make_tile(family: str, rng: np.random.Generator) -> Array:
     if family == "grain":
         return spectral_noise(rng, 20, rng.uniform(60, 200))
     if family == "clouds":
-        return sum(spectral_noise(rng, k, 2 * k) / i for i, k in enumerate((4, 8, 16, 32), 1)) / np.float32(25 / 12)
+        octaves = [spectral_noise(rng, k, 2 * k) / i for i, k in enumerate((4, 8, 16, 32), 1)]
+        return np.asarray(octaves, np.float32).sum(0) / np.float32(25 / 12)
     if family == "blotches":
         return (spectral_noise(rng, 3, rng.uniform(8, 16)) > rng.uniform(0.4, 0.6)).astype(np.float32)
     if family == "stripes":
@@ -139,13 +170,13 @@ def bank(seed: int) -> Array:
 def material(rng: np.random.Generator, tiles: Array, family: int, y: Array, x: Array) -> Array:
     """An albedo (H, W, 3) in [0, 1]: a tile, turned, scaled and coloured at random, at the coordinates (H, W)."""
     tile = tiles[family, rng.integers(tiles.shape[1])]
-    angle, scale = rng.uniform(0, 2 * np.pi), TILE / 128 * np.exp(rng.uniform(-0.7, 0.7))
+    angle, scale = rng.uniform(0, 2 * np.pi), TILE / 128 * np.exp(rng.uniform(-0.4, 0.6))
     cos, sin = np.float32(np.cos(angle) * scale), np.float32(np.sin(angle) * scale)
     u, v = rng.uniform(0, TILE, 2).astype("f4")
     value = cv2.remap(tile, (cos * x - sin * y + u) % TILE, (sin * x + cos * y + v) % TILE, cv2.INTER_LINEAR,
                       borderMode=cv2.BORDER_WRAP)  # fmt: skip
     first = rng.random(3) if rng.random() < 0.7 else np.full(3, rng.random())
-    contrast = rng.uniform(0.1, 0.6) * rng.choice([-1, 1])
+    contrast = rng.uniform(0.1, 0.45) * rng.choice([-1, 1])
     second = np.clip(first + contrast + rng.normal(0, 0.15 if rng.random() < 0.5 else 0.01, 3), 0, 1)
     return (first + (second - first) * value[..., None]).astype("f4")
 
@@ -197,42 +228,36 @@ def relief(rng: np.random.Generator, kind: str, mask: NDArray[np.uint8], rough: 
     return (-mask * round_top * rng.uniform(0.15, 0.5) + mask * (rough - 0.5) * rng.uniform(0, 6)).astype("f4")
 
 
-def picture(seed: int, index: int, height: int, width: int) -> dict[str, NDArray[np.generic]]:
-    """One training picture and its targets, a function of (seed, index) alone.
-
-    image (H, W, 3) uint8; family, kind, edge (H, W) uint8 (family 255: not asked); normal, albedo (H, W, 3) float32.
-    """
+def collage(seed: int, index: int, height: int, width: int) -> Picture:
+    """A collage and its targets, a function of (seed, index) alone."""
     rng = np.random.default_rng([seed, index])
     tiles = bank(seed)
     y, x = np.mgrid[:height, :width].astype("f4")
     if rng.random() < 0.4:  # the ground recedes: texture grows finer towards a horizon above the picture
-        far = 1 + rng.uniform(0.3, 2.0) * (1 - y / height)
+        far = 1 + rng.uniform(0.3, 1.5) * (1 - y / height)
         y, x = far * y, far * (x - width / 2)
     range_like = rng.random() < 0.25
 
-    family = np.zeros((height, width), np.uint8)
     kind = np.zeros((height, width), np.uint8)
     part = np.zeros((height, width), np.int32)
     ground = int(rng.integers(len(FAMILIES)))
-    family[:] = ground
+    family = np.full((height, width), ground, np.uint8)
     albedo = material(rng, tiles, ground, y, x)
     if rng.random() < 0.6:  # a second ground: half plane or wall
-        normal_angle, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.75)
-        side = np.cos(normal_angle) * (x - x.mean()) / width + np.sin(normal_angle) * (y / y.max() - offset) > 0
+        turn, offset = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 0.75)
+        side = np.cos(turn) * (x - x.mean()) / width + np.sin(turn) * (y / y.max() - offset) > 0
         second = int(rng.integers(len(FAMILIES)))
         family[side], part[side] = second, 1
         albedo[side] = material(rng, tiles, second, y, x)[side]
-    rough = tiles[3, rng.integers(TILES_PER_FAMILY)]
-    rough = cv2.resize(rough, (max(height, width),) * 2)[:height, :width]
-    surface = rough * np.float32(rng.uniform(0, 3) * (rng.random() < 0.4))
+    rough = cv2.resize(tiles[3, rng.integers(TILES_PER_FAMILY)], (max(height, width),) * 2)[:height, :width]
+    surface = rough * np.float32(rng.uniform(0, 3) * (rng.random() < 0.3))
     shadow = np.zeros((height, width), np.float32)
-    shift = rng.uniform(-6, 6, 2).astype(int)
-    for number in range(int(rng.integers(3, 10))):
+    shift = rng.uniform(-5, 5, 2).astype(int)
+    for number in range(int(rng.integers(2, 7))):
         mask = outline(rng, height, width, tiles)
         here = mask > 0
         form = int(rng.integers(len(KINDS)))
-        lift = relief(rng, KINDS[form], mask, rough)
-        surface = surface + lift
+        surface = surface + relief(rng, KINDS[form], mask, rough)
         kind[here], part[here] = form, number + 2
         if KINDS[form] in ("raised", "dome"):
             shadow = np.maximum(shadow, np.roll(mask, shift.tolist(), (0, 1)) * (1 - mask))
@@ -241,15 +266,11 @@ def picture(seed: int, index: int, height: int, width: int) -> dict[str, NDArray
             family[here] = choice
             albedo[here] = material(rng, tiles, choice, y, x)[here]
 
-    edge = np.zeros((height, width), np.uint8)
-    edge[:, 1:] |= part[:, 1:] != part[:, :-1]
-    edge[1:] |= part[1:] != part[:-1]
     slope_y, slope_x = np.gradient(surface)
     normal = np.stack([-slope_x, -slope_y, np.ones_like(surface)], -1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-
     if range_like:
-        family[:] = 255
+        family[:] = UNASKED
         tilt = rng.uniform(-1, 1, 2) * (0.3, 1.0)
         level = tilt[1] * np.linspace(0, 1, height)[:, None] + tilt[0] * np.linspace(0, 1, width)
         value = level * rng.uniform(0.2, 1) + surface * rng.uniform(0.01, 0.04) * rng.choice([-1, 1])
@@ -262,190 +283,250 @@ def picture(seed: int, index: int, height: int, width: int) -> dict[str, NDArray
         if rng.random() < 0.5:  # places without a value
             value[rough > rng.uniform(0.6, 0.75)] = 0
         image = np.repeat(value[..., None], 3, -1)
-        albedo = np.full_like(albedo, 0.5)
     else:
-        light = np.append(rng.normal(0, 1, 2), rng.uniform(0.5, 1.5))
-        light /= np.linalg.norm(light)
-        ambient = rng.uniform(0.15, 0.6)
-        shade = ambient + (1 - ambient) * np.clip(normal @ light, 0, None) * (1 - rng.uniform(0.4, 0.9) * shadow) * 1.2
-        image = albedo * shade[..., None]
-        if rng.random() < 0.3:
-            image = image + np.clip(normal @ light, 0, 1)[..., None] ** 20 * rng.uniform(0.1, 0.6)
-        if rng.random() < 0.4:  # uneven light, glare
+        # light mostly comes from above, in pictures as in the world
+        light = np.array([rng.normal(0, 0.5), -abs(rng.normal(0.8, 0.4)), rng.uniform(0.6, 1.2)])
+        lambert = np.clip(normal @ (light / np.linalg.norm(light)), 0, None)[..., None]
+        ambient = rng.uniform(0.2, 0.5)
+        image = albedo * (ambient + 1.3 * (1 - ambient) * lambert * (1 - rng.uniform(0.4, 0.9) * shadow[..., None]))
+        if rng.random() < 0.2:
+            image = image + lambert**20 * rng.uniform(0.1, 0.5)
+        if rng.random() < 0.3:  # uneven light, glare
             lamp = cv2.resize(tiles[1, rng.integers(TILES_PER_FAMILY)], (width, height))[..., None] - 0.5
             image = image * (1 + lamp * rng.uniform(0, 2)) + np.clip(lamp, 0, 1) * rng.uniform(0, 1)
-        image = image * (1 + rng.normal(0, 0.1, 3)) * np.exp(rng.uniform(-0.9, 0.4))
+        image = image * (1 + rng.normal(0, 0.05, 3)) * np.exp(rng.uniform(-0.5, 0.3))
         if rng.random() < 0.15:
             image = np.repeat(image.mean(-1, keepdims=True), 3, -1)
     image = image.astype("f4")
-    if rng.random() < 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.2))
-    image = (
-        image + rng.standard_normal((height, width, 1 if range_like else 3), dtype="f4") * rng.uniform(0, 0.06) ** 1.3
-    )
-    stored = (np.clip(image, 0, 1) * 255).astype(np.uint8)
     if rng.random() < 0.3:
-        code = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(25, 90))])[1]
-        stored = cv2.imdecode(code, cv2.IMREAD_COLOR)
-    return {
-        "image": stored,
-        "family": family,
-        "kind": kind,
-        "edge": edge,
-        "normal": normal.astype("f4"),
-        "albedo": albedo,
-    }
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.0))
+    grain = rng.standard_normal((height, width, 1 if range_like else 3), dtype="f4")
+    stored = (np.clip(image + grain * rng.uniform(0, 0.05) ** 1.3, 0, 1) * 255).astype(np.uint8)
+    if rng.random() < 0.2:
+        code = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 90))])[1]
+        stored = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
+    asked = np.full((height, width), not range_like, np.uint8)
+    nothing = np.full((height, width), UNASKED, np.uint8)
+    return Picture(stored, family, kind, nothing, edges(part), normal.astype("f4"), albedo, asked)
 
 
-class Pictures(IterableDataset[dict[str, NDArray[np.generic]]]):
-    """`count` batches of pictures of one size each, sizes taken in turn."""
+def room(seed: int, index: int, height: int, width: int) -> Picture:
+    """A room of the synthetic data set in which nothing is a print, so that RGB tells what each thing is."""
+    rng = np.random.default_rng([seed, index])
+    scene = sample_scene(ROOM_SEED + seed, index)
+    things = tuple(replace(thing, printed=False) for thing in scene.things)
+    if rng.random() < 0.5:
+        things = tuple(t if t.kind in (STEP, PIT) else replace(t, material=dressing(rng)) for t in things)
+        rugs = tuple(replace(t, material=dressing(rng)) for t in scene.rugs)
+        scene = replace(scene, rugs=rugs, wall=dressing(rng))
+        # in random clothes a locker is a crate
+        things = tuple(replace(t, kind=CRATE) if t.kind == LOCKER else t for t in things)
+    frame = draw(replace(scene, things=things), height, width)
+    nothing = np.full((height, width), UNASKED, np.uint8)
+    blank = np.zeros((height, width, 3), np.float32)
+    asked = np.zeros((height, width), np.uint8)
+    return Picture(frame.rgb, nothing, nothing, frame.label, edges(frame.label), blank, blank, asked)
 
-    def __init__(self, seed: int, batches: int, sizes: list[tuple[int, int, int]]) -> None:
+
+def dressing(rng: np.random.Generator) -> Material:
+    """A random material of the renderer."""
+    first = rng.random(3)
+    second = np.clip(first + rng.choice([-1, 1]) * rng.uniform(0.1, 0.5) + rng.normal(0, 0.1, 3), 0, 1)
+    dark, bright = ((float(r), float(g), float(b)) for r, g, b in (first, second))
+    return Material(str(rng.choice(list(material_tiles()))), rng.uniform(0.6, 1.6), rng.uniform(0, np.pi), dark, bright)
+
+
+def edges(part: NDArray[Any]) -> NDArray[np.uint8]:
+    """1 where a pixel's region differs from its upper or left neighbour's."""
+    edge = np.zeros(part.shape, np.uint8)
+    edge[:, 1:] |= part[:, 1:] != part[:, :-1]
+    edge[1:] |= part[1:] != part[:-1]
+    return edge
+
+
+def picture(seed: int, index: int, height: int, width: int) -> Picture:
+    """Training picture `index`: collages and rooms in turn."""
+    return (collage, room)[index % 2](seed, index, height, width)
+
+
+class Pictures(IterableDataset[dict[str, NDArray[Any]]]):
+    """`batches` batches, their (pictures, height, width) taken in turn from `sizes`."""
+
+    def __init__(self, seed: int, batches: int, sizes: Sequence[tuple[int, int, int]]) -> None:
         self.seed, self.batches, self.sizes = seed, batches, sizes
 
-    def __iter__(self) -> Iterator[dict[str, NDArray[np.generic]]]:
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         index = 0
         for batch in range(self.batches):
             count, height, width = self.sizes[batch % len(self.sizes)]
             drawn = [picture(self.seed, index + i, height, width) for i in range(count)]
             index += count
-            yield {key: np.stack([d[key] for d in drawn]) for key in drawn[0]}
+            yield {name: np.stack([getattr(p, name) for p in drawn]) for name in Picture._fields}
 
 
 # --- network --------------------------------------------------------------------------------------------------------
 
 
-def build(size: int) -> SwinTransformer:
-    """swin_nano on timm's module, for square pictures on which no stage needs padding.
+class Backbone(FrozenSwin):
+    """swin_nano with the windowed attention it will be used with, all of it trained."""
 
-    Our own windowed attention differs from timm's only where a map is padded.
-    """
-    return SwinTransformer(img_size=size, num_classes=0, drop_path_rate=0.0, always_partition=True, **ARCHITECTURE)
+    def __init__(self) -> None:
+        super().__init__(ARCH)
+        self.requires_grad_(True)
+
+    def _bias(self, block: SwinTransformerBlock, dtype: torch.dtype) -> Tensor:
+        return block.attn._get_rel_pos_bias().to(dtype)  # not a constant here
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W), normalised → per stage the LayerNormed output (B, C_i, H_i, W_i), as the fusion will see it."""
+        x = self.patch_embed(x)
+        maps = []
+        for i, depth in enumerate(self.arch.depths):
+            x = self.merge(i, x) if i else x
+            x = self.stage(i, x, [torch.zeros_like] * depth)
+            maps.append(F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2))
+        return maps
 
 
-def stage_maps(backbone: SwinTransformer, x: Tensor) -> list[Tensor]:
-    """(B, 3, H, W), normalised → per stage the LayerNormed output (B, C_i, H_i, W_i), as the fusion will see it."""
-    x = backbone.patch_embed(x)
-    maps = []
-    for layer in backbone.layers:
-        x = layer(x)
-        maps.append(F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2))
-    return maps
-
-
-OUTPUTS = {"family": len(FAMILIES), "kind": len(KINDS), "edge": 1, "normal": 3, "albedo": 3}
+OUTPUTS = {"family": len(FAMILIES), "kind": len(KINDS), "thing": len(CLASSES), "edge": 1, "normal": 3, "albedo": 3}
+STATISTICS = 9
 
 
 class Pretext(nn.Module):
-    """The backbone, one linear read-out per stage, and one small read-out of all stages together at stride 4."""
+    """The backbone, a linear read-out per stage, and a small read-out of all stages together at stride 4."""
 
-    def __init__(self, backbone: SwinTransformer, width: int = 64) -> None:
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
-        channels = [ARCHITECTURE["embed_dim"] * 2**i for i in range(4)]
-        total = sum(OUTPUTS.values())
-        self.backbone = backbone
-        self.single = nn.ModuleList(nn.Conv2d(c, total, 1) for c in channels)
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        total = sum(OUTPUTS.values()) + STATISTICS
+        self.backbone = Backbone()
+        self.single = nn.ModuleList(nn.Conv2d(c, total, 1) for c in ARCH.channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, 1) for c in ARCH.channels)
         self.joint = nn.Sequential(nn.GELU(), nn.Conv2d(width, total, 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Read-outs (B, sum(OUTPUTS), H_i, W_i): of the four stages, then of all together."""
-        maps = stage_maps(self.backbone, x)
-        merged = sum(
+        """Read-outs (B, outputs, H_i, W_i): of the four stages, then of all together."""
+        maps = self.backbone(x)
+        resized = [
             F.interpolate(conv(m), size=maps[0].shape[-2:], mode="bilinear")
             for conv, m in zip(self.lateral, maps, strict=True)
-        )
-        return [*(conv(m) for conv, m in zip(self.single, maps, strict=True)), self.joint(merged)]
+        ]
+        alone = [conv(m) for conv, m in zip(self.single, maps, strict=True)]
+        return [*alone, self.joint(torch.stack(resized).sum(0))]
 
 
-def loss_of(prediction: Tensor, targets: dict[str, Tensor]) -> Tensor:
+def statistics(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """What a patch looks like: mean colour, log contrast in three bands and overall, orientation: (B, 9, *size)."""
+    grey = x.mean(1, keepdim=True) * 0.225
+
+    def pool(v: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(v, size)
+
+    out, previous = [pool(x)], grey
+    for kernel in (3, 5, 9):
+        smooth = F.avg_pool2d(previous, kernel, 1, kernel // 2, count_include_pad=False)
+        out.append(torch.log(pool((previous - smooth) ** 2) + 1e-5) / 2 + 3)
+        previous = smooth
+    out.append(torch.log(F.relu(pool(grey**2) - pool(grey) ** 2) + 1e-4) / 2 + 2.5)
+    gx, gy = F.pad(grey[..., 2:] - grey[..., :-2], (1, 1)), F.pad(grey[..., 2:, :] - grey[..., :-2, :], (0, 0, 1, 1))
+    xx, yy, xy = pool(gx * gx), pool(gy * gy), pool(gx * gy)
+    out += [1.5 * (xx - yy) / (xx + yy + 1e-4), 3 * xy / (xx + yy + 1e-4)]
+    return torch.cat(out, 1)
+
+
+def loss_of(prediction: Tensor, image: Tensor, targets: dict[str, Tensor]) -> Tensor:
     """Sum of the tasks at the read-out's own resolution; class targets nearest, the others averaged."""
-    size = prediction.shape[-2:]
-    part = dict(zip(OUTPUTS, prediction.split(list(OUTPUTS.values()), 1), strict=True))
+    size = (prediction.shape[-2], prediction.shape[-1])
+    *parts, guessed = prediction.split([*OUTPUTS.values(), STATISTICS], 1)
+    part = dict(zip(OUTPUTS, parts, strict=True))
 
     def mean(name: str) -> Tensor:
         return F.adaptive_avg_pool2d(targets[name], size)
 
-    def nearest(name: str) -> Tensor:
-        return F.interpolate(targets[name], size=size, mode="nearest-exact")[:, 0].long()
+    def classes(name: str) -> Tensor:
+        truth = F.interpolate(targets[name], size=size, mode="nearest-exact")[:, 0].long()
+        total = F.cross_entropy(part[name], truth, ignore_index=UNASKED, reduction="sum")
+        return total / (truth != UNASKED).sum().clamp(min=1)
 
-    asked = (nearest("family") != 255).unsqueeze(1)
+    asked = F.interpolate(targets["asked"], size=size, mode="nearest-exact")
+    share = 3 * asked.sum().clamp(min=1)
     return (
-        F.cross_entropy(part["family"], nearest("family"), ignore_index=255, reduction="sum") / asked.sum().clamp(min=1)
-        + F.cross_entropy(part["kind"], nearest("kind"))
-        + F.binary_cross_entropy_with_logits(part["edge"], mean("edge").clamp(0, 1))
-        + 2 * F.l1_loss(part["normal"], mean("normal"))
-        + 2 * ((part["albedo"] - mean("albedo")).abs() * asked).mean()
+        classes("family")
+        + classes("kind")
+        + 2 * classes("thing")
+        + F.binary_cross_entropy_with_logits(part["edge"], mean("edge"))
+        + 3 * ((part["normal"] - mean("normal")).abs() * asked).sum() / share
+        + 3 * ((part["albedo"] - mean("albedo")).abs() * asked).sum() / share
+        + 3 * F.smooth_l1_loss(guessed, statistics(image, size))
     )
 
 
 def normalized(image: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 → (B, 3, H, W) float32 with ImageNet mean and standard deviation."""
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    return ((image / 255.0 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return RGB.normalize(image.permute(0, 3, 1, 2)).contiguous()
 
 
 def target_tensors(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Collated targets → (B, C, H, W) float32."""
-    maps = {name: batch[name].float() for name in OUTPUTS}
+    maps = {name: batch[name].float() for name in (*OUTPUTS, "asked")}
     return {name: m.permute(0, 3, 1, 2) if m.ndim == 4 else m.unsqueeze(1) for name, m in maps.items()}
 
 
-def pretrain(seed: int, steps: int, sizes: list[tuple[int, int, int]], lr: float) -> SwinTransformer:
+def pretrain(seed: int, steps: int, lr: float) -> Backbone:
     """Pretext training, deterministic in its arguments (one thread computes, one process draws)."""
     torch.manual_seed(seed)
-    model = Pretext(build(sizes[0][1]))
+    model = Pretext()
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=lr
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=min(0.1, 300 / steps), cycle_momentum=False
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
-    loader = DataLoader(Pictures(seed, steps, sizes), batch_size=None, num_workers=1, prefetch_factor=8)
+    loader = DataLoader(Pictures(seed, steps, SIZES), batch_size=None, num_workers=1, prefetch_factor=8)
     average = 0.0
     for step, batch in enumerate(track(loader, total=steps, description="pretraining")):
-        targets = target_tensors(batch)
-        outputs = model(normalized(batch["image"]))
-        loss = torch.stack([loss_of(o, targets) for o in outputs]) @ torch.tensor([0.25, 0.25, 0.25, 0.25, 1.0])
+        image, targets = normalized(batch["image"]), target_tensors(batch)
+        *single, joint = [loss_of(out, image, targets) for out in model(image)]
+        loss = joint + 0.25 * torch.stack(single).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
-        average += (loss.item() - average) / min(step + 1, 100)
+        average += (joint.item() - average) / min(step + 1, 100)
         if (step + 1) % 200 == 0:
             print(f"step {step + 1}: loss {average:.3f}", flush=True)
     return model.backbone.eval()
 
 
 @torch.no_grad()
-def probe(backbone: SwinTransformer, seed: int, size: int, pictures: int = 48) -> dict[str, float]:
-    """Mean per-class recall of a ridge-regression probe on frozen features, for material family and for relief.
+def probe(backbone: Backbone, seed: int, pictures: int = 400) -> dict[str, float]:
+    """Mean per-class recall of a ridge-regression probe on frozen features of pictures that no training saw.
 
-    Tiles and pictures come from a seed that the pretraining never saw; one half fits, the other half scores.
+    Material family and relief in collages, things in rooms. Half of the pictures fits, the other half scores.
     """
-    held_out = seed + 1
-    features, labels = [], {"family": [], "kind": []}
+    per_picture = 150
+    features: list[Tensor] = []
+    labels: dict[str, list[Tensor]] = {"family": [], "kind": [], "thing": []}
     generator = torch.Generator().manual_seed(0)
     for index in range(pictures):
-        drawn = picture(held_out, index, size, size)
-        maps = stage_maps(backbone, normalized(torch.from_numpy(drawn["image"])[None]))
+        drawn = picture(seed + 1, index, 128, 160)
+        maps = backbone(normalized(torch.from_numpy(drawn.image)[None]))
         joined = torch.cat([F.interpolate(m, size=maps[0].shape[-2:], mode="bilinear") for m in maps], 1)[0]
-        take = torch.randperm(joined[0].numel(), generator=generator)[:1000]
+        take = torch.randperm(joined[0].numel(), generator=generator)[:per_picture]
         features.append(joined.flatten(1)[:, take].T)
-        for name in labels:
-            labels[name].append(torch.from_numpy(drawn[name][2::4, 2::4].astype(np.int64)).flatten()[take])
-    x = torch.cat([torch.cat(features), torch.ones(len(features) * len(take), 1)], 1).double()
+        for name, parts in labels.items():
+            parts.append(torch.from_numpy(getattr(drawn, name)[2::4, 2::4].astype(np.int64)).flatten()[take])
+    x = torch.cat([torch.cat(features), torch.ones(per_picture * pictures, 1)], 1).double()
     fit = torch.arange(len(x)) < len(x) // 2
     scores = {}
     for name, parts in labels.items():
         y = torch.cat(parts)
-        known = y != 255
-        weight = 1.0 / torch.bincount(y[fit & known], minlength=16).clamp(min=1).double()[y[fit & known]]
+        known = y != UNASKED
         a, b = x[fit & known], F.one_hot(y[fit & known], 16).double()
-        solution = torch.linalg.solve(
-            a.T @ (a * weight[:, None]) + 1e-3 * torch.eye(a.shape[1]), a.T @ (b * weight[:, None])
-        )
+        weight = 1 / b.sum(0)[y[fit & known], None]
+        ridge = 0.01 * torch.eye(a.shape[1], dtype=torch.float64)
+        solution = torch.linalg.solve(a.T @ (a * weight) + ridge, a.T @ (b * weight))
         guess, truth = (x[~fit & known] @ solution).argmax(1), y[~fit & known]
         scores[name] = float(np.mean([(guess[truth == k] == k).double().mean() for k in truth.unique()]))
     return scores
@@ -455,31 +536,27 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help="file to write (default: the one in the package)")
-    parser.add_argument("--steps", type=int, default=1100, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=3407, help="seed of pictures and weights (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=1.5e-3, help="peak learning rate (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="peak learning rate (default: %(default)s)")
     args = parser.parse_args()
-    sizes = [(4, 256, 256)]
-
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     started = time.monotonic()
-    backbone = pretrain(args.seed, args.steps, sizes, args.lr)
+    backbone = pretrain(args.seed, args.steps, args.lr)
     seconds = time.monotonic() - started
     torch.manual_seed(args.seed)
-    scores, chance = probe(backbone, args.seed, 256), probe(build(256).eval(), args.seed, 256)
+    scores, chance = probe(backbone, args.seed), probe(Backbone().eval(), args.seed)
 
-    state = {
-        k: v.half().contiguous() for k, v in backbone.state_dict().items() if k.startswith(("patch_embed.", "layers."))
-    }
+    state = {name: tensor.half().contiguous() for name, tensor in backbone.state_dict().items()}
     metadata = {
         "format": "pt",
         "name": "swin_nano",
-        "architecture": json.dumps(ARCHITECTURE),
+        "architecture": json.dumps(ARCH.to_dict()),
         "made_by": "scripts/make_swin_nano.py",
-        "data": "procedural RGB pictures drawn by the script; no photograph, no depth input, no other data",
+        "data": "procedural RGB pictures drawn by the script; no photograph, no depth map, no other data",
         "steps": str(args.steps),
-        "pictures": str(sum(sizes[i % len(sizes)][0] for i in range(args.steps))),
+        "pictures": str(sum(SIZES[i % len(SIZES)][0] for i in range(args.steps))),
         "seed": str(args.seed),
         "wall_seconds": f"{seconds:.0f}",
         "date": datetime.date.today().isoformat(),
@@ -495,7 +572,7 @@ def main() -> None:
     if size > MAX_BYTES:
         temporary.unlink()
         raise SystemExit(f"{args.out.name} would be {size} bytes, at most {MAX_BYTES} are allowed")
-    os.replace(temporary, args.out)
+    temporary.replace(args.out)
     print(f"{args.out}: {size} bytes, {seconds / 60:.1f} min")
     print("probe (mean recall, held-out tiles): " + ", ".join(
         f"{name} {scores[name]:.3f} (random init {chance[name]:.3f})" for name in scores

@@ -302,7 +302,7 @@ def _quiet_lightning() -> None:
 
 def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:
     loggers: list[Logger] = []
-    for node in cfg.logger.values():
+    for node in (cfg.logger or {}).values():  # logger=null: none
         node = _without(node)
         if node["_target_"].endswith(".WandbLogger"):
             node = _wandb_options(node, run_dir)
