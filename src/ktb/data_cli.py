@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -19,6 +20,9 @@ from ktb.data.hha import NYU_CAMERA, Camera
 from ktb.data.tools import Outcome, convert_hha, parallel, parse_unit, plan_hha
 from ktb.errors import ConfigError, DataError, KTBError
 
+if TYPE_CHECKING:
+    from ktb.data.base import RGBXDataModule
+
 FAILED_FILES = 1
 """Exit code when some files failed and all others are done."""
 USER_ERROR = 2
@@ -27,7 +31,13 @@ USER_ERROR = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ktb-data`; the exit code: 0 done, 1 some files failed, 2 the call itself was wrong, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes positional arguments in one piece only: check dataset=nyu --out DIR dataset.root=DIR
+    if rest and (arguments.command != "check" or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     try:
         return int(arguments.run(arguments))
     except KTBError as error:
@@ -65,6 +75,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--overwrite", action="store_true", help="make every result again")
     sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     sub.set_defaults(run=_hha)
+
+    sub = commands.add_parser(
+        "check",
+        help="read a whole data set as training would and report on it",
+        description="Read every sample of every split the way training does, and report counts, sizes, value ranges, "
+        "classes, and every file that cannot be used. Settings are those of ktb-train.",
+        epilog="Example: ktb-data check dataset=nyu dataset.root=/data/NYUDepthv2 --out report",
+    )
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
+    sub.add_argument("--out", type=Path, help="folder for report.json and report.html")
+    sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.set_defaults(run=_check)
 
     sub = commands.add_parser(
         "make-fixture",
@@ -120,12 +143,54 @@ def _hha(arguments: argparse.Namespace) -> int:
         raw=arguments.raw,
         scale_camera=arguments.scale_camera,
     )
-    try:
-        arguments.target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{arguments.target}: cannot be made a folder for the results ({error.strerror})") from None
+    _make_folder(arguments.target)
     work = partial(convert_hha, overwrite=arguments.overwrite)
     return _report(_watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    # PyTorch and Hydra take seconds to import, which the other commands do without.
+    from ktb.data.check import look, plan, show, summarise, write_report
+
+    data = _data(arguments.overrides, arguments.config_dir)
+    planned = plan(data)
+    if arguments.out is not None:
+        _make_folder(arguments.out)
+    outcomes = _watch(parallel(look, planned.looks, arguments.workers), len(planned.looks), data.spec.name)
+    report = summarise(data, planned, outcomes)
+    show(report, Console())
+    if arguments.out is not None:
+        try:
+            write_report(report, arguments.out)
+        except OSError as error:
+            raise DataError(f"{arguments.out}: the report cannot be written ({error.strerror})") from None
+        print(f"{arguments.out / 'report.html'}")
+    samples, failed = sum(planned.counts.values()), len(report["failures"])
+    print(f"{data.spec.name}: {samples} samples, {failed} failures, {len(report['findings'])} findings")
+    return FAILED_FILES if failed else 0
+
+
+def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
+    """The DataModule that ktb-train would build from the same settings."""
+    from ktb import config, run
+
+    extra = [config_dir] if config_dir else []
+    if config_dir and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir} is not a folder")
+    if text := config.mistake("train", overrides, extra):
+        raise ConfigError(text)
+    search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
+    with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
+        cfg = config.compose("train", overrides=[*overrides, *search])
+    config.check(cfg)
+    return run._build_data(cfg)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be made a folder for the results ({error.strerror})") from None
 
 
 def _make_fixture(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.data.fixtures import draw
+from ktb.data.fixtures import draw, make_fixture
 from ktb.data.hha import NYU_CAMERA, Camera, hha
 from ktb.data_cli import main
 
@@ -117,6 +118,74 @@ def test_make_fixture(tmp_path, capsys):
     assert call("make-fixture", "nyu", tmp_path / "new", "--layout", "rgba") == 2
     assert "nyu has no layout 'rgba'; it has tabs, spaces, stems, three_columns" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def nyu(tmp_path):
+    return make_fixture("nyu", tmp_path / "nyu", counts={"train": 3, "test": 2}, size=(40, 48))
+
+
+def test_check(nyu, tmp_path, capsys):
+    out = tmp_path / "new" / "report"
+    assert call("check", "dataset=nyu", "--workers", 1, "--out", out, f"dataset.root={nyu}", "modality=depth") == 0
+    printed = capsys.readouterr().out
+    assert "nyu: 5 samples, 0 failures" in printed
+    assert str(out / "report.html") in printed.replace("\n", "")
+    report = json.loads((out / "report.json").read_text())
+    assert report["modalities"] == ["depth"]
+    assert {split: found["samples"] for split, found in report["splits"].items()} == {"train": 3, "test": 2}
+    stored = np.concatenate([np.array(Image.open(nyu / f"Label/{i}.png")).ravel() for i in range(3)])
+    assert list(report["splits"]["train"]["classes"].values()) == [int((stored == i + 1).sum()) for i in range(40)]
+    assert sorted(p.name for p in out.iterdir()) == ["report.html", "report.json"]
+
+
+def test_check_of_damaged_files_is_exit_code_1(nyu, capsys):
+    picture = nyu / "RGB/1.jpg"
+    picture.write_bytes(picture.read_bytes()[:-100])
+    label = np.array(Image.open(nyu / "Label/4.png"))
+    label[0, 0] = 41
+    Image.fromarray(label).save(nyu / "Label/4.png")
+    assert call("check", "dataset=nyu", f"dataset.root={nyu}", "--workers", 1) == 1
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"failed: {picture}: JPEG cut short" in printed
+    assert f"failed: {nyu / 'Label/4.png'}: label id 41 at 1 pixels" in printed
+    assert "nyu: 5 samples, 2 failures" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dataset=nyo"], "unknown dataset 'nyo': did you mean 'nyu'?"),
+        (["dataset=nyu", "dataset.root=nowhere"], "data root nowhere does not exist"),
+        (
+            ["dataset=nyu", "dataset.rot=x"],
+            "unknown setting 'dataset.rot' of dataset=nyu: did you mean 'dataset.root'?",
+        ),
+        (["dataset=nyu", "modality=rgb_t"], "nyu has no modality 'thermal'; it has rgb, depth"),
+        (["dataset=folder"], "must be given"),
+        (["--config-dir", "nowhere"], "--config-dir nowhere is not a folder"),
+    ],
+)
+def test_wrong_calls_of_check(tmp_path, capsys, arguments, message):
+    assert call("check", *arguments, "--out", tmp_path / "report") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_unknown_options_of_check(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call("check", "dataset=nyu", "--ot", "report", "--wrong")
+    assert "unrecognized arguments: --ot report --wrong" in capsys.readouterr().err
+
+
+def test_check_of_ones_own_configuration(nyu, tmp_path, capsys):
+    own = tmp_path / "conf" / "dataset"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text(f"defaults: [nyu, _self_]\nname: mine\nroot: {nyu}\n")
+    assert call("check", "--config-dir", own.parent, "dataset=mine", "--workers", 1) == 0
+    assert "mine: 5 samples, 0 failures" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")

@@ -1,0 +1,353 @@
+"""A whole data set looked at before it is trained on: every sample of every split read the way training reads it.
+
+`plan` opens the splits, `look` reads one sample (many at once with `ktb.data.tools.parallel`), `summarise` puts what
+was seen into one plain dictionary, which `show` prints and `write_report` writes as JSON and HTML.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import html
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from ktb.data.base import FileSamples, RGBXDataModule, Samples
+from ktb.data.spec import IGNORE
+from ktb.data.tools import Outcome, atomic_file
+from ktb.errors import DataError
+
+__all__ = ["Look", "Plan", "Seen", "look", "plan", "show", "summarise", "write_report"]
+
+Report = dict[str, Any]
+
+SHOWN = 20
+"""Failures and findings printed in the terminal; the report files have all of them."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sample to read: `index` of `samples`, with the modalities `streams`; `num_classes` its label may have."""
+
+    split: str
+    name: str
+    samples: Samples
+    index: int
+    streams: tuple[str, ...]
+    num_classes: int
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one modality of one sample holds: stored values, over all channels. measured: share of valid pixels."""
+
+    dtype: str
+    channels: int
+    low: float
+    high: float
+    mean: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Seen(Outcome):
+    """What became of one `Look`.
+
+    size: (height, width) of the label. histogram: (256,) pixels per class id, `IGNORE` included. digest: of all
+    values read, equal for samples of equal content. failures: one line per unusable file.
+    """
+
+    split: str = ""
+    size: tuple[int, int] = (0, 0)
+    values: dict[str, Values] = field(default_factory=dict)
+    histogram: NDArray[np.int64] | None = None
+    condition: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """looks: every sample of every split that could be opened. counts: split → its number of samples. unopened:
+    split → why it could not be opened. findings: oddities known without opening a file."""
+
+    looks: list[Look]
+    counts: dict[str, int]
+    unopened: dict[str, str]
+    findings: list[str]
+
+
+def plan(data: RGBXDataModule) -> Plan:
+    """Open all splits.
+
+    Raises:
+        DataError: none of them can be opened; what is wrong with the first one.
+    """
+    streams = tuple(m.name for m in data.modalities)
+    looks: list[Look] = []
+    counts: dict[str, int] = {}
+    unopened: dict[str, str] = {}
+    opened: dict[str, FileSamples] = {}
+    for split in data.spec.splits:
+        try:
+            samples = data.open_split(split)
+        except DataError as error:
+            unopened[split] = str(error)
+            continue
+        counts[split] = len(samples)
+        if isinstance(samples, FileSamples):
+            opened[split] = samples
+        for index in range(len(samples)):
+            name, single = f"sample {index} of {split}", samples
+            if isinstance(samples, FileSamples):
+                # A job travels to a worker: with its own entry, not with those of the whole split.
+                name, single = samples.entries[index].id, copy.copy(samples)
+                single.entries = [samples.entries[index]]
+            looks.append(
+                Look(split, name, single, 0 if single is not samples else index, streams, data.spec.num_classes)
+            )
+    if not counts:
+        raise DataError(next(iter(unopened.values())))
+    findings = [*_duplicates(opened), *([] if unopened else _unnamed(opened, streams))]
+    return Plan(looks, counts, unopened, findings)
+
+
+def _duplicates(opened: dict[str, FileSamples]) -> list[str]:
+    """Label files that more than one sample has, within a split or across."""
+    users: dict[Path, list[str]] = defaultdict(list)
+    for split, samples in opened.items():
+        for entry in samples.entries:
+            users[samples.root / entry.label].append(f"{split}: {entry.id}")
+    return [f"{path}: label of {len(names)} samples ({', '.join(names)})" for path, names in users.items() if names[1:]]
+
+
+def _unnamed(opened: dict[str, FileSamples], streams: Sequence[str]) -> list[str]:
+    """Files beside those of the samples that belong to no sample of any split."""
+    used: dict[Path, set[str]] = defaultdict(set)
+    for samples in opened.values():
+        for entry in samples.entries:
+            for file in entry.paths(streams):
+                path = samples.root / file
+                used[path.parent].add(path.name)
+    found = []
+    for folder, names in sorted(used.items()):
+        try:
+            others = sorted(p.name for p in folder.iterdir() if p.name not in names and p.is_file())
+        except OSError:  # its files fail one by one when they are read
+            continue
+        if others:
+            found.append(f"{folder}: {len(others)} files that no split names (first: {others[0]})")
+    return found
+
+
+def look(job: Look) -> Seen:
+    """Read one sample as training does; never raises for what a file holds."""
+    path = Path(job.name)
+    try:
+        raw = job.samples.read(job.index, job.streams)
+    except DataError as error:
+        failures = _each_file(job) or (str(error),)
+        return Seen(path, "failed", "; ".join(failures), job.split, failures=failures)
+    histogram = np.bincount(raw.label.ravel(), minlength=256).astype(np.int64)
+    outside = np.flatnonzero(histogram[job.num_classes : IGNORE]) + job.num_classes
+    if outside.size:
+        message = (
+            f"{job.name}: label ids {', '.join(map(str, outside[:5]))}; expected 0-{job.num_classes - 1} and {IGNORE}"
+        )
+        return Seen(path, "failed", message, job.split, failures=(message,))
+    digest = hashlib.blake2b(np.ascontiguousarray(raw.label).data, digest_size=16)
+    values = {}
+    for name, image in raw.images.items():
+        digest.update(np.ascontiguousarray(image).data)
+        valid = raw.valid.get(name)
+        measured = image if valid is None else image[valid]
+        low, high, mean = (
+            (float(measured.min()), float(measured.max()), float(measured.mean(dtype=np.float64)))
+            if measured.size
+            else (0.0, 0.0, 0.0)
+        )
+        share = 1.0 if valid is None else float(valid.mean())
+        values[name] = Values(str(image.dtype), image.shape[2], low, high, mean, share)
+    height, width = raw.label.shape
+    return Seen(path, "kept", "", job.split, (height, width), values, histogram, raw.condition, digest.hexdigest())
+
+
+def _each_file(job: Look) -> tuple[str, ...]:
+    """A line for every unusable file of a sample; reading it as a whole stops at the first one."""
+    if not isinstance(job.samples, FileSamples):
+        return ()
+    samples, entry = job.samples, job.samples.entries[job.index]
+    found = []
+    try:
+        samples.label(samples.root / entry.label)
+    except DataError as error:
+        found.append(str(error))
+    for name in job.streams:
+        try:
+            samples.readers[name]([samples.root / file for file in entry.files[name]])
+        except DataError as error:
+            found.append(str(error))
+    return tuple(dict.fromkeys(found))
+
+
+def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) -> Report:
+    """Everything seen, as plain values: what report.json holds."""
+    seen = [outcome for outcome in outcomes if isinstance(outcome, Seen)]
+    splits = {split: _split(data, split, [s for s in seen if s.split == split]) for split in planned.counts}
+    failures = [*planned.unopened.values(), *sorted({line for s in seen for line in s.failures})]
+    findings = list(planned.findings)
+    content: dict[str, list[str]] = defaultdict(list)
+    for s in sorted((s for s in seen if s.digest), key=lambda s: (s.split, str(s.path))):
+        content[s.digest].append(f"{s.split}: {s.path}")
+    findings += [f"equal content: {', '.join(names)}" for names in content.values() if names[1:]]
+    for split, count in planned.counts.items():
+        published = data.spec.counts.get(split)
+        if published not in (None, count):
+            findings.append(f"{split}: {count} samples, published are {published}")
+        absent = [name for name, pixels in splits[split]["classes"].items() if not pixels]
+        if absent:
+            findings.append(f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)})")
+    return {
+        "dataset": data.spec.name,
+        "modalities": [m.name for m in data.modalities],
+        "splits": splits,
+        "unopened": planned.unopened,
+        "failures": failures,
+        "findings": findings,
+    }
+
+
+def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
+    read = [s for s in seen if s.histogram is not None]
+    histogram = sum((s.histogram for s in read if s.histogram is not None), np.zeros(256, np.int64))
+    total = int(histogram.sum())
+    modalities = {}
+    for modality in data.modalities:
+        values = [s.values[modality.name] for s in read]
+        modalities[modality.name] = {
+            "kinds": dict(Counter(f"{v.dtype} x {v.channels}" for v in values).most_common()),
+            "min": min((v.low for v in values), default=None),
+            "max": max((v.high for v in values), default=None),
+            "mean": float(np.mean([v.mean for v in values])) if values else None,
+            "measured": float(np.mean([v.measured for v in values])) if values else None,
+        }
+    conditions: dict[str, Counter[str]] = defaultdict(Counter)
+    for s in read:
+        for name, value in s.condition.items():
+            conditions[name][value] += 1
+    return {
+        "samples": len(seen),
+        "published": data.spec.counts.get(split),
+        "failed": len(seen) - len(read),
+        "sizes": dict(Counter(f"{s.size[0]}x{s.size[1]}" for s in read).most_common()),
+        "modalities": modalities,
+        "pixels": total,
+        "void": int(histogram[IGNORE]),
+        "void_share": int(histogram[IGNORE]) / total if total else None,
+        "classes": {name: int(histogram[i]) for i, name in enumerate(data.spec.classes)},
+        "conditions": {name: dict(sorted(values.items())) for name, values in conditions.items()},
+    }
+
+
+def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, column heads, rows) of the tables that both the terminal and the HTML page show."""
+    splits, values, classes, conditions = [], [], [], []
+    for name, split in report["splits"].items():
+        published = "-" if split["published"] is None else str(split["published"])
+        void = "-" if split["void_share"] is None else f"{split['void_share']:.2%}"
+        splits.append([name, str(split["samples"]), published, str(split["failed"]), _listed(split["sizes"]), void])
+        for modality, v in split["modalities"].items():
+            numbers = ["-" if v[key] is None else f"{v[key]:.5g}" for key in ("min", "max", "mean")]
+            measured = "-" if v["measured"] is None else f"{v['measured']:.2%}"
+            values.append([name, modality, _listed(v["kinds"]), *numbers, measured])
+        for condition, counted in split["conditions"].items():
+            conditions.append([name, condition, ", ".join(f"{k} {n}" for k, n in counted.items())])
+    for i, name in enumerate(next(iter(report["splits"].values()))["classes"]):
+        classes.append([str(i), name, *(_share(s, name) for s in report["splits"].values())])
+    tables = [
+        (
+            "Splits",
+            ["split", "samples", "published", "failed", "sizes (height x width)", "void"],
+            splits,
+        ),
+        ("Values as read", ["split", "modality", "type x channels", "min", "max", "mean", "measured"], values),
+        ("Classes, share of labelled pixels", ["id", "class", *report["splits"]], classes),
+    ]
+    return [*tables, ("Conditions", ["split", "condition", "samples"], conditions)] if conditions else tables
+
+
+def _share(split: Report, name: str) -> str:
+    labelled = split["pixels"] - split["void"]
+    return f"{split['classes'][name] / labelled:.2%}" if labelled else "-"
+
+
+def _listed(counted: dict[str, int]) -> str:
+    parts = [value if len(counted) == 1 else f"{value} ({n})" for value, n in list(counted.items())[:3]]
+    return ", ".join([*parts, *([f"{len(counted) - 3} more"] if len(counted) > 3 else [])]) or "-"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report as tables, then what is odd and what failed."""
+    parts: list[RenderableType] = []
+    for title, heads, rows in _rows(report):
+        table = Table(title=title, title_justify="left")
+        for head in heads:
+            table.add_column(head, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        parts.append(table)
+    console.print(Group(*parts))
+    for title in ("findings", "failures"):
+        lines = report[title]
+        for line in lines[:SHOWN]:
+            console.print(f"{title[:-1] if title == 'findings' else 'failed'}: {line}", markup=False, soft_wrap=True)
+        if len(lines) > SHOWN:
+            console.print(f"... and {len(lines) - SHOWN} more {title}: --out DIR writes all of them")
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json and report.html, which needs nothing from elsewhere, into the existing `folder`."""
+    for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("report.html", _page(report))):
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:0 0 1.5rem}caption{text-align:left;font-weight:600;padding:.3rem 0}
+th,td{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}
+.bar{display:inline-block;height:.7em;background:#3b75af;margin-right:.4em}
+li{overflow-wrap:anywhere}.bad{color:#a11}
+"""
+
+
+def _page(report: Report) -> str:
+    escape = html.escape
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(report['dataset'])}</title>",
+        f"<style>{_STYLE}</style><h1>{escape(report['dataset'])}: {escape(', '.join(report['modalities']))}</h1>",
+    ]
+    for title, items in (("Failed", report["failures"]), ("Findings", report["findings"])):
+        kind = " class=bad" if title == "Failed" else ""
+        lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+        parts.append(f"<h2{kind}>{title}: {len(items)}</h2><ul>{lines}</ul>")
+    for title, heads, rows in _rows(report):
+        bars = title.startswith("Classes")
+        body = "".join(f"<tr>{''.join(_cell(c, bars and i > 1) for i, c in enumerate(row))}</tr>" for row in rows)
+        head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+        parts.append(f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{body}</table>")
+    return "\n".join(parts) + "\n"
+
+
+def _cell(text: str, bar: bool) -> str:
+    drawn = f'<span class="bar" style="width:{float(text[:-1]) * 0.1:.2f}em"></span>' if bar and text != "-" else ""
+    return f"<td>{drawn}{html.escape(text)}</td>"
