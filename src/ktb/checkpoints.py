@@ -53,7 +53,11 @@ def read_file(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"the Python object {found[1]}" if found else "something other than tensors and plain values"
+        with path.open("rb") as file:
+            is_pickle = found or file.read(1) == pickle.PROTO
+        if not is_pickle:
+            raise CheckpointError(f"{path}: not a checkpoint (no known file format); fetch it again") from None
+        what = f"the Python object {found[1]}" if found else "more than tensors and plain values"
         raise CheckpointError(
             f"{path}: refused: it holds {what}, and loading that would run code from the file; "
             "save its state dict alone and pass that file"

@@ -119,7 +119,7 @@ class TrainConfig:
 class EvalConfig:
     checkpoint: str = MISSING
     split: str | None = None
-    scoring: str = MISSING
+    scoring: str | None = None
     run_dir: str | None = None
     panels: int = MISSING
     seed: int = MISSING
@@ -195,7 +195,7 @@ def check(cfg: DictConfig) -> None:
     for key in ("pixel_loss", "kind"):
         if key in (values.get("loss") or {}):
             one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
-    if "scoring" in values:
+    if values.get("scoring") is not None:
         one_of("scoring", values["scoring"], ("native", "published"))
     if values.get("overwrite") and values.get("ckpt_path") is not None:
         raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
@@ -210,6 +210,10 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError("trainer.max_epochs=null: expected a number, the learning-rate schedule ends with it")
     within("trainer.max_epochs", 1)
     within("trainer.max_steps", -1)
+    if str(values["trainer"].get("precision", "")).endswith(("16-true", "transformer-engine")):
+        raise ConfigError(
+            f"trainer.precision={values['trainer']['precision']}: expected 32-true, 64-true, 16-mixed or bf16-mixed"
+        )
     for key in ("check_val_every_n_epoch", "accumulate_grad_batches", "log_every_n_steps"):
         within(f"trainer.{key}", 1)
     within("model.head_dim", 1)
@@ -425,6 +429,26 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
 def _resolved(cfg: DictConfig, key: str) -> Any:
     value = OmegaConf.select(cfg, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config a resumed training goes on with: the run's own, with what the user overrode and only that.
+
+    Raises:
+        ConfigError: a kept node names foreign code.
+    """
+    kept = OmegaConf.create(OmegaConf.to_container(saved))
+    assert isinstance(kept, DictConfig)
+    fresh = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
+    chosen = [_parse(text).key_or_group for text in overrides]
+    for key in sorted(chosen, key=lambda key: "." in key):  # whole groups first, then single settings in them
+        if OmegaConf.select(fresh, key) is not None or key in fresh:
+            OmegaConf.update(kept, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
+    for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
+        if group in kept and group not in chosen:
+            check_targets({group: kept[group]}, "the checkpoint's config")
+    OmegaConf.set_struct(kept, True)
+    return kept
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -25,13 +25,13 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb import checkpoints
-from ktb.config import instantiate, merge_saved, user_overrides
+from ktb.config import instantiate, merge_saved, resume_saved, user_overrides
 from ktb.data.base import RGBXDataModule
 from ktb.engine.callbacks import Panels, Progress, Speed, checkpointing, finite
 from ktb.engine.losses import PixelLoss
@@ -43,7 +43,10 @@ from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
-WRITTEN = (CONFIG, RESULT, METRICS, WANDB_ID, "checkpoints", "panels", "panels.png", "report.html")
+WRITTEN = (
+    CONFIG, RESULT, METRICS, WANDB_ID, "checkpoints", "panels", "panels.png", "report.html", "tensorboard", "wandb",
+    "eval",
+)  # fmt: skip
 """What a run writes into its folder, and `overwrite=true` removes."""
 
 # Not arguments of the classes the groups name.
@@ -63,6 +66,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     cfg = _place(cfg)
     run_dir = Path(cfg.run_dir)
     resume = _resume_point(cfg, run_dir)
+    if resume is not None:
+        cfg = _continued(cfg, resume, run_dir)
 
     data = _build_data(cfg)
     data.setup("fit")
@@ -94,23 +99,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone)),
     )
 
-    _claim(run_dir, cfg, resuming=resume is not None)
+    if resume is not None:  # a checkpoint of another model must not cost the run its files
+        module.on_load_checkpoint(checkpoints.read_file(resume))
     has_validation = cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run
     best = checkpointing(run_dir / "checkpoints", has_validation=has_validation)
     panels = Panels(run_dir, data.spec, data.modalities)
     with open_dict(cfg):  # an epoch shorter than the logging interval would never be logged
         steps = len(data.dataset("train")) // data.batch_size
         cfg.trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))
-    trainer = _trainer(cfg, [best, Speed(cfg.trainer.log_every_n_steps), panels], _loggers(cfg, run_dir, resume))
+    trainer = _trainer(cfg, [best, Speed(cfg.trainer.log_every_n_steps), panels])
+    _claim(run_dir, cfg, resuming=resume is not None)
+    trainer.loggers = _loggers(cfg, run_dir, resume)
     _announce(trainer, data, model, run_dir)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if not (run_dir / "checkpoints" / "last.ckpt").exists() and not cfg.trainer.fast_dev_run:
-        trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")  # stopped before the first validation
-
-    result: dict[str, Any] = {}
-    if cfg.test:
-        trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
-        result = _scored(module, data)
+    try:
+        result = _fit_and_test(cfg, trainer, module, data, best, resume)
+    finally:
+        _finish_wandb(trainer)
     result |= {
         "status": "finished",
         "epochs": trainer.current_epoch,
@@ -126,6 +130,25 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
+def _fit_and_test(
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    module: SegmentationModule,
+    data: RGBXDataModule,
+    best: ModelCheckpoint,
+    resume: Path | None,
+) -> dict[str, Any]:
+    """Training, then the test scores of the best checkpoint (empty without a test)."""
+    run_dir = Path(cfg.run_dir)
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if not (run_dir / "checkpoints" / "last.ckpt").exists() and not cfg.trainer.fast_dev_run:
+        trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")  # stopped before the first validation
+    if not cfg.test:
+        return {}
+    trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
+    return _scored(module, data)
+
+
 # ----------------------------------------------------------------------------------------------------------- ktb-eval
 
 
@@ -138,11 +161,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     started = time.time()
     file = checkpoints.find_checkpoint(cfg.checkpoint)
     content = checkpoints.read_file(file)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
     ours = checkpoints.is_ours(content)
     if ours:
         cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
     with open_dict(cfg):
-        cfg.dataset.scoring = cfg.scoring
+        if cfg.scoring:
+            cfg.dataset.scoring = cfg.scoring
         cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
         if cfg.split:
             cfg.dataset.report_split = cfg.split
@@ -165,6 +191,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     data.setup("test")
 
     run_dir = Path(cfg.run_dir) if cfg.run_dir else _eval_folder(file)
+    if (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists():
+        raise ConfigError(f"{run_dir} already holds results; choose another run_dir for those of this evaluation")
+    with open_dict(cfg):
+        cfg.run_dir = str(run_dir)
     _make_folder(run_dir)
     module = SegmentationModule(
         model,
@@ -175,7 +205,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         seed=cfg.seed,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
-    trainer = _trainer(cfg, [panels], [])
+    trainer = _trainer(cfg, [panels])
     trainer.test(module, datamodule=data, verbose=False)
     result = _scored(module, data) | {
         "status": "finished",
@@ -255,7 +285,7 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
     }
 
 
-def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) -> L.Trainer:
+def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> L.Trainer:
     options = _without(cfg.trainer)
     _quiet_lightning()
     if not torch.cuda.is_available():
@@ -266,7 +296,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], loggers: list[Logger]) 
         return L.Trainer(
             **{str(k): v for k, v in options.items()},
             callbacks=callbacks,
-            logger=loggers or False,
+            logger=False,
             default_root_dir=str(cfg.run_dir),
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
@@ -326,6 +356,14 @@ def _wandb_options(node: DictConfig, run_dir: Path) -> DictConfig:
     return OmegaConf.merge(node, {"id": file.read_text().strip(), "resume": "allow"})  # type: ignore[return-value]
 
 
+def _finish_wandb(trainer: L.Trainer) -> None:
+    """End the run, or the next job of a sweep in this process would log into it."""
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        wandb.finish()
+
+
 def _csv_logger(node: DictConfig, run_dir: Path, resume: Path | None) -> CSVLogger:
     """Lightning's CSVLogger deletes an existing file; a resumed run gets its rows up to the checkpoint back."""
     file = run_dir / METRICS
@@ -364,12 +402,7 @@ def _place(cfg: DictConfig) -> DictConfig:
 def _resume_point(cfg: DictConfig, run_dir: Path) -> Path | None:
     """The checkpoint to continue from."""
     if cfg.ckpt_path is None:
-        holds_a_run = (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists()
-        if holds_a_run and not cfg.overwrite and _is_first_process():
-            raise ConfigError(
-                f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace "
-                "it with overwrite=true"
-            )
+        _refuse_occupied(cfg, run_dir)
         return None
     if cfg.ckpt_path == "last" or Path(cfg.ckpt_path).expanduser().is_dir():
         file = run_dir / "checkpoints" / "last.ckpt"
@@ -380,9 +413,34 @@ def _resume_point(cfg: DictConfig, run_dir: Path) -> Path | None:
             )
         return file
     file = Path(cfg.ckpt_path).expanduser().absolute()
-    if not checkpoints.is_ours(checkpoints.read_file(file)):
-        raise CheckpointError(f"{file}: not a checkpoint of ktb-train, so training can't continue from it")
+    if run_dir != file.parent.parent:
+        _refuse_occupied(cfg, run_dir)
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such checkpoint file; check the path")
     return file
+
+
+def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
+    holds_a_run = (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists()
+    if holds_a_run and not cfg.overwrite and _is_first_process():
+        raise ConfigError(
+            f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace "
+            "it with overwrite=true"
+        )
+
+
+def _continued(cfg: DictConfig, resume: Path, run_dir: Path) -> DictConfig:
+    """The resumed run's own configuration, with what the user overrode on the command line."""
+    content = checkpoints.read_file(resume)
+    if not checkpoints.is_ours(content):
+        raise CheckpointError(f"{resume}: not a checkpoint of ktb-train, so training can't continue from it")
+    kept = resume_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
+    with open_dict(kept):
+        for key in ("run_dir", "ckpt_path", "overwrite"):
+            kept[key] = cfg[key]
+        if run_dir != resume.parent.parent:
+            kept.logger = cfg.logger  # the saved one writes into the other run's folder
+    return kept
 
 
 def _claim(run_dir: Path, cfg: DictConfig, *, resuming: bool) -> None:

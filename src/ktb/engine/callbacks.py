@@ -69,7 +69,7 @@ class Speed(Callback):
         self._samples += len(batch["label"]) * trainer.world_size
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": lr})
-        if trainer.global_step % self.every == 0:
+        if (batch_idx + 1) % self.every == 0:
             self._since, self._samples = now, 0
 
 
@@ -186,6 +186,8 @@ def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
     between the 1st and 99th percentile of the image.
     """
     x = stored.cpu().float().numpy()
+    if modality.validity:  # the last channel says where something was measured
+        x = x[:-1]
     if modality.name == "rgb":
         return x.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
     low, high = np.percentile(x, (1, 99))

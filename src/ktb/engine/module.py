@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,7 +83,7 @@ class SegmentationModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         trainer = self.trainer
         trainer.fit_loop.setup_data()  # the number of batches is not known before
-        steps_per_epoch = max(1, int(trainer.num_training_batches) // trainer.accumulate_grad_batches)
+        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         assert trainer.max_epochs is not None
         optimizer, schedule = build_optimizer(
             self.model, self.optim, epochs=trainer.max_epochs, steps_per_epoch=steps_per_epoch
@@ -141,6 +142,16 @@ class SegmentationModule(L.LightningModule):
         trained = {f"model.{k}" for k, p in self.model.named_parameters() if p.requires_grad}
         if missing := sorted(trained - set(checkpoint["state_dict"])):
             raise CheckpointError(f"the checkpoint lacks {len(missing)} trained parameters, {missing[0]} among them")
+        about = checkpoint["ktb"]
+        if list(theirs["modalities"]) != list(self.model.modalities):  # equal as dicts, in another order
+            raise CheckpointError(
+                f"the checkpoint's modalities are {list(theirs['modalities'])}, here {list(self.model.modalities)}"
+            )
+        ours = self.provenance.get("backbone", {}).get("sha256")
+        if ours and not self.keep_frozen and about.get("backbone", {}).get("sha256") != ours:
+            raise CheckpointError(
+                "the checkpoint was trained on other backbone weights; pass them as backbone.weights=FILE"
+            )
 
     @property
     def strict_loading(self) -> bool:
