@@ -316,7 +316,7 @@ def test_merge_keeps_the_run_and_takes_the_evaluation(tmp_path: Path) -> None:
     overrides = [f"checkpoint={run}", "split=val"]
     merged = config.merge_saved(saved, composed(*overrides, name="eval"), overrides)
     assert (merged.dataset.batch_size, merged.backbone.name, merged.loss.name) == (7, "swin_t", "self_teaching")
-    assert (merged.checkpoint, merged.split, merged.run_dir, merged.scoring) == (str(run), "val", None, "native")
+    assert (merged.checkpoint, merged.split, merged.run_dir, merged.scoring) == (str(run), "val", None, None)
     assert (merged.trainer.strategy, merged.trainer.devices) == ("auto", 1), "the machine is not the run's"
     assert merged.trainer.precision == "bf16-mixed", "but the arithmetic is"
     assert saved.run_dir == str(run), "the saved config is left as it was"
