@@ -183,7 +183,7 @@ def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
         cfg = config.compose("train", overrides=[*overrides, *search])
     config.check(cfg)
-    return run._build_data(cfg)
+    return run.build_data(cfg)
 
 
 def _make_folder(path: Path) -> None:

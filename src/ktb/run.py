@@ -67,9 +67,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     run_dir = Path(cfg.run_dir)
     resume = _resume_point(cfg, run_dir)
     if resume is not None:
-        cfg = _continued(cfg, resume, run_dir)
+        cfg = _continued(cfg, resume)
 
-    data = _build_data(cfg)
+    data = build_data(cfg)
     data.setup("fit")
     if cfg.test:
         data.setup("test")  # a missing test file is better known now than after the training
@@ -172,7 +172,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
         if cfg.split:
             cfg.dataset.report_split = cfg.split
-    data = _build_data(cfg)
+    data = build_data(cfg)
     streams = [m.name for m in data.modalities]
     if ours:
         backbone = content["ktb"]["backbone"]
@@ -241,7 +241,8 @@ def _channels(modalities: Mapping[str, int]) -> str:
 # ----------------------------------------------------------------------------------------------------------- building
 
 
-def _build_data(cfg: DictConfig) -> RGBXDataModule:
+def build_data(cfg: DictConfig) -> RGBXDataModule:
+    """The DataModule that `cfg.dataset` describes; files are looked at in its `setup`."""
     data: RGBXDataModule = instantiate(_without(cfg.dataset, *_DATASET_FACTS))
     data.spec = replace(data.spec, name=cfg.dataset.name)  # a user's own data set is called as its config is
     return data
@@ -429,17 +430,16 @@ def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
         )
 
 
-def _continued(cfg: DictConfig, resume: Path, run_dir: Path) -> DictConfig:
+def _continued(cfg: DictConfig, resume: Path) -> DictConfig:
     """The resumed run's own configuration, with what the user overrode on the command line."""
     content = checkpoints.read_file(resume)
     if not checkpoints.is_ours(content):
         raise CheckpointError(f"{resume}: not a checkpoint of ktb-train, so training can't continue from it")
     kept = resume_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
     with open_dict(kept):
-        for key in ("run_dir", "ckpt_path", "overwrite"):
+        # Loggers name classes of other packages, which nothing that came out of a file may do.
+        for key in ("run_dir", "ckpt_path", "overwrite", "logger"):
             kept[key] = cfg[key]
-        if run_dir != resume.parent.parent:
-            kept.logger = cfg.logger  # the saved one writes into the other run's folder
     return kept
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb import load_model, run
 from ktb.checkpoints import to_published
@@ -178,6 +178,21 @@ def test_checkpoints_for_something_else(finished: tuple[Path, dict[str, Any]], t
     with pytest.raises(CheckpointError, match=r"cut\.ckpt: not a readable checkpoint"):
         evaluate(tmp_path / "cut.ckpt", tmp_path / "d")
     assert not any((tmp_path / name).exists() for name in "acd")
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # the folder was moved, as a downloaded one is
+def test_a_foreign_logger_in_a_checkpoint_is_never_run(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    content = torch.load(finished[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    trace = tmp_path / "executed"
+    config = OmegaConf.create(content["ktb"]["config"])
+    config.logger = {"evil": {"_target_": "pathlib.Path.touch", "self": str(trace)}}
+    content["ktb"]["config"] = OmegaConf.to_yaml(config)
+    folder = tmp_path / "downloaded"
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(content, folder / "checkpoints" / "last.ckpt")
+    train(folder, f"ckpt_path={folder}", "test=false")
+    assert not trace.exists()
+    assert "evil" not in OmegaConf.load(folder / "config.yaml").logger
 
 
 def test_another_backbone_than_in_training_is_refused(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

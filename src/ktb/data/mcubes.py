@@ -15,7 +15,17 @@ from typing import Any, Unpack
 import cv2
 import numpy as np
 
-from ktb.data.augment import A, Array, Label, RandomResizedCrop, Size, Transform, reseed, resize, resize_nearest
+from ktb.data.augment import (
+    A,
+    Array,
+    Label,
+    RandomResizedCrop,
+    Size,
+    TrainTransform,
+    Transform,
+    resize,
+    resize_nearest,
+)
 from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list
 from ktb.data.readers import ImageReader, LabelReader, Reading, id_table
 from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, DatasetSpec, ModalitySpec
@@ -205,7 +215,7 @@ class RandomRadiusBlur(A.ImageOnlyTransform):
         return cv2.GaussianBlur(img, (0, 0), sigma).reshape(img.shape)
 
 
-class MCubeSTrainTransform:
+class MCubeSTrainTransform(TrainTransform):
     """Flip (p 0.5), `RandomShortSideCrop`, and `RandomRadiusBlur` (p 0.5) of RGB and NIR, in this order.
 
     A flip leaves the polarisation angle as it is, as published.
@@ -225,13 +235,6 @@ class MCubeSTrainTransform:
             # What is not to be blurred is declared a mask.
             additional_targets={name: "image" if name in blurred else "mask" for name in streams if name != first},
         )
-
-    def __call__(
-        self, images: Mapping[str, Array], label: Label, *, entropy: Sequence[int]
-    ) -> tuple[dict[str, Array], Label]:
-        reseed(self.compose, entropy)
-        out = self.compose(**{self.keys[name]: image for name, image in images.items()}, mask=label)
-        return {name: out[self.keys[name]] for name in images}, out["mask"]
 
 
 class CentreSquare:
