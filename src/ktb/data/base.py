@@ -526,15 +526,19 @@ class RGBXDataModule(L.LightningDataModule):
         needed = {"fit": ("train", selection), "validate": (selection,)}.get(stage, (report,))
         for split in needed:
             self.dataset(split)
-        if stage == "fit":
-            found = len(self._samples["train"])
-            world = self.trainer.world_size if self.trainer else 1
-            if found < self.batch_size * world:
-                raise DataError(
-                    f"{self.spec.name}: the train split has {found} samples, fewer than one batch of {self.batch_size}"
-                    + (f" in each of {world} processes" if world > 1 else "")
-                    + f"; set dataset.batch_size={max(found // world, 1)} or less"
-                )
+        world = self.trainer.world_size if self.trainer else 1
+        if stage == "fit" and (text := self.too_few(len(self._samples["train"]), world)):
+            raise DataError(text)
+
+    def too_few(self, found: int, world_size: int = 1) -> str | None:
+        """What to say if the train split's `found` samples don't make one batch in each of `world_size` processes."""
+        if found >= self.batch_size * world_size:
+            return None
+        return (
+            f"{self.spec.name}: the train split has {found} samples, fewer than one batch of {self.batch_size}"
+            + (f" in each of {world_size} processes" if world_size > 1 else "")
+            + f"; set dataset.batch_size={max(found // world_size, 1)} or less"
+        )
 
     def train_dataloader(self) -> DataLoader[Sample]:
         return self._loader("train", train=True)

@@ -30,6 +30,11 @@ __all__ = ["Look", "Plan", "Seen", "look", "plan", "show", "summarise", "write_r
 
 Report = dict[str, Any]
 
+SMALLEST = 32
+"""Pixels that each side of the network's input must have."""
+PLAUSIBLE = (0.05, 5.0)
+"""Largest absolute value of a split after scaling: the network expects 0 to 1; polarisation reaches 2.7."""
+
 SHOWN = 20
 """Failures and findings printed in the terminal; the report files have all of them."""
 
@@ -121,6 +126,69 @@ def plan(data: RGBXDataModule) -> Plan:
     return Plan(looks, counts, unopened, findings)
 
 
+def _batching(data: RGBXDataModule, split: str, count: int, seen: Sequence[Seen]) -> list[str]:
+    """What would stop the loaders although each sample by itself can be read: sizes that make no batch, too few."""
+    stops = []
+    names: dict[tuple[int, int], Path] = {}  # size → the first sample of it
+    for s in seen:
+        names.setdefault(s.size, s.path)
+    if split == "train":
+        if text := data.too_few(count):
+            stops.append(text)
+        if data.crop is None and data.batch_size > 1 and len(names) > 1:
+            (a, first), (b, other) = list(names.items())[:2]
+            stops.append(
+                f"{data.spec.name}: train: {other} is {b[0]}x{b[1]} (height x width) but {first} is {a[0]}x{a[1]}, and "
+                "a batch needs one size; set dataset.crop=[height,width] or dataset.batch_size=1"
+            )
+    if split in (data.spec.selection_split, data.spec.report_split):
+        sizes = {size: _evaluated(data, size) for size in names}
+        step = data.eval_batch_size
+        for batch in (seen[i : i + step] for i in range(0, len(seen), step)):
+            odd = next((s for s in batch if sizes[s.size] != sizes[batch[0].size]), None)
+            if odd is not None:
+                stops.append(
+                    f"{data.spec.name}: {split}: {odd.path} is {odd.size[0]}x{odd.size[1]} (height x width) but "
+                    f"{batch[0].path}, in the same batch, is {batch[0].size[0]}x{batch[0].size[1]}; set "
+                    "dataset.eval_batch_size=1"
+                )
+                break
+    inputs = {size: (data.crop or size) if split == "train" else _evaluated(data, size)[0] for size in names}
+    small = [f"{names[size]} is {h}x{w}" for size, (h, w) in inputs.items() if min(h, w) < SMALLEST]
+    if small:
+        stops.append(
+            f"{data.spec.name}: {split}: the network's input from {small[0]} (height x width); expected {SMALLEST} or "
+            "more on both sides: set dataset.eval_size and dataset.crop"
+        )
+    return stops
+
+
+def _evaluated(data: RGBXDataModule, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of network input and label in evaluation, of a sample of `size`."""
+    blank = np.zeros(size, np.uint8)
+    images, label = data.eval_transform()({"x": blank[..., None]}, blank, entropy=())
+    return (images["x"].shape[0], images["x"].shape[1]), (label.shape[0], label.shape[1])
+
+
+def _oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str]:
+    """What a training takes but its owner should know."""
+    found = []
+    empty = [str(s.path) for s in seen if s.histogram is not None and not s.histogram[:IGNORE].any()]
+    if empty:
+        found.append(f"{split}: {len(empty)} labels are void altogether (first: {empty[0]})")
+    for m in data.modalities:
+        flat = [str(s.path) for s in seen if s.values[m.name].low == s.values[m.name].high]
+        if flat:
+            found.append(f"{split}: {m.name} has one value only in {len(flat)} samples (first: {flat[0]})")
+        extreme = max((max(abs(s.values[m.name].low), abs(s.values[m.name].high)) for s in seen), default=0.0) / m.scale
+        if seen and not PLAUSIBLE[0] <= extreme <= PLAUSIBLE[1]:
+            found.append(
+                f"{split}: {m.name} reaches {extreme:.3g} times its scale of {m.scale:g}; about 1 is expected: another "
+                "unit or bit depth? correct the modality's scale or hole value"
+            )
+    return found
+
+
 def _duplicates(opened: dict[str, FileSamples]) -> list[str]:
     """Label files that more than one sample has, within a split or across."""
     users: dict[Path, list[str]] = defaultdict(list)
@@ -202,7 +270,11 @@ def _each_file(job: Look) -> tuple[str, ...]:
 def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) -> Report:
     """Everything seen, as plain values: what report.json holds."""
     seen = [outcome for outcome in outcomes if isinstance(outcome, Seen)]
-    splits = {split: _split(data, split, [s for s in seen if s.split == split]) for split in planned.counts}
+    # Outcomes come as they finish; batches are made in the order of the split.
+    place = {(job.split, job.name): i for i, job in enumerate(planned.looks)}
+    seen.sort(key=lambda s: place[s.split, str(s.path)])
+    ordered = {split: [s for s in seen if s.split == split] for split in planned.counts}
+    splits = {split: _split(data, split, ordered[split]) for split in planned.counts}
     failures = [*planned.unopened.values(), *sorted({line for s in seen for line in s.failures})]
     findings = list(planned.findings)
     content: dict[str, list[str]] = defaultdict(list)
@@ -213,9 +285,17 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
         published = data.spec.counts.get(split)
         if published not in (None, count):
             findings.append(f"{split}: {count} samples, published are {published}")
+        classes = list(data.spec.classes)
         absent = [name for name, pixels in splits[split]["classes"].items() if not pixels]
         if absent:
-            findings.append(f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)})")
+            off = absent in (classes[:1], classes[-1:])
+            findings.append(
+                f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)})"
+                + "; the first or the last alone is missing where labels are off by one" * off
+            )
+        read = [s for s in ordered[split] if s.histogram is not None]
+        findings += _oddities(data, split, read)
+        failures += _batching(data, split, count, read)
     return {
         "dataset": data.spec.name,
         "modalities": [m.name for m in data.modalities],

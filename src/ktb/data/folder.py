@@ -74,7 +74,7 @@ class FolderModality:
         rgb = name == "rgb"
         scale = self.scale if self.scale is not None else SCALES["uint8" if rgb else self.dtype]
         if scale <= 0:
-            raise ConfigError(f"scale is {scale}; expected a positive number")
+            raise ConfigError(f"scale is {scale:g}; expected a positive number")
         return ModalitySpec(
             name,
             channels=3 if stored == 1 else stored,
@@ -274,7 +274,9 @@ class FolderDataModule(RGBXDataModule):
         names.update({sample: sample for sample in found})
         keys: dict[str, int] = {}
         for line in read_list(path, spaces=False):
-            key = names.get(line.columns[0])
+            # "rgb/1.png label/1.png" names one sample twice; a name may itself hold a space.
+            name = line.columns[0]
+            key = names[name] if name in names else names.get(name.split()[0])
             if key is None:
                 raise DataError(
                     f"{path}, line {line.number}: {line.columns[0]!r} is not one sample with all its files below "
@@ -359,9 +361,40 @@ def _settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
     for key in given:
         if key not in known:
             raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(known)}{suggestion(key, known)}")
-    if not given.get("files"):
+    if not isinstance(given.get("files"), str) or not given["files"]:
         raise ConfigError(f"{where}.files is empty; expected a pattern below dataset.root, as in 'rgb/*.png'")
-    return kind(**given)
+    return kind(**{key: _value(f"{where}.{key}", key, value) for key, value in given.items()})
+
+
+# YAML reads nan as text (its own word is .nan), and a quoted number is one that was meant as such.
+_NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
+    "channels": (int, "a whole number"),
+    "channel": (int, "a whole number"),
+    "offset": (int, "a whole number"),
+    "pick": (int, "a list of whole numbers"),
+    "scale": (float, "a number"),
+    "hole_value": (float, "a number (nan for NaN and infinity)"),
+    "plane_range": (float, "a number"),
+    "percentiles": (float, "two numbers"),
+}
+
+
+def _value(where: str, key: str, value: Any) -> Any:
+    if value is None or key not in _NUMBERS:
+        return value
+    kind, expected = _NUMBERS[key]
+    several = expected.startswith(("a list", "two"))
+    try:
+        if several != (isinstance(value, Sequence) and not isinstance(value, str)) or isinstance(value, bool):
+            raise TypeError
+        numbers = [kind(v) for v in value] if several else [kind(value)]
+        if kind is int and (numbers != [float(v) for v in (value if several else [value])]):
+            raise TypeError
+        if (key == "pick" and (not numbers or min(numbers) < 0)) or (key == "percentiles" and len(numbers) != 2):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where} is {value!r}; expected {expected}") from None
+    return numbers if several else numbers[0]
 
 
 def _named(where: str, make: Any, name: str) -> Any:

@@ -68,7 +68,15 @@ def test_lists_name_samples(root):
     data = module(root)
     assert ids(data, "train") == ["a_01", "b_02", "a_02"]
     assert (data.spec.selection_split, data.spec.report_split) == ("val", "val")
-    for names in ("rgb/b_03.png", "label/b_03.png", "disparity/b_03", "b_03.png", "b_03"):
+    for names in (
+        "rgb/b_03.png label/b_03.png",
+        "rgb/b_03.png\tlabel/b_03.png",
+        "rgb/b_03.png",
+        "label/b_03.png",
+        "disparity/b_03",
+        "b_03.png",
+        "b_03",
+    ):
         (root / "val.txt").write_text(names + "\n")
         assert ids(module(root), "val") == ["b_03"]
 
@@ -269,8 +277,9 @@ def test_nan_in_x(root):
     x = {"files": "x/*.npy", "dtype": "float32"}
     with pytest.raises(DataError, match=r"x/a_01.npy: 1 values are NaN or infinite, the first at row 3, column 4"):
         module(root, modalities={"x": x}).dataset("train")[0]
-    filled = module(root, modalities={"x": {**x, "hole_value": float("nan"), "holes": "fill"}}).dataset("train")[0]
-    assert (filled["inputs"]["x"] == 1).all()
+    for nan in (float("nan"), "nan"):  # YAML's own word for it is .nan; nan is text to it
+        filled = module(root, modalities={"x": {**x, "hole_value": nan, "holes": "fill"}}).dataset("train")[0]
+        assert (filled["inputs"]["x"] == 1).all()
 
 
 # --- labels ----------------------------------------------------------------------------------------------------------
@@ -331,6 +340,13 @@ RGB = {"rgb": {"files": "rgb/*.png"}}
         ({"modalities": {"x": {"files": "x/*", "scale": 0}}}, "dataset.modalities.x: scale is 0; expected a positive"),
         ({"modalities": {"x": {"files": "x/*", "std": [1, 2]}}}, "modalities.x: std is [1.0, 2.0]; expected 1 or 1"),
         ({"modalities": {"rgb": {"files": "x/*", "channels": 1}}}, "dataset.modalities.rgb: rgb has 3 channels"),
+        ({"modalities": {"x": {"files": "x/*", "channels": "two"}}}, "x.channels is 'two'; expected a whole number"),
+        ({"modalities": {"x": {"files": "x/*", "channels": 1.5}}}, "x.channels is 1.5; expected a whole number"),
+        ({"modalities": {"x": {"files": "x/*", "pick": 3}}}, "x.pick is 3; expected a list of whole numbers"),
+        ({"modalities": {"x": {"files": "x/*", "pick": [-1]}}}, "x.pick is [-1]; expected a list of whole numbers"),
+        ({"modalities": {"x": {"files": "x/*", "percentiles": [2]}}}, "x.percentiles is [2]; expected two numbers"),
+        ({"modalities": {"x": {"files": "x/*", "hole_value": "none"}}}, "x.hole_value is 'none'; expected a number"),
+        ({"label": {"files": "label/*", "offset": "a"}}, "dataset.label.offset is 'a'; expected a whole number"),
         ({"splits": {"train": 0.7, "val": 0.4}}, "positive shares that add up to at most 1"),
         ({"splits": {"train": 0.7, "val": "val.txt"}}, "expected either list files, or folders"),
         ({"splits": {"train": "train.txt"}}, "expected train and at least one of val, test"),
