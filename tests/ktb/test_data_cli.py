@@ -120,6 +120,9 @@ def test_make_fixture(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+BATCH = "dataset.batch_size=2"  # the fixture has three samples to train on
+
+
 @pytest.fixture
 def nyu(tmp_path):
     return make_fixture("nyu", tmp_path / "nyu", counts={"train": 3, "test": 2}, size=(40, 48))
@@ -127,7 +130,9 @@ def nyu(tmp_path):
 
 def test_check(nyu, tmp_path, capsys):
     out = tmp_path / "new" / "report"
-    assert call("check", "dataset=nyu", "--workers", 1, "--out", out, f"dataset.root={nyu}", "modality=depth") == 0
+    assert (
+        call("check", "dataset=nyu", "--workers", 1, "--out", out, f"dataset.root={nyu}", "modality=depth", BATCH) == 0
+    )
     printed = capsys.readouterr().out
     assert "nyu: 5 samples, 0 failures" in printed
     assert str(out / "report.html") in printed.replace("\n", "")
@@ -145,7 +150,7 @@ def test_check_of_damaged_files_is_exit_code_1(nyu, capsys):
     label = np.array(Image.open(nyu / "Label/4.png"))
     label[0, 0] = 41
     Image.fromarray(label).save(nyu / "Label/4.png")
-    assert call("check", "dataset=nyu", f"dataset.root={nyu}", "--workers", 1) == 1
+    assert call("check", "dataset=nyu", f"dataset.root={nyu}", "--workers", 1, BATCH) == 1
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"failed: {picture}: JPEG cut short" in printed
     assert f"failed: {nyu / 'Label/4.png'}: label id 41 at 1 pixels" in printed
@@ -184,7 +189,7 @@ def test_check_of_ones_own_configuration(nyu, tmp_path, capsys):
     own = tmp_path / "conf" / "dataset"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text(f"defaults: [nyu, _self_]\nname: mine\nroot: {nyu}\n")
-    assert call("check", "--config-dir", own.parent, "dataset=mine", "--workers", 1) == 0
+    assert call("check", "--config-dir", own.parent, "dataset=mine", "--workers", 1, BATCH) == 0
     assert "mine: 5 samples, 0 failures" in capsys.readouterr().out
 
 
