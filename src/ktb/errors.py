@@ -22,3 +22,7 @@ class DataError(KTBError):
 
 class CheckpointError(KTBError):
     """A checkpoint or weight file that cannot be used here."""
+
+
+class ReportError(KTBError):
+    """A run or sweep folder that no report can be made of."""

@@ -1,0 +1,244 @@
+"""Run folders as plain values. Everything in them may come from elsewhere, so nothing is taken on trust."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ktb.errors import ReportError
+from ktb.report.tables import Table, Value
+
+SCORES = {
+    "miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy", "mf1": "F1", "fwiou": "FWIoU",
+    "boundary_iou": "boundary IoU",
+}  # fmt: skip
+"""Scores of result.json and what they are called in tables."""
+
+Curve = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run or evaluation folder; what it does not hold (yet) is empty."""
+
+    folder: Path
+    name: str
+    config: dict[str, Any]
+    result: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    """Logged name → (step, value)."""
+    panels: dict[str, Any] = field(default_factory=dict)
+    fusion: dict[str, Any] = field(default_factory=dict)
+    robustness: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """Those of `SCORES` that were computed, in [0, 1]."""
+        metrics = mapping(self.result.get("metrics"))
+        return {key: number(metrics[key]) for key in SCORES if key in metrics}
+
+    @property
+    def per_class(self) -> dict[str, dict[str, Any]]:
+        return {name: mapping(row) for name, row in mapping(self.result.get("per_class")).items()}
+
+    @property
+    def published(self) -> tuple[float, str] | None:
+        """mIoU in [0, 1] and split of the row of the literature this run reproduces."""
+        row = mapping(self.config.get("published"))
+        miou = number(row.get("miou"))
+        return None if miou is None else (miou / 100, str(row.get("split", "")))
+
+    def setting(self, *path: str) -> Any:
+        """A value of config.yaml, or None."""
+        node: Any = self.config
+        for key in path:
+            node = mapping(node).get(key)
+        return node
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in `folders`, named by the parts of their paths in which they differ."""
+    return [read_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """What a run folder holds, whether the run has finished or not.
+
+    Raises:
+        ReportError: not a run folder, or a file in it that cannot be read.
+    """
+    config_file, result_file = folder / "config.yaml", folder / "result.json"
+    if not config_file.is_file() and not result_file.is_file():
+        raise ReportError(f"{folder}: no run folder of ktb-train or ktb-eval (neither config.yaml nor result.json)")
+    return Run(
+        folder=folder,
+        name=name or _names([folder])[0],
+        config=_read_yaml(config_file),
+        result=read_json(result_file),
+        curves=_read_curves(folder / "metrics.csv"),
+        panels=read_json(folder / "panels" / "panels.json"),
+        fusion=read_json(folder / "panels" / "fusion.json"),
+        robustness=read_json(_newest_robustness(folder)),
+    )
+
+
+def _newest_robustness(folder: Path) -> Path:
+    """Of the run itself, else of its latest evaluation that has one."""
+    found = [folder / "robustness.json", *sorted(folder.glob("eval/*/robustness.json"), reverse=True)]
+    return next((path for path in found if path.is_file()), found[0])
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is no such file.
+
+    Raises:
+        ReportError: unreadable, no JSON, or no object.
+    """
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReportError(f"{file}: not readable as JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ReportError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ReportError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise ReportError(f"{file}: expected settings (key: value), found {type(content).__name__}")
+    return content
+
+
+def _read_curves(file: Path) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    if not file.exists():
+        return curves
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                step = float(row["step"])
+                for key, text in row.items():
+                    if text and key not in ("step", "epoch") and math.isfinite(value := float(text)):
+                        curves.setdefault(key, []).append((step, value))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ReportError(f"{file}: not a table of metrics as ktb-train writes it ({error})") from None
+    return curves
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    paths = [folder.expanduser().absolute() for folder in folders]
+    if len(set(paths)) < len(paths):
+        twice = next(p for i, p in enumerate(paths) if p in paths[:i])
+        raise ReportError(f"{twice}: named twice; expected each run once")
+    if len(paths) == 1:
+        return ["/".join(paths[0].parts[-2:]).lstrip("/")]
+    common = Path(os.path.commonpath(paths))
+    return [path.relative_to(common).as_posix() if path != common else path.name for path in paths]
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def protocol(run: Run) -> str:
+    """How the scores were taken, in words."""
+    text = run.result.get("protocol")
+    if isinstance(text, Mapping):
+        text = ", ".join(str(v) if k == "name" else f"{k} {v}" for k, v in text.items())
+    return str(text) if text else f"{run.result.get('scoring', '-')} size"
+
+
+def run_table(runs: Sequence[Run]) -> Table:
+    """A row per run: what it is, its scores, and the published number beside them."""
+    keys = [key for key in SCORES if any(key in run.scores for run in runs)]
+    published = any(run.published for run in runs)
+    heads = ["run", "data set", "split", "protocol", "modalities", "backbone", "seed"]
+    rows: list[list[Value]] = []
+    for run in runs:
+        r = run.result
+        row: list[Value] = [
+            run.name,
+            _text(r.get("dataset", run.setting("dataset", "name"))),
+            _text(r.get("split")),
+            protocol(run) if r else None,
+            ", ".join(map(str, r.get("modalities") or run.setting("modality", "streams") or [])) or None,
+            _text(r.get("backbone", run.setting("backbone", "name"))),
+            _text(r.get("seed", run.setting("seed"))),
+            *(run.scores.get(key) for key in keys),
+        ]
+        if published:
+            row += [run.published[0], difference(run)] if run.published else [None, None]
+        rows.append(row)
+    heads += [SCORES[key] for key in keys] + (["published mIoU", "difference"] if published else [])
+    return Table("Runs (scores in %)", heads, rows)
+
+
+def difference(run: Run) -> float | None:
+    """Own mIoU less the published one; None unless both are of the same split."""
+    miou = run.scores.get("miou")
+    if run.published is None or miou is None:
+        return None
+    value, split = run.published
+    return miou - value if not split or split == run.result.get("split") else None
+
+
+def class_table(runs: Sequence[Run]) -> Table:
+    """IoU of every class, a column per run."""
+    classes = list(dict.fromkeys(name for run in runs for name in run.per_class))
+    rows: list[list[Value]] = [
+        [name, *(number(run.per_class.get(name, {}).get("iou")) for run in runs)] for name in classes
+    ]
+    return Table("IoU per class (%)", ["class", *(run.name for run in runs)], rows)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def differing_settings(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(dotted setting, its value in each run) wherever the runs' configurations differ."""
+    flat = [dict(_flatten(run.config)) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    own = ("run_dir", "ckpt_path", "overwrite", "logger", "hydra", "inherited", "checkpoint", "published")
+    found = []
+    for key in keys:
+        values = [settings.get(key, "-") for settings in flat]
+        if len(set(values)) > 1 and key.split(".")[0] not in own:
+            found.append((key, values))
+    return found
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", json.dumps(value, default=str) if isinstance(value, list) else str(value)))
+    return found

@@ -1,0 +1,149 @@
+"""A sweep folder: what became of every job, and the scores over seeds.
+
+`sweep.json` names the jobs; each job's folder is a run folder with a `job.json` beside its results.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ktb.errors import ReportError
+from ktb.report.runs import mapping, number, read_json
+from ktb.report.tables import Spread, Table, Value, as_rich
+
+STATES = ("finished", "running", "pending", "interrupted", "failed")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep; `scores` (in [0, 1]) are empty until it has finished."""
+
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+    status: str
+    error: str | None
+    attempts: int
+    scores: dict[str, float]
+
+    @property
+    def seed(self) -> str | None:
+        """Value of its `seed=` override."""
+        return next((o.partition("=")[2] for o in self.overrides if _is_seed(o)), None)
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """Its overrides without the seed."""
+        return tuple(o for o in self.overrides if not _is_seed(o))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All jobs of a sweep, in the order they were made."""
+
+    folder: Path
+    command: str
+    created: str
+    jobs: tuple[Job, ...]
+
+    def job_table(self) -> Table:
+        rows: list[list[Value]] = [
+            [job.name, job.status, " ".join(job.overrides) or "-", job.scores.get("miou"), job.error]
+            for job in self.jobs
+        ]
+        if not any(job.error for job in self.jobs):
+            return Table("Jobs (mIoU in %)", ["job", "state", "settings", "mIoU"], [row[:-1] for row in rows])
+        return Table("Jobs (mIoU in %)", ["job", "state", "settings", "mIoU", "error"], rows)
+
+    def groups(self) -> list[tuple[tuple[str, ...], list[Job]]]:
+        """Jobs that differ in nothing but the seed, best mean mIoU first, those without a score last."""
+        found: dict[tuple[str, ...], list[Job]] = {}
+        for job in self.jobs:
+            found.setdefault(job.setting, []).append(job)
+
+        def rank(item: tuple[tuple[str, ...], list[Job]]) -> float:
+            scores = [job.scores["miou"] for job in item[1] if "miou" in job.scores]
+            return -Spread.of(scores).mean if scores else 1.0
+
+        return sorted(found.items(), key=rank)
+
+    def score_table(self) -> Table:
+        """Mean ± sample standard deviation over the finished seeds of each setting."""
+        keys = {"miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy"}
+        rows: list[list[Value]] = []
+        for setting, jobs in self.groups():
+            row: list[Value] = [" ".join(setting) or "(defaults)"]
+            done = [job for job in jobs if job.scores]
+            for key in keys:
+                scores = [job.scores[key] for job in done if key in job.scores]
+                row.append(Spread.of(scores) if scores else None)
+            rows.append([*row, f"{len(done)}/{len(jobs)}"])
+        title = "Mean ± standard deviation over seeds (%), best first"
+        return Table(title, ["setting", *keys.values(), "finished"], rows)
+
+    def counts(self) -> str:
+        """ "5 jobs: 4 finished, 1 failed"."""
+        states = Counter(job.status for job in self.jobs)
+        parts = [f"{states[state]} {state}" for state in dict.fromkeys((*STATES, *states)) if states[state]]
+        return f"{len(self.jobs)} job{'' if len(self.jobs) == 1 else 's'}: {', '.join(parts) or 'none'}"
+
+
+def _is_seed(override: str) -> bool:
+    return override.partition("=")[0].lstrip("+") == "seed"
+
+
+def summarise(folder: Path) -> Sweep:
+    """Read a sweep folder, finished or not.
+
+    Raises:
+        ReportError: not a sweep folder, or a file in it that cannot be read.
+    """
+    file = folder / "sweep.json"
+    if not file.is_file():
+        raise ReportError(f"{folder}: no sweep folder of ktb-train -m (it holds no sweep.json)")
+    content = read_json(file)
+    jobs = content.get("jobs")
+    if not isinstance(jobs, dict):
+        raise ReportError(f"{file}: expected jobs as {{folder: [overrides]}}, found {type(jobs).__name__}")
+    command = content.get("command", "")
+    return Sweep(
+        folder=folder,
+        command=" ".join(map(str, command)) if isinstance(command, list) else str(command),
+        created=str(content.get("created", "")),
+        jobs=tuple(_job(folder, str(name), overrides) for name, overrides in jobs.items()),
+    )
+
+
+def _job(sweep: Path, name: str, overrides: Any) -> Job:
+    folder = sweep / name
+    if not folder.resolve().is_relative_to(sweep.resolve()):
+        raise ReportError(f"{sweep / 'sweep.json'}: job {name!r} lies outside the sweep's folder")
+    state = read_json(folder / "job.json")
+    result = read_json(folder / "result.json")
+    overrides = state.get("overrides", overrides)
+    metrics = {key: number(value) for key, value in mapping(result.get("metrics")).items()}
+    attempts = state.get("attempts")
+    error = state.get("error")
+    return Job(
+        name=name,
+        folder=folder,
+        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (str(overrides),),
+        status=str(state.get("status", "finished" if result else "pending")),
+        error=None if error is None else " ".join(str(error).split()),
+        attempts=attempts if isinstance(attempts, int) else 0,
+        scores={key: value for key, value in metrics.items() if value is not None},
+    )
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print the sweep: its jobs, then, where seeds were repeated, the scores over them."""
+    sweep = summarise(folder)
+    console.print(as_rich(sweep.job_table()))
+    if any(len(jobs) > 1 for _, jobs in sweep.groups()):
+        console.print(as_rich(sweep.score_table()))
+    console.print(sweep.counts(), markup=False, highlight=False)

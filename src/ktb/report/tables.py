@@ -1,0 +1,135 @@
+"""A table once, written as text, Markdown, LaTeX or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rich.table
+from rich.text import Text
+
+FORMATS = ("text", "markdown", "latex", "csv")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n − 1) of `count` values; `std` is None for a single one."""
+
+    mean: float
+    std: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        mean = math.fsum(values) / len(values)
+        if len(values) == 1:
+            return cls(mean, None, 1)
+        return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
+
+
+Value = str | int | float | Spread | None
+"""A float is a fraction and shown as percent with two decimals (CSV: as it is); None is a dash (CSV: empty)."""
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Value]]
+
+    def numeric(self, column: int) -> bool:
+        """Whether the column holds numbers, and belongs to the right."""
+        values = [row[column] for row in self.rows if row[column] is not None]
+        return bool(values) and not any(isinstance(v, str) for v in values)
+
+
+def factored(table: Table) -> Table:
+    """The table without the columns of text, but the first, that are the same in every row: those go into the title."""
+    same = {
+        i: shown(table.rows[0][i])
+        for i in range(1, len(table.heads))
+        if not table.numeric(i) and len({row[i] for row in table.rows}) == 1
+    }
+    title = "; ".join([table.title, *(f"{table.heads[i]}: {text}" for i, text in same.items() if text != "-")])
+    kept = [i for i in range(len(table.heads)) if i not in same]
+    return Table(title, [table.heads[i] for i in kept], [[row[i] for i in kept] for row in table.rows])
+
+
+def shown(value: Value) -> str:
+    """The value for the eye."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, Spread):
+        return f"{100 * value.mean:.2f}" + ("" if value.std is None else f" ± {100 * value.std:.2f}")
+    return f"{100 * value:.2f}" if isinstance(value, float) else str(value)
+
+
+def as_rich(table: Table) -> rich.table.Table:
+    """For a terminal."""
+    drawn = rich.table.Table(title=Text(table.title), title_justify="left")
+    for i, head in enumerate(table.heads):
+        if table.numeric(i):
+            drawn.add_column(Text(head), justify="right", min_width=6, overflow="fold")
+        else:
+            drawn.add_column(Text(head), overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(shown(value)) for value in row))
+    return drawn
+
+
+def markdown(table: Table) -> str:
+    """A pipe table; scores in percent."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    rule = ["---:" if table.numeric(i) else "---" for i in range(len(table.heads))]
+    rows = [[_markdown_cell(shown(value)) for value in row] for row in table.rows]
+    return "\n".join([line([_markdown_cell(h) for h in table.heads]), line(rule), *map(line, rows)]) + "\n"
+
+
+def _markdown_cell(text: str) -> str:
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "·": r"$\cdot$",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}  # fmt: skip
+
+
+def latex(table: Table) -> str:
+    """A booktabs tabular; scores in percent."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(c, c) for c in " ".join(cell.split())) for cell in cells) + r" \\"
+
+    columns = "".join("r" if table.numeric(i) else "l" for i in range(len(table.heads)))
+    body = [line([shown(value) for value in row]) for row in table.rows]
+    head = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.heads), r"\midrule"]
+    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def comma_separated(table: Table) -> str:
+    """CSV for programs: scores as fractions in full precision, mean and standard deviation in columns of their own."""
+    spread = [any(isinstance(row[i], Spread) for row in table.rows) for i in range(len(table.heads))]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([c for head, two in zip(table.heads, spread, strict=True) for c in _pair(head, two)])
+    for row in table.rows:
+        cells: list[Value] = []
+        for value, two in zip(row, spread, strict=True):
+            if isinstance(value, Spread):
+                cells += [value.mean, value.std]
+            else:
+                cells += [value, None] if two else [value]
+        writer.writerow(cells)
+    return out.getvalue()
+
+
+def _pair(head: str, two: bool) -> tuple[str, ...]:
+    return (f"{head} mean", f"{head} std") if two else (head,)

@@ -1,0 +1,99 @@
+"""The `ktb-report` command: pages and tables of run and sweep folders. Arguments in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ktb.errors import KTBError
+from ktb.report.runs import class_table, read_runs, run_table
+from ktb.report.sweep import show, summarise
+from ktb.report.tables import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
+
+USER_ERROR = 2
+_DESCRIPTION = "Report on run folders of ktb-train and ktb-eval: one HTML page that needs nothing else, or tables."
+_EPILOG = """\
+other forms:
+  ktb-report sweep DIR ...   the jobs of a sweep, and scores over seeds
+  ktb-report wandb ...       a saved wandb workspace with the sections one wants
+
+examples:
+  ktb-report runs/mine                               writes runs/mine/report.html
+  ktb-report runs/a runs/b --out compare.html        both, side by side
+  ktb-report runs/a runs/b --format latex            a table for the paper
+  ktb-report sweep sweeps/2025-06-01_12-00-00 --format markdown
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ktb-report`; the exit code: 0 done, 2 the call was wrong, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv[:1] in (["sweep"],) else ""
+    run = {"": _runs, "sweep": _sweep}[command]
+    try:
+        return run(argv[1:] if command else argv)
+    except KTBError as error:
+        print(f"ktb-report{command and f' {command}'}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("ktb-report: interrupted", file=sys.stderr)
+        return 130
+
+
+def _runs(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="ktb-report",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, finished or not")
+    parser.add_argument("--format", choices=FORMATS, required=True, help="print a table")
+    parser.add_argument(
+        "--table",
+        choices=("runs", "classes"),
+        default="runs",
+        help="a row per run (default), or the IoU of every class",
+    )
+    arguments = parser.parse_args(argv)
+    runs = read_runs(arguments.runs)
+    _print({"runs": run_table, "classes": class_table}[arguments.table](runs), arguments.format)
+    return 0
+
+
+def _sweep(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="ktb-report sweep",
+        description="What became of the jobs of a sweep, and mean ± standard deviation over the seeds of each setting.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="sweep folder of ktb-train -m, finished or not")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    parser.add_argument(
+        "--table", choices=("scores", "jobs"), default="scores", help="of the other formats than text (default: scores)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.format == "text":
+        show(arguments.folder, Console())
+        return 0
+    sweep = summarise(arguments.folder)
+    _print(sweep.score_table() if arguments.table == "scores" else sweep.job_table(), arguments.format)
+    return 0
+
+
+def _print(table: Table, form: str) -> None:
+    if form == "text":
+        Console().print(as_rich(factored(table)))
+    else:
+        print({"markdown": markdown, "latex": latex, "csv": comma_separated}[form](table), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Numbers in tables are those of result.json, whatever the format and whatever the names contain."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktb.report_cli import main
+
+NASTY = "a|b_<c>&\\$%"
+
+
+def run_folder(folder: Path, seed: int = 1, **result: Any) -> Path:
+    folder.mkdir(parents=True)
+    content = {
+        "dataset": NASTY, "split": "test", "scoring": "native", "modalities": ["rgb", "depth"], "backbone": "swin_b",
+        "seed": seed, "metrics": {"miou": 0.123456789 * seed, "macc": 0.5, "pixel_acc": None},
+        "per_class": {NASTY: {"iou": 0.98765 / seed, "acc": 1.0, "f1": None}, "wall": {"iou": None}},
+        **result,
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(content))
+    (folder / "config.yaml").write_text(f"seed: {seed}\npublished: {{miou: 59.0, split: test}}\n")
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[str]:
+    return [str(run_folder(tmp_path / "x" / f"run_{seed}", seed)) for seed in (1, 2)]
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_markdown(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    head, rule, *rows = printed(capsys, *runs, "--format", "markdown").splitlines()
+    cells = [[c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1]] for row in (head, *rows)]
+    assert {len(row) for row in cells} == {len(rule.split("|")) - 2}
+    table = dict(zip(cells[0], cells[2], strict=True))
+    assert table["run"] == r"run\_2"
+    assert table["data set"] == r"a\|b\_\<c\>&\\$%"
+    assert (table["mIoU"], table["mAcc"], table["pixel accuracy"]) == ("24.69", "50.00", "-")
+    assert (table["published mIoU"], table["difference"]) == ("59.00", "-34.31")
+
+
+def test_latex(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys, *runs, "--format", "latex", "--table", "classes").splitlines()
+    assert lines[:4] == [r"\begin{tabular}{lrr}", r"\toprule", r"class & run\_1 & run\_2 \\", r"\midrule"]
+    assert lines[4:6] == [r"a|b\_<c>\&\textbackslash{}\$\% & 98.77 & 49.38 \\", r"wall & - & - \\"]
+
+
+def test_csv_keeps_every_digit(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, *runs, "--format", "csv"))))
+    assert [float(row["mIoU"]) for row in rows] == [0.123456789, 0.123456789 * 2]
+    assert [row["data set"] for row in rows] == [NASTY, NASTY]
+    assert rows[0]["pixel accuracy"] == ""
+
+
+def test_a_difference_needs_the_same_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run", split="val")
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, str(folder), "--format", "csv"))))
+    assert (rows[0]["published mIoU"], rows[0]["difference"]) == ("0.59", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("result.json", "{", "result.json: not readable as JSON"),
+        ("result.json", "[1]", "result.json: expected a JSON object, found list"),
+        ("config.yaml", "a: [b", "config.yaml: not readable as YAML"),
+        ("config.yaml", "!!python/object/apply:os.system ['true']", "config.yaml: not readable as YAML"),
+        ("metrics.csv", "step,train/loss\n1,two\n", "metrics.csv: not a table of metrics"),
+    ],
+)
+def test_damaged_files_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, message: str
+) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / name).write_text(content)
+    assert main([str(folder), "--format", "text"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ([str(tmp_path), "--format", "text"], "no run folder of ktb-train or ktb-eval"),
+        (["sweep", str(tmp_path)], "no sweep folder of ktb-train -m"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
