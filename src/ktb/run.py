@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -160,34 +160,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """
     started = time.time()
     file = checkpoints.find_checkpoint(cfg.checkpoint)
-    content = checkpoints.read_file(file)
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
-    ours = checkpoints.is_ours(content)
-    if ours:
-        cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
-    with open_dict(cfg):
-        if cfg.scoring:
-            cfg.dataset.scoring = cfg.scoring
-        cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
-        if cfg.split:
-            cfg.dataset.report_split = cfg.split
-    data = build_data(cfg)
-    streams = [m.name for m in data.modalities]
-    if ours:
-        backbone = content["ktb"]["backbone"]
-        moved = cfg.backbone.weights if cfg.backbone.weights != backbone["weights"] else None
-        model = checkpoints.model_from_checkpoint(content, str(file), weights=moved)
-    elif checkpoints.is_published(checkpoints.read_state_dict(content)):
-        if len(streams) != 2 or streams[0] != "rgb":
-            raise CheckpointError(f"{file}: a published checkpoint takes rgb and one other modality, got {streams}")
-        model = checkpoints.load_published(content, ("rgb", streams[1]))
-    else:
-        raise CheckpointError(
-            f"{file}: neither a checkpoint of ktb-train nor a published one "
-            f"(names like {next(iter(checkpoints.read_state_dict(content)))})"
-        )
-    _check_fit(model, data, file, content["ktb"]["classes"] if ours else None)
+    cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
     data.setup("test")
 
     run_dir = Path(cfg.run_dir) if cfg.run_dir else _eval_folder(file)
@@ -217,6 +190,54 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         _write_json(run_dir / RESULT, result)
         _report(result, run_dir, panels)
     return result
+
+
+def open_checkpoint(
+    file: Path, cfg: DictConfig, overrides: Sequence[str]
+) -> tuple[DictConfig, RGBXDataModule, KTBSegmentor]:
+    """The model of a checkpoint of ktb-train or of a published one, and the data it belongs to.
+
+    Args:
+        file: the checkpoint.
+        cfg: what was composed for ktb-eval.
+        overrides: what the user wrote on the command line; of a checkpoint that brings the config of its own run, only
+            that is put over it.
+
+    Returns:
+        the config that counts, its DataModule (no file has been looked at yet), and the model.
+
+    Raises:
+        KTBError: the checkpoint cannot be used, or not with that data.
+    """
+    content = checkpoints.read_file(file)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
+    ours = checkpoints.is_ours(content)
+    if ours:
+        cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, overrides)
+    with open_dict(cfg):
+        if cfg.scoring:
+            cfg.dataset.scoring = cfg.scoring
+        cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
+        if cfg.split:
+            cfg.dataset.report_split = cfg.split
+    data = build_data(cfg)
+    streams = [m.name for m in data.modalities]
+    if ours:
+        backbone = content["ktb"]["backbone"]
+        moved = cfg.backbone.weights if cfg.backbone.weights != backbone["weights"] else None
+        model = checkpoints.model_from_checkpoint(content, str(file), weights=moved)
+    elif checkpoints.is_published(checkpoints.read_state_dict(content)):
+        if len(streams) != 2 or streams[0] != "rgb":
+            raise CheckpointError(f"{file}: a published checkpoint takes rgb and one other modality, got {streams}")
+        model = checkpoints.load_published(content, ("rgb", streams[1]))
+    else:
+        raise CheckpointError(
+            f"{file}: neither a checkpoint of ktb-train nor a published one "
+            f"(names like {next(iter(checkpoints.read_state_dict(content)))})"
+        )
+    _check_fit(model, data, file, content["ktb"]["classes"] if ours else None)
+    return cfg, data, model
 
 
 def _check_fit(model: KTBSegmentor, data: RGBXDataModule, file: Path, classes: list[str] | None) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from ktb.data.augment import Array, EvalTransform, Label, TrainTransform, Transform, resize_nearest
+from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, Transform, resize_nearest
 from ktb.data.readers import Reading, read_bytes, similar
 from ktb.data.spec import Batch, DatasetSpec, ModalitySpec, Sample
 from ktb.errors import ConfigError, DataError
@@ -118,24 +118,48 @@ class FileSamples:
     def read(self, index: int, streams: Sequence[str]) -> RawSample:
         entry = self.entries[index]
         label = self.label(self.root / entry.label)
-        images: dict[str, Array] = {}
-        valid: dict[str, NDArray[np.bool_]] = {}
-        for name in streams:
-            paths = [self.root / file for file in entry.files[name]]
-            image, mask = self.readers[name](paths)
-            if image.shape[:2] != label.shape:
-                if name not in self.resize:
-                    raise DataError(
-                        f"{paths[0]}: {name} is {image.shape[1]} x {image.shape[0]} pixels but its label "
-                        f"{self.root / entry.label} is {label.shape[1]} x {label.shape[0]}; all files of a sample must "
-                        "have one size: resize the wrong one"
-                    )
-                image = resize_nearest(image, label.shape).reshape(*label.shape, -1)
-                mask = None if mask is None else resize_nearest(mask.astype(np.uint8), label.shape).astype(bool)
-            images[name] = image
-            if mask is not None:
-                valid[name] = mask
+        files = {name: [self.root / file for file in entry.files[name]] for name in streams}
+        like = ((label.shape[0], label.shape[1]), f"its label {self.root / entry.label}")
+        images, valid = read_images(files, self.readers, like=like, resize=self.resize)
         return RawSample(images, label, entry.id, dict(entry.condition), valid)
+
+
+def read_images(
+    files: Mapping[str, Sequence[Path]],
+    readers: Mapping[str, Reader],
+    *,
+    like: tuple[Size, str] | None = None,
+    resize: Collection[str] = (),
+) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]]]:
+    """`images` and `valid` of a `RawSample`.
+
+    Args:
+        files: modality name → its file or files.
+        readers, resize: as in `FileSamples`.
+        like: the size (height, width) that all must have, and what has it, for messages; None: that of the first
+            modality that `resize` does not name.
+
+    Raises:
+        DataError: a file is missing, damaged or not as expected, or sizes differ.
+    """
+    images: dict[str, Array] = {}
+    valid: dict[str, NDArray[np.bool_]] = {}
+    for name in sorted(files, key=lambda name: name in resize):
+        paths = files[name]
+        image, mask = readers[name](paths)
+        size, what = like = like or ((image.shape[0], image.shape[1]), f"{name} {paths[0]}")
+        if image.shape[:2] != size:
+            if name not in resize:
+                raise DataError(
+                    f"{paths[0]}: {name} is {image.shape[1]} x {image.shape[0]} pixels but {what} is {size[1]} x "
+                    f"{size[0]}; all files of a sample must have one size: resize the wrong one"
+                )
+            image = resize_nearest(image, size).reshape(*size, -1)
+            mask = None if mask is None else resize_nearest(mask.astype(np.uint8), size).astype(bool)
+        images[name] = image
+        if mask is not None:
+            valid[name] = mask
+    return {name: images[name] for name in files}, valid
 
 
 class Tree:
@@ -288,20 +312,23 @@ class RGBXDataset(Dataset[Sample]):
         epoch, index = item if isinstance(item, tuple) else (0, item)
         with _errors_leave_workers_as_one_line():
             raw = self.samples.read(index, [m.name for m in self.modalities])
-        images = {
-            name: _premultiply(image, raw.valid[name]) if name in raw.valid else image
-            for name, image in raw.images.items()
-        }
-        images, label = self.transform(images, raw.label, entropy=(self.seed, epoch, index))
-        return Sample(
-            inputs={
-                m.name: _finish(images[m.name], m, raw.images[m.name].dtype, m.name in raw.valid)
-                for m in self.modalities
-            },
-            label=torch.from_numpy(np.ascontiguousarray(label)),
-            id=raw.id,
-            condition=raw.condition,
-        )
+        return to_sample(raw, self.modalities, self.transform, entropy=(self.seed, epoch, index))
+
+
+def to_sample(
+    raw: RawSample, modalities: Sequence[ModalitySpec], transform: Transform, *, entropy: Sequence[int] = ()
+) -> Sample:
+    """A sample as read → as the engine takes it: transformed, holes as they are meant, as tensors."""
+    images = {
+        name: _premultiply(image, raw.valid[name]) if name in raw.valid else image for name, image in raw.images.items()
+    }
+    images, label = transform(images, raw.label, entropy=entropy)
+    return Sample(
+        inputs={m.name: _finish(images[m.name], m, raw.images[m.name].dtype, m.name in raw.valid) for m in modalities},
+        label=torch.from_numpy(np.ascontiguousarray(label)),
+        id=raw.id,
+        condition=raw.condition,
+    )
 
 
 def _premultiply(image: Array, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -443,6 +470,8 @@ class RGBXDataModule(L.LightningDataModule):
 
     spec: DatasetSpec
     modalities: tuple[ModalitySpec, ...]
+    resized: tuple[str, ...] = ()
+    """Modalities known to come in another size than the rest of a sample, see `FileSamples`."""
 
     def __init__(
         self,
@@ -501,6 +530,10 @@ class RGBXDataModule(L.LightningDataModule):
         Raises:
             DataError: no root, a broken list, files that do not exist.
         """
+        raise NotImplementedError
+
+    def readers(self) -> Mapping[str, Reader]:
+        """Modality → how files of it are read, also those of the user's own pictures."""
         raise NotImplementedError
 
     def train_transform(self) -> Transform:

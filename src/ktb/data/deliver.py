@@ -8,14 +8,14 @@ reports on val (test is about ten points lower).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Unpack, get_args
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from ktb.data.base import Entry, FileSamples, Loading, RGBXDataModule, Tree, suggestion
+from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, suggestion
 from ktb.data.readers import ImageReader, LabelReader, Reading, decode, id_table, similar
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError, DataError
@@ -54,6 +54,8 @@ class DELIVERDataModule(RGBXDataModule):
     with 0 and 255 = void.
     """
 
+    resized = ("event",)
+
     def __init__(
         self,
         root: str | Path,
@@ -86,6 +88,10 @@ class DELIVERDataModule(RGBXDataModule):
         )
         super().__init__(spec, **loading)
 
+    def readers(self) -> Mapping[str, Reader]:
+        rgb = ImageReader(channels=3, pick=(0, 1, 2))
+        return {"rgb": rgb, "depth": read_rendering, "event": read_rendering, "lidar": read_rendering}
+
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         if not tree.names("").get("img"):
@@ -114,14 +120,9 @@ class DELIVERDataModule(RGBXDataModule):
         return FileSamples(
             self.root,
             entries,
-            {
-                "rgb": ImageReader(channels=3, pick=(0, 1, 2)),
-                "depth": read_rendering,
-                "event": read_rendering,
-                "lidar": read_rendering,
-            },
+            self.readers(),
             LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE)), channel=0),
-            resize=("event",),
+            resize=self.resized,
         )
 
     def _scene(self, tree: Tree, weather: str, split: str, scene: str) -> list[Entry]:

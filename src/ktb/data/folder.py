@@ -15,7 +15,7 @@ from typing import Any, TypeVar, Unpack, cast
 
 import numpy as np
 
-from ktb.data.base import Entry, FileSamples, Loading, RGBXDataModule, Tree, read_list, suggestion
+from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list, suggestion
 from ktb.data.readers import DType, Holes, ImageReader, LabelReader, Normalise, id_table, map_table, similar
 from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, ModalitySpec, voc_colour
 from ktb.errors import ConfigError, DataError
@@ -195,6 +195,9 @@ class FolderDataModule(RGBXDataModule):
         self._label_reader = self._label.reader(spec)
         super().__init__(spec, **loading)
 
+    def readers(self) -> Mapping[str, Reader]:
+        return self._readers
+
     def open_split(self, split: str) -> FileSamples:
         value = self.splits[split]
         # Without lists all modalities must be complete, whichever are used: else the splits would depend on that.
@@ -206,7 +209,7 @@ class FolderDataModule(RGBXDataModule):
             keys = sorted(found)
         else:
             keys = self._share(sorted(found), split)
-        return FileSamples(self.root, [found[key] for key in keys], self._readers, self._label_reader)
+        return FileSamples(self.root, [found[key] for key in keys], self.readers(), self._label_reader)
 
     @property
     def _by_folder(self) -> bool:

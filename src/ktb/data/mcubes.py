@@ -93,6 +93,15 @@ class MCubeSDataModule(RGBXDataModule):
     def eval_transform(self) -> Transform:
         return CentreSquare(self.short_side, resize_label=self.scoring == "published")
 
+    def readers(self) -> Mapping[str, Reader]:
+        """Of evaluation, and without dropping the margin at the left, which only the data set's own pictures have."""
+        return {
+            "rgb": _read_unnormalised_rgb if self.unnormalised_rgb_in_eval else READ_RGB,
+            "aolp": ImageReader(channels=3, dtype="float32", pick=(0, 1, 0)),
+            "dolp": ImageReader(channels=1, dtype="float32"),
+            "nir": ImageReader(channels=1, dtype="uint16"),
+        }
+
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         below = "multimodal_dataset/" if tree.names("").get("multimodal_dataset") else ""
@@ -113,20 +122,14 @@ class MCubeSDataModule(RGBXDataModule):
         ]
         streams = [m.name for m in self.modalities]
         wanted = [file for entry in entries for file in entry.paths(streams)]
-        read_rgb: Reader = READ_RGB
+        readers = dict(self.readers())
         label: Callable[[Path], Label] = LabelReader(id_table(len(CLASSES)))
         if split == "train" and self.ignore_without_nir:
             wanted += [f"{below}NIR_warped_mask/{stem}.png" for stem in stems]
             label = _WithoutNIR(label)
-        if split != "train" and self.unnormalised_rgb_in_eval:
-            read_rgb = _read_unnormalised_rgb
+        if split == "train":
+            readers["rgb"] = READ_RGB
         tree.require(wanted, str(path), "copy the files there")
-        readers: Mapping[str, Reader] = {
-            "rgb": read_rgb,
-            "aolp": ImageReader(channels=3, dtype="float32", pick=(0, 1, 0)),
-            "dolp": ImageReader(channels=1, dtype="float32"),
-            "nir": ImageReader(channels=1, dtype="uint16"),
-        }
         cut = {name: _WithoutMargin(reader) for name, reader in readers.items()}
         return FileSamples(self.root, entries, cut, _LabelWithoutMargin(label))
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from ktb.data.base import Entry, FileSamples, Loading, RGBXDataModule, Tree, read_list
-from ktb.data.readers import ImageReader, LabelReader, id_table
+from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list
+from ktb.data.readers import ImageReader, LabelReader, Reading, id_table
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.errors import DataError
 
@@ -28,6 +28,11 @@ THERMAL = ModalitySpec("thermal", title="thermal")
 RGB_FOLDERS, THERMAL_FOLDERS = ("rgb", "RGB"), ("ther", "Thermal", "thermal")
 LABEL_FOLDERS = ("labels", "Label", "label")
 RGBA_FOLDER = "images"
+READERS: dict[str, Reader] = {"rgb": ImageReader(channels=3), "thermal": ImageReader(channels=1)}
+RGBA_READERS: dict[str, Reader] = {
+    "rgb": ImageReader(channels=3, pick=(0, 1, 2)),
+    "thermal": ImageReader(channels=1, pick=(3,)),
+}
 TIMES = {"D": "day", "N": "night"}
 
 
@@ -59,6 +64,10 @@ class MFNetDataModule(RGBXDataModule):
         )
         super().__init__(spec, **loading)
 
+    def readers(self) -> Mapping[str, Reader]:
+        """Of pictures in either layout."""
+        return {"rgb": RGBA_READERS["rgb"], "thermal": _read_thermal}
+
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         files = self.lists[split]
@@ -80,11 +89,13 @@ class MFNetDataModule(RGBXDataModule):
         streams = [m.name for m in self.modalities]
         wanted = (file for entry in entries.values() for file in entry.paths(streams))
         tree.require(wanted, " and ".join(map(str, paths)), "copy the files there")
-        if rgba:
-            readers = {"rgb": ImageReader(channels=3, pick=(0, 1, 2)), "thermal": ImageReader(channels=1, pick=(3,))}
-        else:
-            readers = {"rgb": ImageReader(channels=3), "thermal": ImageReader(channels=1)}
+        readers = RGBA_READERS if rgba else READERS
         return FileSamples(self.root, list(entries.values()), readers, LabelReader(id_table(len(CLASSES), ignore=())))
+
+
+def _read_thermal(paths: Sequence[Path]) -> Reading:
+    rgba = ImageReader()(paths).image.shape[2] == 4
+    return (RGBA_READERS if rgba else READERS)["thermal"](paths)
 
 
 def _is_rgba(tree: Tree) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal, Unpack, get_args
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ktb.data.base import Entry, FileSamples, ListLine, Loading, RGBXDataModule, Tree, read_list
+from ktb.data.base import Entry, FileSamples, ListLine, Loading, Reader, RGBXDataModule, Tree, read_list
 from ktb.data.readers import ImageReader, LabelReader, id_table
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
 from ktb.errors import ConfigError, DataError
@@ -87,6 +87,9 @@ class NYUDataModule(RGBXDataModule):
         )
         super().__init__(spec, **loading)
 
+    def readers(self) -> Mapping[str, Reader]:
+        return {"rgb": ImageReader(channels=3), "depth": READERS[self.depth_source]}
+
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         path = self.root / self.lists[split]
@@ -113,10 +116,7 @@ class NYUDataModule(RGBXDataModule):
         return FileSamples(
             self.root,
             entries,
-            {
-                "rgb": ImageReader(channels=3),
-                "depth": READERS[self.depth_source],
-            },
+            self.readers(),
             LabelReader(
                 id_table(len(CLASSES)) if columns == 3 else id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE))
             ),

@@ -6,10 +6,11 @@ lists. There is no validation split, and the literature selects and reports on t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, Unpack, get_args
 
-from ktb.data.base import Entry, FileSamples, Loading, RGBXDataModule, Tree
+from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree
 from ktb.data.readers import ImageReader, LabelReader, id_table, similar
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError, DataError
@@ -61,6 +62,15 @@ class PST900DataModule(RGBXDataModule):
         )
         super().__init__(spec, **loading)
 
+    def readers(self) -> Mapping[str, Reader]:
+        return {
+            "rgb": ImageReader(channels=3),
+            "thermal": ImageReader(channels=1)
+            if self.thermal_source == "thermal"
+            else ImageReader(channels=1, dtype="uint16", hole_value=0, normalise="percentile"),
+            "depth": ImageReader(channels=1, dtype="uint16", hole_value=0),
+        }
+
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         folder = f"{split}/rgb"
@@ -91,12 +101,6 @@ class PST900DataModule(RGBXDataModule):
         return FileSamples(
             self.root,
             entries,
-            {
-                "rgb": ImageReader(channels=3),
-                "thermal": ImageReader(channels=1)
-                if self.thermal_source == "thermal"
-                else ImageReader(channels=1, dtype="uint16", hole_value=0, normalise="percentile"),
-                "depth": ImageReader(channels=1, dtype="uint16", hole_value=0),
-            },
+            self.readers(),
             LabelReader(id_table(len(CLASSES), ignore=())),
         )

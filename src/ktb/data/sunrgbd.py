@@ -12,7 +12,7 @@ from typing import Unpack
 
 import numpy as np
 
-from ktb.data.base import Entry, FileSamples, ListLine, Loading, RGBXDataModule, Tree, read_list
+from ktb.data.base import Entry, FileSamples, ListLine, Loading, Reader, RGBXDataModule, Tree, read_list
 from ktb.data.nyu import CLASSES as NYU_CLASSES
 from ktb.data.readers import ImageReader, LabelReader, Reading, decode, id_table
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
@@ -35,6 +35,8 @@ class SUNRGBDDataModule(RGBXDataModule):
     map of another size than its image is resized to it (nearest). Labels are 1..37, with 0 and 255 = void.
     """
 
+    resized = ("depth",)
+
     def __init__(self, root: str | Path, *, lists: Mapping[str, str] | None = None, **loading: Unpack[Loading]) -> None:
         self.root = Path(root)
         self.lists = dict(lists or {"train": "train.txt", "test": "test.txt"})
@@ -49,6 +51,9 @@ class SUNRGBDDataModule(RGBXDataModule):
         )
         super().__init__(spec, **loading)
 
+    def readers(self) -> Mapping[str, Reader]:
+        return {"rgb": ImageReader(channels=3), "depth": read_depth}
+
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         path = self.root / self.lists[split]
@@ -58,9 +63,9 @@ class SUNRGBDDataModule(RGBXDataModule):
         return FileSamples(
             self.root,
             entries,
-            {"rgb": ImageReader(channels=3), "depth": read_depth},
+            self.readers(),
             LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE))),
-            resize=("depth",),
+            resize=self.resized,
         )
 
 

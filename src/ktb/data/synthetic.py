@@ -15,7 +15,7 @@ What a sensor cannot tell is built in, exactly:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Unpack
@@ -23,7 +23,8 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.base import Loading, RawSample, RGBXDataModule
+from ktb.data.base import Loading, RawSample, Reader, RGBXDataModule
+from ktb.data.readers import ImageReader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError
 
@@ -553,6 +554,10 @@ class SyntheticDataModule(RGBXDataModule):
             counts=counts,
         )
         super().__init__(spec, **loading)
+
+    def readers(self) -> Mapping[str, Reader]:
+        """RGB as 8 bits, depth as the 8 bits of `Frame.depth`."""
+        return {"rgb": ImageReader(channels=3), "depth": ImageReader(channels=1, hole_value=0)}
 
     def open_split(self, split: str) -> SyntheticSamples:
         # One seed per split: no scene can stand in two of them, however many there are.
