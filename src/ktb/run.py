@@ -347,6 +347,7 @@ def _quiet_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty",  # a resumed run
         ".*could not find the monitored key",  # stopped by max_steps or max_time before the first validation
         ".*does not have many workers",  # dataset.num_workers is the user's decision
+        ".*`srun` command is available",  # a cluster's login node may train without it
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning 2.6 on torch 2.15
     ):
         warnings.filterwarnings("ignore", message)
