@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional arguments in one piece only: check dataset=nyu --out DIR dataset.root=DIR
-    if rest and (arguments.command != "check" or any(text.startswith("-") for text in rest)):
+    if rest and (arguments.command not in ("check", "preview") or any(text.startswith("-") for text in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
@@ -88,6 +88,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     sub.set_defaults(run=_check)
+
+    sub = commands.add_parser(
+        "preview",
+        help="contact sheets of augmented samples with their labels",
+        description="Draw what training gets: samples of each split after augmentation (train) or the evaluation "
+        "transform (val, test), with the label over the first input, void hatched, and a legend of the classes that "
+        "occur. Settings are those of ktb-train.",
+        epilog="Example: ktb-data preview dataset=nyu dataset.root=/data/NYUDepthv2 --out sheets",
+    )
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
+    sub.add_argument("--out", type=Path, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
+    sub.add_argument("--split", action="append", metavar="SPLIT", help="this split only; may be repeated")
+    sub.add_argument("--samples", type=_positive, default=8, help="per split, spread evenly over it (default: 8)")
+    sub.add_argument("--epoch", type=int, default=0, help="another one draws another augmentation (default: 0)")
+    sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.set_defaults(run=_preview)
 
     sub = commands.add_parser(
         "make-fixture",
@@ -170,6 +186,29 @@ def _check(arguments: argparse.Namespace) -> int:
     return FAILED_FILES if failed else 0
 
 
+def _preview(arguments: argparse.Namespace) -> int:
+    from ktb.data.preview import contact_sheet, draw_samples, write_sheet
+
+    data = _data(arguments.overrides, arguments.config_dir)
+    _make_folder(arguments.out)
+    for split in arguments.split or data.spec.splits:
+        with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
+            samples = draw_samples(
+                data,
+                split,
+                arguments.samples,
+                epoch=arguments.epoch,
+                watch=partial(progress.track, description=f"{data.spec.name}, {split}"),
+            )
+        path = arguments.out / f"{split}.png"
+        try:
+            write_sheet(contact_sheet(data, split, samples, epoch=arguments.epoch), path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        print(path)
+    return 0
+
+
 def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     """The DataModule that ktb-train would build from the same settings."""
     from ktb import config, run
@@ -212,11 +251,13 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
 
 
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+
+
 def _watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     seen = []
     failed = 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=total)
         for outcome in outcomes:
             seen.append(outcome)

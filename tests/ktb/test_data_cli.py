@@ -193,6 +193,22 @@ def test_check_of_ones_own_configuration(nyu, tmp_path, capsys):
     assert "mine: 5 samples, 0 failures" in capsys.readouterr().out
 
 
+def test_preview(nyu, tmp_path, capsys):
+    out = tmp_path / "sheets"
+    arguments = ("preview", "dataset=nyu", "--samples", 2, "--out", out, f"dataset.root={nyu}", "dataset.crop=[32,32]")
+    assert call(*arguments) == 0
+    assert capsys.readouterr().out.split() == [str(out / "train.png"), str(out / "test.png")]
+    with Image.open(out / "train.png") as image:
+        assert image.format == "PNG"
+    assert call(*arguments, "--split", "val") == 2
+    assert "nyu has no split 'val'; it has train, test" in capsys.readouterr().err
+    (nyu / "RGB/0.jpg").write_bytes(b"")
+    (out / "train.png").unlink()
+    assert call(*arguments, "--split", "train") == 2
+    assert f"{nyu / 'RGB/0.jpg'}: the file is empty" in capsys.readouterr().err
+    assert sorted(p.name for p in out.iterdir()) == ["test.png"]
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
 def test_interrupted_in_the_middle_goes_on_later(tmp_path):
     source, target = tmp_path / "Depth", tmp_path / "HHA"

@@ -21,7 +21,7 @@ OF_KTB = {  # part → what of ktb it may import
     "ktb.errors": (),
     "ktb.data": ("ktb.data", "ktb.errors"),
     "ktb.models": ("ktb.models", "ktb.errors"),
-    "ktb.engine": ("ktb.engine", "ktb.models", "ktb.data.spec", "ktb.errors"),
+    "ktb.engine": ("ktb.engine", "ktb.models", "ktb.data.spec", "ktb.data.pictures", "ktb.errors"),
     "ktb.report": ("ktb.report", "ktb.data.spec", "ktb.errors"),
 }
 OF_OTHERS = {  # part → what beside the standard library it may import

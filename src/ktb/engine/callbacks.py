@@ -13,11 +13,9 @@ import numpy as np
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
-from torch import Tensor
 
+from ktb.data.pictures import RGBImage, paint, to_picture
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec
-
-RGBImage = NDArray[np.uint8]
 
 
 class Progress(RichProgressBar):
@@ -114,8 +112,8 @@ class Panels(Callback):
         if batch_idx in self._wanted:
             row = {m.title or m.name: to_picture(batch["inputs"][m.name][0], m) for m in self.modalities}
             truth, prediction = batch["label"][0].cpu().numpy(), outputs[0].cpu().numpy()
-            row["truth"] = self._paint(truth)
-            row["prediction"] = self._paint(np.where(truth == IGNORE, IGNORE, prediction))
+            row["truth"] = paint(truth, self.spec.palette)
+            row["prediction"] = paint(np.where(truth == IGNORE, IGNORE, prediction), self.spec.palette)
             self._rows.append((batch["id"][0], row))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -133,15 +131,6 @@ class Panels(Callback):
         self._sheet().savefig(self.path, dpi=110, bbox_inches="tight")
         for logger in trainer.loggers:
             _show(logger, strips)
-
-    def _paint(self, label: NDArray[Any]) -> RGBImage:
-        """Class ids (H, W) → colours (H, W, 3); void is white with grey hatching."""
-        colours = np.full((256, 3), 255, dtype=np.uint8)
-        colours[: self.spec.num_classes] = self.spec.palette
-        picture = colours[label]
-        rows, cols = np.indices(label.shape)
-        picture[(label == IGNORE) & ((rows + cols) % 8 < 2)] = 150
-        return picture
 
     def _sheet(self) -> Any:
         """All rows with column titles and a legend of the classes that occur."""
@@ -177,26 +166,6 @@ class Panels(Callback):
 
 def _colours(picture: RGBImage) -> NDArray[np.uint8]:
     return np.unique(picture.reshape(-1, 3), axis=0)
-
-
-def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
-    """(C, H, W) as stored → (H, W, 3) for the eye.
-
-    RGB as it is; of other modalities three channels are shown as colours, one channel as a colour map, both stretched
-    between the 1st and 99th percentile of the image.
-    """
-    x = stored.cpu().float().numpy()
-    if modality.validity:  # the last channel says where something was measured
-        x = x[:-1]
-    if modality.name == "rgb":
-        return x.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    low, high = np.percentile(x, (1, 99))
-    x = ((x - low) / max(high - low, 1e-6)).clip(0, 1)
-    if len(x) == 3 and not (np.array_equal(x[0], x[1]) and np.array_equal(x[0], x[2])):
-        return (255 * x).astype(np.uint8).transpose(1, 2, 0)
-    from matplotlib import colormaps
-
-    return (255 * colormaps["viridis"](x[0])[..., :3]).astype(np.uint8)
 
 
 def _pad_to(picture: RGBImage, height: int) -> RGBImage:

@@ -1,0 +1,65 @@
+"""Samples and labels for the eye: stored tensors as colours, class ids as colours, void as hatching."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ktb.data.spec import IGNORE, ModalitySpec
+
+RGBImage = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+VOID_LIGHT, VOID_DARK = 255, 150
+"""Grey values of the hatching that stands for void."""
+
+
+def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
+    """(C, H, W) as stored → (H, W, 3) for the eye.
+
+    RGB as it is; of other modalities three channels are shown as colours, one channel as a colour map, both stretched
+    between the 1st and 99th percentile of the image.
+    """
+    x = stored.cpu().float().numpy()
+    if modality.validity:  # the last channel says where something was measured
+        x = x[:-1]
+    if modality.name == "rgb":
+        return x.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    low, high = np.percentile(x, (1, 99))
+    x = ((x - low) / max(high - low, 1e-6)).clip(0, 1)
+    if len(x) == 3 and not (np.array_equal(x[0], x[1]) and np.array_equal(x[0], x[2])):
+        return (255 * x).astype(np.uint8).transpose(1, 2, 0)
+    from matplotlib import colormaps
+
+    return (255 * colormaps["viridis"](x[0])[..., :3]).astype(np.uint8)
+
+
+def paint(label: NDArray[Any], palette: Sequence[Colour]) -> RGBImage:
+    """Class ids (H, W) → colours (H, W, 3); void is white with grey hatching."""
+    colours = np.full((256, 3), VOID_LIGHT, np.uint8)
+    colours[: len(palette)] = palette
+    picture = colours[label]
+    picture[(label == IGNORE) & _hatching(label.shape)] = VOID_DARK
+    return picture
+
+
+def overlay(picture: RGBImage, label: NDArray[Any], palette: Sequence[Colour], alpha: float = 0.55) -> RGBImage:
+    """The label's colours over a greyed picture (H, W, 3), dark lines between classes, void hatched."""
+    grey = picture.mean(axis=2, keepdims=True)
+    mixed = (1 - alpha) * grey + alpha * paint(label, palette)
+    edge = np.zeros(label.shape, bool)
+    edge[:, 1:] |= label[:, 1:] != label[:, :-1]
+    edge[1:] |= label[1:] != label[:-1]
+    mixed[edge] *= 0.4
+    return mixed.round().astype(np.uint8)
+
+
+def _hatching(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Diagonal lines, wider apart in larger pictures so that they stay visible when those are scaled down."""
+    rows, columns = np.indices(shape)
+    step = max(8, min(shape) // 24)
+    return (rows + columns) % step < max(2, step // 4)
