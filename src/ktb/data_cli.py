@@ -77,6 +77,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=_hha)
 
     sub = commands.add_parser(
+        "prepare",
+        help="convert a downloaded data set into the layout that is read",
+        description="Convert a download into the layout that ktb reads: nyu (nyu_depth_v2_labeled.mat, splits.mat, "
+        "classMapping40.mat), sunrgbd (unpacked SUNRGBD and SUNRGBDtoolbox), mfnet (RGBA pictures). Finished files are "
+        "kept, so a stopped call goes on where it stopped; the split lists are written last.",
+    )
+    sub.add_argument("name", help="nyu, sunrgbd or mfnet")
+    sub.add_argument("source", type=Path, help="folder with the downloaded files")
+    sub.add_argument("target", type=Path, help="new folder, the dataset.root of a training")
+    sub.add_argument("--overwrite", action="store_true", help="make every file again")
+    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.set_defaults(run=_prepare)
+
+    sub = commands.add_parser(
         "check",
         help="read a whole data set as training would and report on it",
         description="Read every sample of every split the way training does, and report counts, sizes, value ranges, "
@@ -162,6 +176,24 @@ def _hha(arguments: argparse.Namespace) -> int:
     _make_folder(arguments.target)
     work = partial(convert_hha, overwrite=arguments.overwrite)
     return _report(_watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from ktb.data import prepare
+
+    planned = prepare.plan(arguments.name, arguments.source, arguments.target)
+    work = partial(prepare.convert, overwrite=arguments.overwrite)
+    outcomes = _watch(parallel(work, planned.jobs, arguments.workers), len(planned.jobs), arguments.name)
+    for note in planned.notes:
+        print(note, file=sys.stderr)
+    code = _report(outcomes, str(arguments.target))
+    if code:
+        print(f"{arguments.target}: the split lists are written when all samples are there", file=sys.stderr)
+        return code
+    prepare.finish(planned, arguments.target)
+    for step in prepare.next_steps(arguments.name, arguments.target):
+        print(f"next: {step}")
+    return code
 
 
 def _check(arguments: argparse.Namespace) -> int:
