@@ -97,12 +97,20 @@ class OptimConfig:
 
 
 @dataclass
+class SaveConfig:
+    every_n_steps: int | None = MISSING
+    every_n_minutes: float | None = MISSING
+    keep: int = MISSING
+
+
+@dataclass
 class TrainConfig:
     seed: int = MISSING
     run_dir: str = MISSING
     ckpt_path: str | None = None
     overwrite: bool = False
     test: bool = True
+    save: SaveConfig = field(default_factory=SaveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     dataset: dict[str, Any] = MISSING
@@ -216,6 +224,9 @@ def check(cfg: DictConfig) -> None:
         )
     for key in ("check_val_every_n_epoch", "accumulate_grad_batches", "log_every_n_steps"):
         within(f"trainer.{key}", 1)
+    within("save.every_n_steps", 1)
+    within("save.every_n_minutes", 0)
+    within("save.keep", 1)
     within("model.head_dim", 1)
     within("model.side_head_dim", 1)
     within("optim.lr", 0, open_low=True)
@@ -409,46 +420,53 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     if precision is not None and "trainer" not in chosen:
         OmegaConf.update(kept, "trainer.precision", precision)
 
-    for override in parsed:
-        key = override.key_or_group
-        if "." not in key:
-            continue
-        if override.is_delete():
-            parent, _, leaf = key.rpartition(".")
-            node = OmegaConf.select(kept, parent)
-            if isinstance(node, DictConfig):
-                node.pop(leaf, None)
-        else:
-            OmegaConf.update(kept, key, _resolved(composed, key), merge=False)
+    _override(kept, composed, [o for o in parsed if "." in o.key_or_group])
     kept.inherited = []
     OmegaConf.set_struct(kept, True)
     check(kept)
     return kept
 
 
-def _resolved(cfg: DictConfig, key: str) -> Any:
-    value = OmegaConf.select(cfg, key)
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
 def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The config a resumed training goes on with: the run's own, with what the user overrode and only that.
 
     Raises:
-        ConfigError: a kept node names foreign code.
+        ConfigError: a kept node names foreign code, or a value that cannot work.
     """
     kept = OmegaConf.create(OmegaConf.to_container(saved))
     assert isinstance(kept, DictConfig)
-    fresh = OmegaConf.create(OmegaConf.to_container(composed, resolve=True))
-    chosen = [_parse(text).key_or_group for text in overrides]
-    for key in sorted(chosen, key=lambda key: "." in key):  # whole groups first, then single settings in them
-        if OmegaConf.select(fresh, key) is not None or key in fresh:
-            OmegaConf.update(kept, key, OmegaConf.select(fresh, key), merge=False, force_add=True)
+    for key in composed:
+        if key not in kept:  # a setting that is younger than the run
+            kept[key] = _resolved(composed, str(key))
+    parsed = [_parse(text) for text in overrides]
+    _override(kept, composed, parsed)
+    chosen = {o.key_or_group for o in parsed}
     for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
         if group in kept and group not in chosen:
             check_targets({group: kept[group]}, "the checkpoint's config")
     OmegaConf.set_struct(kept, True)
     return kept
+
+
+def _override(kept: DictConfig, composed: DictConfig, parsed: Sequence[Override]) -> None:
+    """Put what the user overrode, as composed, over a saved config, whole groups before single settings in them."""
+    for override in sorted(parsed, key=lambda override: "." in override.key_or_group):
+        key = override.key_or_group
+        if override.is_delete():
+            parent, _, leaf = key.rpartition(".")
+            node = OmegaConf.select(kept, parent) if parent else kept
+            if isinstance(node, DictConfig):
+                node.pop(leaf, None)
+        elif key in composed or OmegaConf.select(composed, key) is not None:
+            OmegaConf.update(kept, key, _resolved(composed, key), merge=False, force_add=True)
+    keys = [override.key_or_group for override in parsed]
+    if any(key.split(".")[0] == "modality" for key in keys) and "dataset.streams" not in keys:
+        kept.dataset.streams = kept.modality.streams  # a saved config is resolved: modality= alone would not reach it
+
+
+def _resolved(cfg: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(cfg, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 # --------------------------------------------------------------------------------------------------------------------

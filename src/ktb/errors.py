@@ -4,6 +4,10 @@ The command line prints it as a single line and exits with code 2; anything else
 and keeps its stack trace.
 """
 
+from __future__ import annotations
+
+from os import PathLike
+
 
 class KTBError(Exception):
     """A mistake in the input that the user can mend.
@@ -26,3 +30,13 @@ class CheckpointError(KTBError):
 
 class ReportError(KTBError):
     """A run or sweep folder that no report can be made of."""
+
+
+class WriteError(KTBError):
+    """A result that cannot be written: no space left, no permission, a read-only file system."""
+
+    def __init__(self, path: str | PathLike[str], error: OSError) -> None:
+        super().__init__(
+            f"{path}: can't be written ({error.strerror or error}); what was saved before is intact: make room or mend "
+            "the folder, then continue with ckpt_path=auto and the same run_dir"
+        )

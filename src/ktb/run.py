@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -25,20 +25,23 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ktb import checkpoints
-from ktb.config import instantiate, merge_saved, resume_saved, user_overrides
+from ktb import checkpoints, ranks, resume
+from ktb.config import instantiate, merge_saved, user_overrides
 from ktb.data.base import RGBXDataModule
-from ktb.engine.callbacks import Panels, Progress, Speed, checkpointing, finite
+from ktb.engine.callbacks import Panels, Progress, Speed, finite
 from ktb.engine.losses import PixelLoss
 from ktb.engine.metrics import class_table, scores
+from ktb.engine.metrics_file import MetricsFile
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
-from ktb.errors import CheckpointError, ConfigError
+from ktb.engine.saving import LAST, AtomicIO, Saving
+from ktb.errors import CheckpointError, ConfigError, WriteError
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
 
@@ -63,11 +66,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         KTBError: a mistake in settings or data; nothing has been written then, unless it shows up in training.
     """
     started = time.time()
-    cfg = _place(cfg)
+    cfg, point = resume.start(cfg, occupied=("checkpoints", RESULT))
     run_dir = Path(cfg.run_dir)
-    resume = _resume_point(cfg, run_dir)
-    if resume is not None:
-        cfg = _continued(cfg, resume)
 
     data = build_data(cfg)
     data.setup("fit")
@@ -99,29 +99,37 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone)),
     )
 
-    if resume is not None:  # a checkpoint of another model must not cost the run its files
-        module.on_load_checkpoint(checkpoints.read_file(resume))
-    has_validation = cfg.trainer.limit_val_batches != 0 and not cfg.trainer.fast_dev_run
-    best = checkpointing(run_dir / "checkpoints", has_validation=has_validation)
+    if point is not None:  # a checkpoint of another model must not cost the run its files
+        module.on_load_checkpoint(point.content)
+        data.start_at(point.position["epoch"], point.position["batch"])
+    saving = Saving(run_dir / "checkpoints", every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
     panels = Panels(run_dir, data.spec, data.modalities)
     with open_dict(cfg):  # an epoch shorter than the logging interval would never be logged
         steps = len(data.dataset("train")) // data.batch_size
         cfg.trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))
-    trainer = _trainer(cfg, [best, Speed(cfg.trainer.log_every_n_steps), panels])
-    _claim(run_dir, cfg, resuming=resume is not None)
-    trainer.loggers = _loggers(cfg, run_dir, resume)
+    trainer = _trainer(
+        cfg,
+        [saving, Speed(cfg.trainer.log_every_n_steps), panels],
+        AtomicIO(cfg.save.keep, {point.path: point.content} if point else None),
+    )
+    _claim(run_dir, cfg, resuming=point is not None)
+    trainer.loggers = _loggers(cfg, run_dir, point)
     _announce(trainer, data, model, run_dir)
     try:
-        result = _fit_and_test(cfg, trainer, module, data, best, resume)
+        result = _fit_and_test(cfg, trainer, module, data, saving, point)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        raise WriteError(error.filename or run_dir, error) from error
     finally:
         _finish_wandb(trainer)
     result |= {
         "status": "finished",
         "epochs": trainer.current_epoch,
         "steps": trainer.global_step,
-        "best_val_miou": finite(float(best.best_model_score)) if best.best_model_score is not None else None,
+        "best_val_miou": finite(saving.best_score),
         "selection_split": data.spec.selection_split,
-        "checkpoint": os.path.relpath(best.best_model_path or run_dir / "checkpoints" / "last.ckpt", run_dir),
+        "checkpoint": os.path.relpath(saving.best_path or saving.folder / LAST, run_dir),
         **_facts(cfg, data, model, started),
     }
     if trainer.is_global_zero:
@@ -135,17 +143,14 @@ def _fit_and_test(
     trainer: L.Trainer,
     module: SegmentationModule,
     data: RGBXDataModule,
-    best: ModelCheckpoint,
-    resume: Path | None,
+    saving: Saving,
+    point: resume.Checkpoint | None,
 ) -> dict[str, Any]:
     """Training, then the test scores of the best checkpoint (empty without a test)."""
-    run_dir = Path(cfg.run_dir)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if not (run_dir / "checkpoints" / "last.ckpt").exists() and not cfg.trainer.fast_dev_run:
-        trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")  # stopped before the first validation
+    trainer.fit(module, datamodule=data, ckpt_path=point.path if point else None, weights_only=True)
     if not cfg.test:
         return {}
-    trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, verbose=False, weights_only=True)
+    trainer.test(module, datamodule=data, ckpt_path=saving.best_path, verbose=False, weights_only=True)
     return _scored(module, data)
 
 
@@ -163,7 +168,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
     data.setup("test")
 
-    run_dir = Path(cfg.run_dir) if cfg.run_dir else _eval_folder(file)
+    run_dir = Path(ranks.decide(lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg)))
     if (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists():
         raise ConfigError(f"{run_dir} already holds results; choose another run_dir for those of this evaluation")
     with open_dict(cfg):
@@ -307,7 +312,7 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
     }
 
 
-def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> L.Trainer:
+def _trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: CheckpointIO) -> L.Trainer:
     options = _without(cfg.trainer)
     _quiet_lightning()
     if not torch.cuda.is_available():
@@ -318,7 +323,9 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> L.Trainer:
         return L.Trainer(
             **{str(k): v for k, v in options.items()},
             callbacks=callbacks,
+            plugins=[*plugins, *filter(None, [ranks.slurm()])],
             logger=False,
+            enable_checkpointing=bool(plugins),
             default_root_dir=str(cfg.run_dir),
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
@@ -344,8 +351,8 @@ def _quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        ".*Checkpoint directory .* exists and is not empty",  # a resumed run
-        ".*could not find the monitored key",  # stopped by max_steps or max_time before the first validation
+        ".*`srun` command is available",  # and not everything on such a machine has to run under it
+        ".*your dataloader is not resumable",  # ours is told where to start (RGBXDataModule.start_at)
         ".*does not have many workers",  # dataset.num_workers is the user's decision
         ".*`srun` command is available",  # a cluster's login node may train without it
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning 2.6 on torch 2.15
@@ -353,16 +360,15 @@ def _quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _loggers(cfg: DictConfig, run_dir: Path, resume: Path | None) -> list[Logger]:
+def _loggers(cfg: DictConfig, run_dir: Path, point: resume.Checkpoint | None) -> list[Logger]:
     loggers: list[Logger] = []
     for node in (cfg.logger or {}).values():  # logger=null: none
         node = _without(node)
         if node["_target_"].endswith(".WandbLogger"):
             node = _wandb_options(node, run_dir)
-        if node["_target_"].endswith(".CSVLogger"):
-            loggers.append(_csv_logger(node, run_dir, resume))
-        else:
-            loggers.append(instantiate(node))
+        loggers.append(instantiate(node))
+        if point is not None and isinstance(loggers[-1], MetricsFile):
+            loggers[-1].continue_from(point.position["rows"])
     return loggers
 
 
@@ -387,87 +393,12 @@ def _finish_wandb(trainer: L.Trainer) -> None:
         wandb.finish()
 
 
-def _csv_logger(node: DictConfig, run_dir: Path, resume: Path | None) -> CSVLogger:
-    """Lightning's CSVLogger deletes an existing file; a resumed run gets its rows up to the checkpoint back."""
-    file = run_dir / METRICS
-    rows: list[dict[str, Any]] = []
-    if resume is not None and file.exists():
-        step = checkpoints.read_file(resume)["global_step"]
-        with file.open(newline="") as lines:
-            rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(lines)]
-        rows = [row for row in rows if int(row["step"]) < step]
-    logger: CSVLogger = instantiate(node)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Experiment logs directory .* is not empty")
-        logger.experiment.metrics = rows
-    logger.save()
-    return logger
-
-
 # --------------------------------------------------------------------------------------------------------- run folder
-
-
-def _place(cfg: DictConfig) -> DictConfig:
-    """Fix the run folder: absolute, the resumed run's own, and the same in every process of a distributed job."""
-    run_dir = Path(cfg.run_dir).expanduser().absolute()
-    if cfg.ckpt_path not in (None, "last"):
-        path = Path(cfg.ckpt_path).expanduser().absolute()
-        if path.is_dir():
-            run_dir = path
-    if "LOCAL_RANK" in os.environ and "KTB_RUN_DIR" in os.environ:
-        run_dir = Path(os.environ["KTB_RUN_DIR"])
-    os.environ["KTB_RUN_DIR"] = str(run_dir)
-    with open_dict(cfg):
-        cfg.run_dir = str(run_dir)
-    return cfg
-
-
-def _resume_point(cfg: DictConfig, run_dir: Path) -> Path | None:
-    """The checkpoint to continue from."""
-    if cfg.ckpt_path is None:
-        _refuse_occupied(cfg, run_dir)
-        return None
-    if cfg.ckpt_path == "last" or Path(cfg.ckpt_path).expanduser().is_dir():
-        file = run_dir / "checkpoints" / "last.ckpt"
-        if not file.is_file():
-            raise CheckpointError(
-                f"{file}: no checkpoint to continue from; name the run with run_dir=... (ckpt_path=last continues the "
-                "run in run_dir)"
-            )
-        return file
-    file = Path(cfg.ckpt_path).expanduser().absolute()
-    if run_dir != file.parent.parent:
-        _refuse_occupied(cfg, run_dir)
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such checkpoint file; check the path")
-    return file
-
-
-def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
-    holds_a_run = (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists()
-    if holds_a_run and not cfg.overwrite and _is_first_process():
-        raise ConfigError(
-            f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace "
-            "it with overwrite=true"
-        )
-
-
-def _continued(cfg: DictConfig, resume: Path) -> DictConfig:
-    """The resumed run's own configuration, with what the user overrode on the command line."""
-    content = checkpoints.read_file(resume)
-    if not checkpoints.is_ours(content):
-        raise CheckpointError(f"{resume}: not a checkpoint of ktb-train, so training can't continue from it")
-    kept = resume_saved(OmegaConf.create(content["ktb"]["config"]), cfg, user_overrides(cfg))
-    with open_dict(kept):
-        # Loggers name classes of other packages, which nothing that came out of a file may do.
-        for key in ("run_dir", "ckpt_path", "overwrite", "logger"):
-            kept[key] = cfg[key]
-    return kept
 
 
 def _claim(run_dir: Path, cfg: DictConfig, *, resuming: bool) -> None:
     """Create the run folder, empty of an earlier run's files, with the configuration in it."""
-    if not _is_first_process():
+    if not ranks.is_first():
         return
     _make_folder(run_dir)
     if cfg.overwrite and not resuming:
@@ -492,10 +423,6 @@ def _make_folder(folder: Path) -> None:
 def _eval_folder(file: Path) -> Path:
     run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     return run / "eval" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-
-
-def _is_first_process() -> bool:
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -523,6 +523,7 @@ class RGBXDataModule(L.LightningDataModule):
         self.scoring = scoring
         self.seed = seed
         self._samples: dict[str, Samples] = {}
+        self._start = (0, 0)
 
     def open_split(self, split: str) -> Samples:
         """The samples of one split, with everything checked that can be checked without opening each file.
@@ -573,6 +574,11 @@ class RGBXDataModule(L.LightningDataModule):
             + f"; set dataset.batch_size={max(found // world_size, 1)} or less"
         )
 
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Let the training loader begin in the middle of an epoch, after so many batches of it, as an interrupted run
+        has to."""
+        self._start = (epoch, batch)
+
     def train_dataloader(self) -> DataLoader[Sample]:
         return self._loader("train", train=True)
 
@@ -588,10 +594,13 @@ class RGBXDataModule(L.LightningDataModule):
     def _loader(self, split: str, *, train: bool) -> DataLoader[Sample]:
         dataset = self.dataset(split, train=train)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(dataset), seed=self.seed, train=train, rank=rank, world_size=world_size)
+        if train:
+            sampler.epoch, sampler.position = self._start[0], self._start[1] * self.batch_size
         return DataLoader(
             dataset,
             batch_size=self.batch_size if train else self.eval_batch_size,
-            sampler=EpochSampler(len(dataset), seed=self.seed, train=train, rank=rank, world_size=world_size),
+            sampler=sampler,
             drop_last=train,
             num_workers=self.num_workers,
             collate_fn=collate,

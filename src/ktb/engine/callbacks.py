@@ -1,4 +1,4 @@
-"""What happens beside training: progress, checkpoints, speed, pictures. Nothing else talks to a logger."""
+"""What happens beside training: progress, speed, pictures. Nothing else talks to a logger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
@@ -37,25 +37,14 @@ class Progress(RichProgressBar):
 _SHOWN = {"loss": "train/loss", "val mIoU": "val/miou"}
 
 
-def checkpointing(folder: Path, *, has_validation: bool) -> ModelCheckpoint:
-    """`best.ckpt` by validation mIoU and `last.ckpt` after every epoch, in `folder`."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor="val/miou" if has_validation else None,
-        mode="max",
-        save_top_k=1,
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=None if has_validation else True,
-    )
-
-
 class Speed(Callback):
     """Logs `train/samples_per_s`, over the steps since the last of every `every` steps, and `train/lr`."""
 
     def __init__(self, every: int) -> None:
         self.every = every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since, self._samples = time.perf_counter(), 0  # an epoch that is continued does not start
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._samples = time.perf_counter(), 0
