@@ -14,7 +14,7 @@ MODULES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path 
 
 ONLY_IN = {  # package → the only modules that may import it
     "hydra": ("ktb.cli", "ktb.config", "ktb.run"),
-    "omegaconf": ("ktb.cli", "ktb.config", "ktb.run"),
+    "omegaconf": ("ktb.cli", "ktb.config", "ktb.run", "ktb.resume"),
     "wandb": ("ktb.engine.callbacks", "ktb.run", "ktb.report"),
 }
 OF_KTB = {  # part → what of ktb it may import
