@@ -62,7 +62,7 @@ Often used:
   split=val                  another split than the one the literature reports on
   scoring=published          score at the published code's resized size instead of the label's own
   dataset.root=DIR           where the data set lies
-  panels=8                   how many pictures are written
+  panels=8                   how many pictures of the best, the worst and random samples, each
   run_dir=DIR                where results go; default RUN_FOLDER/eval/DATE, beside the checkpoint
 
 Examples:

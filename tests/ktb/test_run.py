@@ -72,7 +72,9 @@ def test_run_folder(finished: tuple[Path, dict[str, Any]]) -> None:
         "config.yaml", "result.json", "metrics.csv", "checkpoints", "panels", "panels.png",
     }  # fmt: skip
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert len(list((folder / "panels").glob("*.png"))) == 2  # two test batches
+    shown = json.loads((folder / "panels" / "panels.json").read_text())["samples"]
+    assert {p["file"] for s in shown for p in s["pictures"]} == {p.name for p in (folder / "panels").glob("*.png")}
+    assert sorted(s["id"] for s in shown) == [f"test/{i:05d}" for i in range(3)]
     written = json.loads((folder / "result.json").read_text())
     assert written["metrics"] == result["metrics"]
     assert written["split"] == "test"

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
+import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 
-from ktb.data.pictures import RGBImage, paint, to_picture
-from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec
+from ktb.data.pictures import RGBImage, to_picture
+from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
+from ktb.engine.metrics import ConfusionMatrix, scores
+from ktb.engine.panels import (
+    EXPLAINED_PIXELS,
+    Panel,
+    Selection,
+    explain_fusion,
+    pictures,
+    sheet,
+    shrink,
+    within,
+    write_panels,
+)
+from ktb.models.segmentor import KTBSegmentor
 
 
 class Progress(RichProgressBar):
@@ -61,33 +79,35 @@ class Speed(Callback):
 
 
 class Panels(Callback):
-    """Pictures of test samples: inputs | truth | prediction.
+    """Pictures of the best, the worst and some random test samples, and of what the fusion does with a few of them.
 
-    Writes `panels/*.png`, one sample each, and `panels.png`, all of them with a legend, and shows them in the loggers
-    that can show pictures.
+    Writes into `panels/` one file per picture, panels.json and, with DSCF, fusion.json, which `ktb-report` reads;
+    beside it `panels.png`, a sheet with a legend; and shows them in the loggers that can show pictures: `panels`
+    (masks over the first modality) and `predictions` (a table) in wandb, `panels/ID` in TensorBoard.
 
     Args:
         folder: where `panels/` and `panels.png` are written.
         spec: classes and colours.
         modalities: in the model's order.
-        count: samples, spread evenly over the split.
+        count: samples of each group (best by mIoU of the sample, worst, random).
     """
 
-    def __init__(self, folder: Path, spec: DatasetSpec, modalities: Sequence[ModalitySpec], count: int = 8) -> None:
+    EXPLAINED = 3
+    """Random samples over which the fusion is drawn."""
+
+    def __init__(self, folder: Path, spec: DatasetSpec, modalities: Sequence[ModalitySpec], count: int = 4) -> None:
         self.folder = folder
         self.spec = spec
         self.modalities = tuple(modalities)
         self.count = count
-        self._rows: list[tuple[str, dict[str, RGBImage]]] = []
+        self._selection: Selection[Panel] = Selection(count)
 
     @property
     def path(self) -> Path:
         return self.folder / "panels.png"
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._rows = []
-        total = int(sum(trainer.num_test_batches))
-        self._wanted = set(np.linspace(0, total - 1, min(self.count, total)).round().astype(int)) if total else set()
+        self._selection = Selection(self.count)
 
     def on_test_batch_end(
         self,
@@ -98,75 +118,101 @@ class Panels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx in self._wanted:
-            row = {m.title or m.name: to_picture(batch["inputs"][m.name][0], m) for m in self.modalities}
-            truth, prediction = batch["label"][0].cpu().numpy(), outputs[0].cpu().numpy()
-            row["truth"] = paint(truth, self.spec.palette)
-            row["prediction"] = paint(np.where(truth == IGNORE, IGNORE, prediction), self.spec.palette)
-            self._rows.append((batch["id"][0], row))
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._rows or not trainer.is_global_zero:
+        if not self.count:
             return
+        matrix = ConfusionMatrix(self.spec.num_classes)
+        labels, predictions = batch["label"].cpu(), outputs.to(torch.uint8).cpu()
+        for i, (name, truth, prediction) in enumerate(zip(batch["id"], labels, predictions, strict=True)):
+            matrix.reset()
+            matrix.update(prediction, truth)
+            values = scores(matrix.compute())
+            kept = {key: finite(values[key]) for key in ("miou", "pixel_acc")}
+            make = partial(self._panel, batch, i, truth.numpy(), prediction.numpy(), kept)
+            self._selection.offer(name, kept["miou"], make)
+
+    def _panel(
+        self,
+        batch: Batch,
+        i: int,
+        truth: NDArray[np.uint8],
+        prediction: NDArray[np.uint8],
+        values: dict[str, float | None],
+    ) -> Panel:
+        stored = {m.name: batch["inputs"][m.name][i].cpu() for m in self.modalities}
+        return Panel(
+            id=batch["id"][i],
+            scores=values,
+            condition=batch["condition"][i],
+            images={m.title or m.name: shrink(to_picture(stored[m.name], m), nearest=False) for m in self.modalities},
+            truth=shrink(truth, nearest=True),
+            prediction=shrink(prediction, nearest=True),
+            stored=stored,
+        )
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if dist.is_available() and dist.is_initialized():
+            parts: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(parts, self._selection)
+            self._selection = Selection(self.count)
+            for part in parts:
+                self._selection.merge(part)
+        chosen = self._selection.chosen()
+        if not chosen or not trainer.is_global_zero:
+            return
+        folder = self.folder / "panels"
+        shutil.rmtree(folder, ignore_errors=True)  # those of an earlier test
+        folder.mkdir(parents=True)
+        write_panels(folder, chosen, self.spec)
+        sheet(chosen, self.spec).savefig(self.path, dpi=110, bbox_inches="tight")
+        self._write_fusion(folder, chosen, pl_module)
+        for logger in trainer.loggers:
+            self._show(logger, chosen)
+
+    def _write_fusion(self, folder: Path, chosen: Sequence[tuple[str, Panel]], pl_module: L.LightningModule) -> None:
+        """fusion.json: over which panels (by their number), and what `explain_fusion` says of each."""
+        numbered = [(i, panel) for i, (group, panel) in enumerate(chosen) if group == "random" or len(chosen) < 3]
+        explained = []
+        for i, panel in numbered[: self.EXPLAINED]:
+            batch = {m: x[None].to(pl_module.device) for m, x in panel.stored.items()}
+            inputs = within(normalize(batch, self.modalities), EXPLAINED_PIXELS)
+            if stages := explain_fusion(cast(KTBSegmentor, pl_module.model), inputs):
+                explained.append({"panel": i, "stages": stages})
+        if explained:
+            content = {"modalities": {m.name: m.title or m.name for m in self.modalities}, "samples": explained}
+            (folder / "fusion.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+    def _show(self, logger: Logger, chosen: Sequence[tuple[str, Panel]]) -> None:
+        if isinstance(logger, TensorBoardLogger):
+            for _, panel in chosen:
+                row = list(pictures(panel, self.spec).values())
+                height = max(picture.shape[0] for picture in row)
+                strip = np.concatenate([_pad_to(picture, height) for picture in row], axis=1)
+                logger.experiment.add_image(f"panels/{panel.id}", strip, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            images = [
+                [group, panel.id, self._wandb_image(panel), panel.scores["miou"], panel.scores["pixel_acc"]]
+                for group, panel in chosen
+            ]
+            logger.experiment.log({"panels": [image for _, _, image, *_ in images]})
+            logger.log_table("predictions", ["group", "id", "image", "miou", "pixel_acc"], images)
+
+    def _wandb_image(self, panel: Panel) -> Any:
+        """The first modality with truth and prediction as masks that can be switched on and off class by class."""
+        import wandb
         from PIL import Image
 
-        (self.folder / "panels").mkdir(parents=True, exist_ok=True)
-        strips = []
-        for i, (name, row) in enumerate(self._rows):
-            height = max(picture.shape[0] for picture in row.values())
-            strip = np.concatenate([_pad_to(picture, height) for picture in row.values()], axis=1)
-            Image.fromarray(strip).save(self.folder / "panels" / f"{i:02d}_{name.replace('/', '_')}.png")
-            strips.append((name, strip))
-        self._sheet().savefig(self.path, dpi=110, bbox_inches="tight")
-        for logger in trainer.loggers:
-            _show(logger, strips)
-
-    def _sheet(self) -> Any:
-        """All rows with column titles and a legend of the classes that occur."""
-        from matplotlib.figure import Figure
-        from matplotlib.patches import Patch
-
-        titles = list(self._rows[0][1])
-        height, width = self._rows[0][1][titles[0]].shape[:2]
-        cell = 2.4
-        figure = Figure(
-            figsize=(cell * len(titles), cell * height / width * len(self._rows) + 0.9), layout="constrained"
-        )
-        axes = figure.subplots(len(self._rows), len(titles), squeeze=False)
-        for title, axis in zip(titles, axes[0], strict=True):
-            axis.set_title(title, fontsize=10)
-        for axes_row, (name, row) in zip(axes, self._rows, strict=True):
-            for axis, picture in zip(axes_row, row.values(), strict=True):
-                axis.imshow(picture, interpolation="nearest")
-                axis.set(xticks=[], yticks=[])
-                axis.spines[:].set_visible(False)
-            axes_row[0].set_ylabel(name, fontsize=6)
-        shown = {tuple(c) for _, row in self._rows for k in ("truth", "prediction") for c in _colours(row[k])}
-        entries = zip(self.spec.classes, self.spec.palette, strict=True)
-        handles = [
-            Patch(facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255), edgecolor="0.6", label=name)
-            for name, colour in entries
-            if tuple(colour) in shown
-        ]
-        columns = max(1, min(len(handles), 2 * len(titles)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
-        return figure
-
-
-def _colours(picture: RGBImage) -> NDArray[np.uint8]:
-    return np.unique(picture.reshape(-1, 3), axis=0)
+        height, width = panel.truth.shape
+        first = Image.fromarray(next(iter(panel.images.values()))).resize((width, height))
+        labels = {**dict(enumerate(self.spec.classes)), IGNORE: "void"}
+        masks = {
+            name: {"mask_data": mask, "class_labels": labels}
+            for name, mask in (("prediction", panel.prediction), ("truth", panel.truth))
+        }
+        return wandb.Image(first, caption=panel.id, masks=masks)
 
 
 def _pad_to(picture: RGBImage, height: int) -> RGBImage:
     return np.pad(picture, ((0, height - picture.shape[0]), (0, 4), (0, 0)), constant_values=255)
-
-
-def _show(logger: Logger, strips: list[tuple[str, RGBImage]]) -> None:
-    if isinstance(logger, TensorBoardLogger):
-        for name, strip in strips:
-            logger.experiment.add_image(f"panels/{name}", strip, dataformats="HWC")
-    elif isinstance(logger, WandbLogger):
-        logger.log_image("panels", [strip for _, strip in strips], caption=[name for name, _ in strips])
 
 
 def finite(value: float) -> float | None:

@@ -115,6 +115,19 @@ class DSCF(nn.Module):
             points.append((reference + off).clamp(-1, 1).flatten(2).mT.unflatten(0, (b, self.groups)))
         return torch.cat(points, dim=2)
 
+    @torch.no_grad()
+    def explain(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the block looks and which modality it trusts there, for pictures; arguments as in `forward`.
+
+        Returns:
+            Sampling points (B, groups, M·N, 2) as (y, x) in [-1, 1], those of the first modality first, and the
+            modality weights (B, M, M·N) that the channels of every group use at their own points (§3.2-3.5).
+        """
+        maps = apply_per_modality(self.down, features).movedim(-1, 2)
+        points = self.sampling_points(maps)
+        weights, _ = self._mix(maps, self.query(self.fuse(torch.cat(maps.unbind(0), dim=1))), points)
+        return points, weights
+
     def _mix(self, maps: Tensor, query: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Modality weights (B, M, P) and mixed features (B, r, P) at the P points (§3.4-3.5)."""
         m, b, r, h, w = maps.shape
