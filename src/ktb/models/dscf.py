@@ -26,6 +26,9 @@ TABLE = (2 * 60 - 1, 2 * 80 - 1)
 CHUNK = 1 << 22
 """Attention entries (batch · heads · queries · points) held at a time."""
 
+CPU_CHUNK = 1 << 18
+"""The same on a CPU: what its caches hold."""
+
 
 def conv(in_channels: int, out_channels: int, kernel: int = 1, **kwargs: int | bool) -> nn.Conv2d:
     """Convolution with the published initialisation N(0, √(2/(k²·c_out))), bias 0 (METHOD §3)."""
@@ -143,29 +146,55 @@ class DSCF(nn.Module):
         """Attention of all positions over the points, in chunks of query rows (§3.6): (B, r, H, W).
 
         The bias is as large as the attention matrix, so both exist for one chunk at a time; the backward pass
-        computes a chunk's bias again instead of keeping it.
+        computes a chunk again instead of keeping it.
         """
         b, r, h, w = query.shape
-        q = query.view(b, self.heads, -1, h, w)
-        k, v = (x.view(b, self.heads, -1, x.shape[-1]).mT for x in (key, value))
-        y, x = (_linspace(n, points) for n in (h, w))
-        rows = max(1, min(h, CHUNK // (b * self.heads * w * points.shape[2])))
+        limit = min(CHUNK, CPU_CHUNK) if query.device.type == "cpu" else CHUNK
+        row = self.heads * w * points.shape[2]
+        if b > 1 and b * row > limit:
+            return torch.cat([self._attend(*x) for x in zip(*(x.split(1) for x in (query, key, value, points)))])
+        n, per_group = b * self.groups, self.heads // self.groups
+        q = query.reshape(n, per_group, -1, h, w)
+        q = q * q.shape[2] ** -0.5
+        k, v = (x.reshape(n, per_group, -1, x.shape[-1]) for x in (key, value))
+        # The last row of the values sums the weights.
+        k, v = k.mT, torch.cat([v, torch.ones_like(v[:, :, :1])], dim=2)
+        table = self.table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
+        # Distance (query - point) / 2 as (x, y): all of it but the query's y, which is added chunk by chunk.
+        y, x = (_linspace(size, points) / 2 for size in (h, w))
+        half = points.flatten(0, 1)[:, :, None] / 2  # B·g, P, 1, (y, x)
+        distance = torch.stack([x - half[..., 1], -half[..., 0].expand(-1, -1, w)], dim=-1)
+        y = torch.stack([torch.zeros_like(y), y], dim=-1)[:, None].expand(-1, w, -1)
+        rows = max(1, min(h, limit // (b * row)))
         recompute = rows < h and torch.is_grad_enabled()
         out = []
-        for start in range(0, h, rows):
-            q_rows = q[:, :, :, start : start + rows].flatten(3).mT
-            args = (q_rows, k, v, y[start : start + rows], x, points)
-            out.append(checkpoint(self._chunk, *args, use_reentrant=False) if recompute else self._chunk(*args))
-        return torch.cat(out, dim=2).mT.reshape(b, r, h, w)
+        for q_rows, y_rows in zip(q.split(rows, dim=3), y.split(rows)):
+            args = (q_rows, k, v, table, distance, y_rows)
+            out.append(checkpoint(_chunk, *args, use_reentrant=False) if recompute else _chunk(*args))
+        return torch.cat(out, dim=3).reshape(b, r, h, w)
 
-    def _chunk(self, q: Tensor, k: Tensor, v: Tensor, y: Tensor, x: Tensor, points: Tensor) -> Tensor:
-        b, per_group = q.shape[0], self.heads // self.groups
-        grid_q = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 1, 2)
-        distance = ((grid_q - points.flatten(0, 1)[:, None]) / 2).flip(-1)  # B·g, L, P, (x, y)
-        table = self.table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
-        bias = F.grid_sample(table, distance.to(table.dtype), mode="bilinear", align_corners=True)
-        bias = bias.view(b, self.heads, *bias.shape[-2:])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+
+def _chunk(q: Tensor, k: Tensor, v: Tensor, table: Tensor, distance: Tensor, y: Tensor) -> Tensor:
+    """Attention of some query rows.
+
+    The matrix stands transposed (points by queries): queries are then contiguous from the maps to the output.
+
+    Args:
+        q: scaled queries (N, heads, d, rows, W), N = batch · groups.
+        k, v: (N, heads, P, d) and (N, heads, d + 1, P).
+        table: (N, heads, *TABLE).
+        distance, y: (N, P, W, 2) and (rows, W, 2), their sum is where the table is read.
+
+    Returns:
+        (N, heads, d, rows, W).
+    """
+    n, heads, _, rows, w = q.shape
+    grid = (distance.flatten(2)[:, :, None] + y.flatten(1)).view(n, -1, rows * w, 2)
+    scores = F.grid_sample(table, grid.to(table.dtype), mode="bilinear", align_corners=True).flatten(0, 1)
+    scores = scores.baddbmm_(k.flatten(0, 1).to(scores.dtype), q.flatten(3).flatten(0, 1).to(scores.dtype))
+    weights = scores.sub_(scores.detach().amax(1, keepdim=True)).exp_()
+    out = torch.bmm(v.flatten(0, 1).to(weights.dtype), weights)
+    return (out[:, :-1] / out[:, -1:]).view(n, heads, -1, rows, w)
 
 
 def _reference(n: int, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 PATCH = 4
 """Side of a patch in pixels."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class FrozenSwin(nn.Module):
         self.patch_embed = cast(PatchEmbed, swin.patch_embed)
         self.layers: nn.Sequential = swin.layers
         self.requires_grad_(False)
-        # Biases per block and shift masks per size: constants while the weights are frozen. Not part of the state.
-        self._constants: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+        # Biases per block, and windows and shift masks per size: constants while the weights are frozen. Not part of the state.
+        self._constants: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_constants": OrderedDict()}
@@ -122,34 +124,27 @@ class FrozenSwin(nn.Module):
 
     def _attention(self, block: SwinTransformerBlock, x: Tensor) -> Tensor:
         """Pad-then-roll (shifted) window attention of normalised tokens (S, H, W, C)."""
-        attn, ws = block.attn, self.arch.window_size
+        attn = block.attn
         s, h, w, c = x.shape
-        hp, wp = -(-h // ws) * ws, -(-w // ws) * ws
-        heads = attn.num_heads
         shift = block.shift_size[0]
-
-        qkv = attn.qkv(x)
-        if (hp, wp) != (h, w):
-            padded = attn.qkv.bias.to(qkv.dtype).expand(s, hp, wp, 3 * c).clone()
-            padded[:, :h, :w] = qkv
-            qkv = padded
-        if shift:
-            qkv = qkv.roll((-shift, -shift), (1, 2))
-        nh, nw, n = hp // ws, wp // ws, ws * ws
-        qkv = qkv.view(s, nh, ws, nw, ws, 3, heads, c // heads).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        plan = self._plan(s, h, w, shift, x.device)
+        tokens = x.reshape(-1, c)
+        # The row appended for padding is zero, so its query, key and value are the bias.
+        qkv = attn.qkv(F.pad(tokens, (0, 0, 0, 1)) if plan.padded else tokens)
+        qkv = _Rows.apply(qkv, plan.to_windows, plan.to_tokens, False)
+        qkv = qkv.view(-1, self.arch.window_size**2, 3, attn.num_heads, c // attn.num_heads)
         bias = self._bias(block, qkv.dtype)
-        if shift:
-            # Windows stand on the head axis, so that one mask serves every image of the batch without being copied.
-            mask = self._shift_mask(hp, wp, shift, bias)
-            bias = (bias + mask[:, None]).view(1, nh * nw * heads, n, n)
-            q, k, v = qkv.reshape(3, s, nh * nw * heads, n, c // heads)
-        else:
-            q, k, v = qkv.reshape(3, s * nh * nw, heads, n, c // heads)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attn.scale)
-        out = out.view(s, nh, nw, heads, ws, ws, c // heads).permute(0, 1, 4, 2, 5, 3, 6).reshape(s, hp, wp, c)
-        if shift:
-            out = out.roll((shift, shift), (1, 2))
-        return attn.proj(out[:, :h, :w])
+        out = []
+        for kind, windows in zip(plan.kinds, qkv.split(plan.counts), strict=True):
+            q, k, v = windows.permute(2, 0, 3, 1, 4)
+            mask = bias if kind == 0 else bias + self._shift_mask(kind, shift, bias)
+            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale).transpose(1, 2))
+        attended = (torch.cat(out) if len(out) > 1 else out[0]).reshape(-1, c)
+        attended = _Rows.apply(attended, plan.to_tokens, plan.to_windows, plan.padded)
+        return attn.proj(attended).view(s, h, w, c)
+
+    def _plan(self, s: int, h: int, w: int, shift: int, device: torch.device) -> _Windows:
+        return self._constant((s, h, w, shift, device), lambda: _windows(s, h, w, self.arch.window_size, shift, device))
 
     def _bias(self, block: SwinTransformerBlock, dtype: torch.dtype) -> Tensor:
         """Relative-position bias of a block, (1, heads, N, N)."""
@@ -157,19 +152,19 @@ class FrozenSwin(nn.Module):
         key = (id(block), table._version, table.device, dtype)
         return self._constant(key, lambda: block.attn._get_rel_pos_bias().detach().to(dtype))
 
-    def _shift_mask(self, hp: int, wp: int, shift: int, like: Tensor) -> Tensor:
-        """Added between tokens of different regions of the rolled, padded map: 0 or −100, (windows, N, N)."""
+    def _shift_mask(self, kind: int, shift: int, like: Tensor) -> Tensor:
+        """Added between tokens of different regions in a shifted window of a kind (see `_Windows`): 0 or −100, (N, N)."""
         ws = self.arch.window_size
 
         def build() -> Tensor:
-            rows = (torch.arange(hp) >= hp - ws).int() + (torch.arange(hp) >= hp - shift).int()
-            cols = (torch.arange(wp) >= wp - ws).int() + (torch.arange(wp) >= wp - shift).int()
-            region = (rows[:, None] * 3 + cols).view(hp // ws, ws, wp // ws, ws).transpose(1, 2).reshape(-1, ws * ws)
-            return torch.where(region[:, None] == region[:, :, None], 0.0, -100.0).to(like)
+            late = torch.arange(ws, device=like.device) >= ws - shift
+            region = (late[:, None] & bool(kind & 2)).int() * 2 + (late & bool(kind & 1)).int()
+            region = region.flatten()
+            return torch.where(region[:, None] == region, 0.0, -100.0).to(like)
 
-        return self._constant((hp, wp, like.device, like.dtype), build)
+        return self._constant((kind, shift, like.device, like.dtype), build)
 
-    def _constant(self, key: tuple[Any, ...], build: Callable[[], Tensor]) -> Tensor:
+    def _constant(self, key: tuple[Any, ...], build: Callable[[], _T]) -> _T:
         if torch.compiler.is_compiling():
             return build()
         if key not in self._constants:
@@ -180,3 +175,64 @@ class FrozenSwin(nn.Module):
                 self._constants.popitem(last=False)
         self._constants.move_to_end(key)
         return self._constants[key]
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Where the windows of S maps take their tokens from, all maps' windows of one kind beside each other.
+
+    Kinds say which borders of the map a shifted window holds together: 0 none, 1 the right and left one, 2 the bottom
+    and top one, 3 both. Windows of a kind share one mask, so no mask is ever as large as the attention.
+
+    Attributes:
+        to_windows: row of (S·H·W, C) tokens at each place of the windows; S·H·W where there is padding.
+        to_tokens: place among the windows of each token.
+        kinds, counts: the kinds present, and how many windows are of each.
+        padded: whether there is any padding.
+    """
+
+    to_windows: Tensor
+    to_tokens: Tensor
+    kinds: tuple[int, ...]
+    counts: tuple[int, ...]
+    padded: bool
+
+
+def _windows(s: int, h: int, w: int, ws: int, shift: int, device: torch.device) -> _Windows:
+    nh, nw = -(-h // ws), -(-w // ws)
+    rows, cols = ((torch.arange(n * ws, device=device) + shift) % (n * ws) for n in (nh, nw))
+    token = torch.where((rows < h)[:, None] & (cols < w), rows[:, None] * w + cols, -1)
+    token = token.view(nh, ws, nw, ws).transpose(1, 2).reshape(nh, nw, 1, ws * ws)
+    samples = torch.arange(s, device=device)[:, None] * (h * w)
+    token = torch.where(token < 0, s * h * w, token + samples)  # nh, nw, S, N
+    row_cut, col_cut = (nh - 1, nw - 1) if shift else (nh, nw)
+    parts = (token[:row_cut, :col_cut], token[:row_cut, col_cut:], token[row_cut:, :col_cut], token[row_cut:, col_cut:])
+    counts = [part[..., 0].numel() for part in parts]
+    to_windows = torch.cat([part.flatten() for part in parts])
+    to_tokens = torch.empty(s * h * w + 1, dtype=torch.int64, device=device)
+    to_tokens[to_windows] = torch.arange(len(to_windows), device=device)
+    kinds = tuple(kind for kind in range(4) if counts[kind])
+    padded = nh * ws * nw * ws > h * w
+    return _Windows(to_windows, to_tokens[:-1], kinds, tuple(counts[kind] for kind in kinds), padded)
+
+
+class _Rows(torch.autograd.Function):
+    """`x[index]` for rows, where `x[index][inverse]` gives the rows back: the gradient is a copy as well, not a sum.
+
+    An index one past the rows of the gradient means zero when `pad_grad`. The appended row of padding gets no
+    gradient, which nobody needs while the backbone is frozen.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, pad_grad: bool) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.pad_grad, ctx.rows = pad_grad, len(x)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (inverse,) = ctx.saved_tensors
+        grad = (F.pad(grad, (0, 0, 0, 1)) if ctx.pad_grad else grad).index_select(0, inverse)
+        if len(grad) < ctx.rows:
+            grad = F.pad(grad, (0, 0, 0, ctx.rows - len(grad)))
+        return grad, None, None, None
