@@ -152,7 +152,8 @@ class DSCF(nn.Module):
         limit = min(CHUNK, CPU_CHUNK) if query.device.type == "cpu" else CHUNK
         row = self.heads * w * points.shape[2]
         if b > 1 and b * row > limit:
-            return torch.cat([self._attend(*x) for x in zip(*(x.split(1) for x in (query, key, value, points)))])
+            parts = (x.split(1) for x in (query, key, value, points))
+            return torch.cat([self._attend(*one) for one in zip(*parts, strict=True)])
         n, per_group = b * self.groups, self.heads // self.groups
         q = query.reshape(n, per_group, -1, h, w)
         q = q * q.shape[2] ** -0.5
@@ -168,7 +169,7 @@ class DSCF(nn.Module):
         rows = max(1, min(h, limit // (b * row)))
         recompute = rows < h and torch.is_grad_enabled()
         out = []
-        for q_rows, y_rows in zip(q.split(rows, dim=3), y.split(rows)):
+        for q_rows, y_rows in zip(q.split(rows, dim=3), y.split(rows), strict=True):
             args = (q_rows, k, v, table, distance, y_rows)
             out.append(checkpoint(_chunk, *args, use_reentrant=False) if recompute else _chunk(*args))
         return torch.cat(out, dim=3).reshape(b, r, h, w)

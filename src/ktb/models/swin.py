@@ -25,7 +25,7 @@ from torch import Tensor, nn
 PATCH = 4
 """Side of a patch in pixels."""
 
-_T = TypeVar("_T")
+_T = TypeVar("_T")  # of a constant
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class FrozenSwin(nn.Module):
         self.patch_embed = cast(PatchEmbed, swin.patch_embed)
         self.layers: nn.Sequential = swin.layers
         self.requires_grad_(False)
-        # Biases per block, and windows and shift masks per size: constants while the weights are frozen. Not part of the state.
+        # Biases per block, and windows and shift masks per size: constants while the weights are frozen, so they are
+        # not part of the state.
         self._constants: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class FrozenSwin(nn.Module):
         plan = self._plan(s, h, w, shift, x.device)
         tokens = x.reshape(-1, c)
         # The row appended for padding is zero, so its query, key and value are the bias.
-        qkv = attn.qkv(F.pad(tokens, (0, 0, 0, 1)) if plan.padded else tokens)
+        qkv = attn.qkv(torch.cat([tokens, tokens.new_zeros(1, c)]) if plan.padded else tokens)
         qkv = _Rows.apply(qkv, plan.to_windows, plan.to_tokens, False)
         qkv = qkv.view(-1, self.arch.window_size**2, 3, attn.num_heads, c // attn.num_heads)
         bias = self._bias(block, qkv.dtype)
@@ -153,7 +154,7 @@ class FrozenSwin(nn.Module):
         return self._constant(key, lambda: block.attn._get_rel_pos_bias().detach().to(dtype))
 
     def _shift_mask(self, kind: int, shift: int, like: Tensor) -> Tensor:
-        """Added between tokens of different regions in a shifted window of a kind (see `_Windows`): 0 or −100, (N, N)."""
+        """Added between tokens of different regions in a window of a kind (see `_Windows`), (N, N): 0 or −100."""
         ws = self.arch.window_size
 
         def build() -> Tensor:
@@ -170,8 +171,8 @@ class FrozenSwin(nn.Module):
         if key not in self._constants:
             with torch.inference_mode(False):
                 self._constants[key] = build()
-            # Every block's bias and the masks of a few sizes; evaluation on many sizes must not grow without bound.
-            while len(self._constants) > 2 * sum(self.arch.depths) + 24:
+            # Every block's bias and the windows of some sizes; evaluation on many sizes must not grow without bound.
+            while len(self._constants) > 2 * sum(self.arch.depths) + 64:
                 self._constants.popitem(last=False)
         self._constants.move_to_end(key)
         return self._constants[key]
@@ -232,7 +233,8 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
-        grad = (F.pad(grad, (0, 0, 0, 1)) if ctx.pad_grad else grad).index_select(0, inverse)
+        zero = grad.new_zeros(1, grad.shape[1])
+        grad = (torch.cat([grad, zero]) if ctx.pad_grad else grad).index_select(0, inverse)
         if len(grad) < ctx.rows:
-            grad = F.pad(grad, (0, 0, 0, ctx.rows - len(grad)))
+            grad = torch.cat([grad, zero])
         return grad, None, None, None
