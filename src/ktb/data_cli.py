@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -75,6 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--overwrite", action="store_true", help="make every result again")
     sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     sub.set_defaults(run=_hha)
+
+    sub = commands.add_parser(
+        "new",
+        help="write a configuration for your own data from a look at its folder",
+        description="Look at a folder with your own pictures and labels, guess what they are, and write a "
+        "configuration for it (dataset=folder), with the reason of every guess in it.",
+        epilog="Example: ktb-data new /data/fields --name fields, then ktb-train --config-dir conf dataset=fields",
+    )
+    sub.add_argument("folder", type=Path, help="holds pictures and labels, in folders or with names that run parallel")
+    sub.add_argument("--name", help="of the data set (default: the folder's name)")
+    sub.add_argument("--config-dir", type=Path, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)")
+    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.set_defaults(run=_new)
 
     sub = commands.add_parser(
         "prepare",
@@ -176,6 +190,28 @@ def _hha(arguments: argparse.Namespace) -> int:
     _make_folder(arguments.target)
     work = partial(convert_hha, overwrite=arguments.overwrite)
     return _report(_watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from ktb import config
+    from ktb.data.guess import show, survey, write_yaml
+
+    name = arguments.name or re.sub(r"\W+", "_", arguments.folder.resolve().name).strip("_").lower()
+    if name in config.groups("train")["dataset"]:
+        raise ConfigError(f"{name!r} is one of ktb's own data sets; choose another --name")
+    found = survey(arguments.folder, watch=_watch, workers=arguments.workers)
+    path = write_yaml(found, name, arguments.config_dir)
+    show(found, Console())
+    print(path)
+    # The same way as ktb-train: what is wrong with the guess shows now.
+    data = _data([f"dataset={name}"], arguments.config_dir)
+    for split in data.spec.splits:
+        dataset = data.dataset(split, train=split == "train")
+        print(f"{split}: {len(dataset)} samples, one read: {dataset[0]['id']}")
+    options = f"--config-dir {shlex.quote(str(arguments.config_dir))} dataset={name}"
+    for command in ("ktb-data check", "ktb-data preview", "ktb-train"):
+        print(f"next: {command} {options}")
+    return 0
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

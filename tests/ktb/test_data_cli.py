@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ktb import config, run
 from ktb.data.fixtures import draw, make_fixture
 from ktb.data.hha import NYU_CAMERA, Camera, hha
 from ktb.data_cli import main
@@ -207,6 +209,64 @@ def test_preview(nyu, tmp_path, capsys):
     assert call(*arguments, "--split", "train") == 2
     assert f"{nyu / 'RGB/0.jpg'}: the file is empty" in capsys.readouterr().err
     assert sorted(p.name for p in out.iterdir()) == ["test.png"]
+
+
+@pytest.fixture
+def fields(tmp_path):
+    """Red and near infrared of fields, no RGB: 8 and 12 bits, weeds bright in the infrared only."""
+    root = tmp_path / "fields"
+    for i in range(6):
+        rng = np.random.default_rng(i)
+        weeds = np.zeros((64, 64), bool)
+        weeds[16 * (i % 4) : 16 * (i % 4) + 16, 8:56] = True
+        red = rng.integers(90, 130, weeds.shape).astype(np.uint8)
+        nir = np.where(weeds, 3000, 800) + rng.integers(0, 200, weeds.shape)
+        nir[:4, :4] = 4095
+        for name, image in (("red", red), ("nir", nir.astype(np.uint16)), ("weeds_gt", weeds.astype(np.uint8))):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(root / name / f"{i}.png")
+    (root / "classes.txt").write_text("soil\nweed\n")
+    return root
+
+
+@pytest.mark.slow
+def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, tmp_path, capsys):
+    own = tmp_path / "conf"
+    assert call("new", fields, "--config-dir", own, "--workers", 1) == 0
+    printed = capsys.readouterr().out
+    assert "train: 5 samples, one read: " in printed
+    assert f"next: ktb-train --config-dir {own} dataset=fields" in printed
+    assert call("check", "--config-dir", own, "dataset=fields", "--workers", 1) == 0
+    assert "fields: 6 samples, 0 failures, 0 findings" in capsys.readouterr().out
+
+    overrides = [
+        "dataset=fields", f"hydra.searchpath=[file://{own}]", f"run_dir={tmp_path / 'run'}", "trainer=cpu",
+        "trainer.max_epochs=8", "trainer.enable_progress_bar=false", "dataset.num_workers=0", "dataset.batch_size=5",
+        "optim.lr=3e-3", "optim.warmup_epochs=1", "loss=ce",
+    ]  # fmt: skip
+    with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
+        cfg = config.compose("train", overrides)
+    assert list(cfg.modality.streams) == ["nir", "red"]
+    assert cfg.dataset.modalities.nir == {"files": "nir/*.png", "dtype": "uint16", "scale": 4095}
+    run.train(cfg)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["status"], result["modalities"], result["steps"]) == ("finished", ["nir", "red"], 8)
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
+    weed = [float(row["val_iou/weed"]) for row in rows if row["val_iou/weed"]]
+    assert weed[0] < 0.3 < 0.5 < weed[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--name", "nyu"], "'nyu' is one of ktb's own data sets; choose another --name"),
+        (["--name", "my-fields"], "'my-fields' cannot name a data set; expected letters, digits and _"),
+    ],
+)
+def test_names_that_new_refuses(fields, tmp_path, capsys, arguments, message):
+    assert call("new", fields, "--config-dir", tmp_path / "conf", "--workers", 1, *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "conf").exists()
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")

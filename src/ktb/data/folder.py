@@ -242,7 +242,7 @@ class FolderDataModule(RGBXDataModule):
         folder = str(self.splits[split]) if self._by_folder else ""
         globs = {name: self._modalities[name].files.replace(SPLIT, folder) for name in streams}
         globs["label"] = self._label.files.replace(SPLIT, folder)
-        matches = {name: _match(tree, glob) for name, glob in globs.items()}
+        matches = {name: match_files(tree, glob) for name, glob in globs.items()}
         for name, files in matches.items():
             if not files:
                 fixed = itertools.takewhile(lambda part: not set("*?") & set(part), PurePosixPath(globs[name]).parts)
@@ -304,7 +304,7 @@ class FolderDataModule(RGBXDataModule):
         return sorted(keys[i] for i in order[first:last])
 
 
-def _match(tree: Tree, glob: str) -> dict[str, str]:
+def match_files(tree: Tree, glob: str) -> dict[str, str]:
     """Key → file, for all files that match. The key joins what the wildcards matched with "/", but for a suffix ".*".
 
     Raises:

@@ -1,0 +1,944 @@
+"""A configuration for the user's own data from a look at the folder: `ktb-data new`.
+
+`survey` finds what the folder holds: kinds of files (each a modality, or the labels) whose names run parallel, how
+their values are stored, what the labels hold, how the data is split. `write_yaml` puts it into a configuration for
+`dataset=folder` in which every guess has its reason beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ktb.data.base import Tree, read_list
+from ktb.data.folder import SPLIT, FolderDataModule, match_files
+from ktb.data.readers import decode, similar
+from ktb.data.spec import IGNORE
+from ktb.data.tools import Outcome, atomic_file, parallel
+from ktb.errors import ConfigError, DataError, KTBError
+
+__all__ = ["Survey", "show", "survey", "write_yaml"]
+
+Array = NDArray[Any]
+Watch = Callable[[Iterator[Outcome], int, str], Iterable[Outcome]]
+"""Wraps outcomes that are about to come: their iterator, how many, what they are; for a progress bar."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
+UNREADABLE = (".tif", ".tiff", ".bmp", ".webp", ".exr", ".mat", ".h5", ".npz")
+LOOKED_AT = 16
+"""Files of a modality whose values are looked at; labels are read all, up to `MAX_LABELS`."""
+MAX_LABELS = 5000
+MAX_COLOURS = 64
+
+LABEL_WORDS = ("label", "mask", "annotation", "annot", "semantic", "segmentation", "seg", "truth", "gt", "target")
+RGB_WORDS = ("rgb", "color", "colour", "image", "img", "visible", "vis", "photo", "picture", "left")
+X_WORDS = {
+    "depth": ("depth", "dep"),
+    "disparity": ("disparity", "disp"),
+    "thermal": ("thermal", "ther", "infrared", "lwir", "tir", "ir"),
+    "nir": ("nir",),
+    "event": ("event",),
+    "lidar": ("lidar",),
+    "hha": ("hha",),
+    "aolp": ("aolp",),
+    "dolp": ("dolp",),
+}
+ALL_X_WORDS = tuple(word for words in X_WORDS.values() for word in words)
+SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
+CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "label_names.txt")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Settings of one modality or of the labels, and why."""
+
+    name: str
+    settings: dict[str, Any]
+    reasons: tuple[str, ...]
+
+
+@dataclass
+class Survey:
+    """What the folder holds. notes: what the user has to look at or do."""
+
+    root: Path
+    modalities: list[Guess]
+    label: Guess
+    classes: list[tuple[str, str]]
+    """Name, and what is known of it."""
+    palette: list[tuple[int, int, int]] | None
+    splits: dict[str, str | float]
+    split_reason: str
+    crop: tuple[int, int]
+    batch_size: int
+    notes: list[str] = field(default_factory=list)
+    lists: dict[str, list[str]] = field(default_factory=dict)
+    """Split → names of its samples, where lists have to be written."""
+
+
+# --- kinds of files --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    path: str
+    folders: tuple[str, ...]
+    stem: str
+    suffix: str
+
+
+@dataclass
+class Kind:
+    """Files that belong to different samples and are alike otherwise. words: what is particular in their names."""
+
+    words: tuple[str, ...]
+    files: dict[Any, File]
+
+    @property
+    def title(self) -> str:
+        return "_".join(w for w in self.words if w) or "file"
+
+    def says(self, vocabulary: Iterable[str]) -> bool:
+        """Whether its name has one of these words: alone, in the plural, or as the beginning of a compound."""
+        tokens = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", re.sub(r"[^A-Za-z]+", " ", " ".join(self.words)))
+        known = tuple(vocabulary)
+        return any(t.lower() == w or (len(w) > 3 and t.lower().startswith(w)) or t.lower() == w + "s"
+                   for t in tokens for w in known)  # fmt: skip
+
+
+def find_files(root: Path) -> tuple[list[File], list[str]]:
+    """All files of readable kinds below `root`, hidden ones left out, and notes on others."""
+    found, others = [], Counter[str]()
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
+        for name in sorted(n for n in names if not n.startswith(".")):
+            path = PurePosixPath(Path(folder, name).relative_to(root).as_posix())
+            suffix = path.suffix
+            if suffix.lower() in SUFFIXES:
+                found.append(File(str(path), path.parts[:-1], path.stem, suffix))
+            elif suffix.lower() in UNREADABLE:
+                others[suffix.lower()] += 1
+    notes = [f"{n} files ending in {s} are not read: convert them to PNG or NPY" for s, n in sorted(others.items())]
+    if not found:
+        raise DataError(
+            f"{root}: no picture in it or its folders; expected files ending in {' '.join(SUFFIXES)}"
+            + (f" ({notes[0]})" if notes else "")
+        )
+    return found, notes
+
+
+def find_kinds(files: Sequence[File]) -> tuple[list[Kind], int | None]:
+    """Kinds of files, and which folder level tells them apart (None: the names alone do).
+
+    Every level is tried: its folder's name (with words at either end of the files' names) is the kind, the rest of the
+    path the sample. The level wins under which most files find partners, one that has a word for labels first.
+    """
+    depth = max(len(f.folders) for f in files)
+    best: tuple[Any, list[Kind], int | None] | None = None
+    for level in (*range(depth), None):
+        names = {f.folders[level] for f in files if level is not None and len(f.folders) > level}
+        if level is not None and all(split_of(n) for n in names):
+            continue
+        kinds = _kinds_at(files, level)
+        keys = Counter(key for kind in kinds for key in kind.files)
+        score = (
+            any(k.says(LABEL_WORDS) for k in kinds),
+            sum(k.says((*RGB_WORDS, *ALL_X_WORDS)) for k in kinds) > 0,
+            sum(n - 1 for n in keys.values()),
+            -len(kinds),
+        )
+        if best is None or score > best[0]:
+            best = (score, kinds, level)
+    assert best is not None
+    return [_without_common(k, best[1]) for k in best[1]], best[2]
+
+
+def _without_common(kind: Kind, kinds: Sequence[Kind]) -> Kind:
+    """A word that all kinds have at the same end tells none apart: it belongs to the samples' names."""
+    first = kind.words[1] if len({k.words[1] for k in kinds}) == 1 else ""
+    last = kind.words[2] if len({k.words[2] for k in kinds}) == 1 else ""
+    words = (kind.words[0], kind.words[1].removeprefix(first), kind.words[2].removesuffix(last), *kind.words[3:])
+    return Kind(words, {(rest, first + middle + last): f for (rest, middle), f in kind.files.items()})
+
+
+def _kinds_at(files: Sequence[File], level: int | None) -> list[Kind]:
+    groups: dict[tuple[str, str], list[File]] = defaultdict(list)
+    for f in files:
+        if level is None or len(f.folders) > level:
+            groups["" if level is None else f.folders[level], f.suffix].append(f)
+    kinds: dict[tuple[str, ...], Kind] = {}
+    for (folder, suffix), members in groups.items():
+        rest = {f: tuple(n for i, n in enumerate(f.folders) if i != level) for f in members}
+        for f, (first, middle, last) in _affixes(members, rest).items():
+            words = (folder, first, last)
+            key = (rest[f], middle)
+            if words in kinds and key in kinds[words].files and kinds[words].files[key].suffix != suffix:
+                kinds.setdefault((*words, suffix), Kind((*words, suffix), {})).files[key] = f
+                continue  # 1.png and 1.npy beside each other are two kinds
+            kinds.setdefault(words, Kind(words, {})).files[key] = f
+    return list(kinds.values())
+
+
+def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dict[File, tuple[str, str, str]]:
+    """File → (beginning, middle, end) of its stem: words that say what kind it is, around what says which sample."""
+    parts = {f: ["", f.stem, ""] for f in files}
+    for end in (2, 0):
+        pattern = r"(.+?)([_\-.][A-Za-z][A-Za-z0-9]*)" if end else r"([A-Za-z][A-Za-z0-9]*[_\-.])(.+)"
+        for _ in range(3):
+            split = {f: re.fullmatch(pattern, parts[f][1]) for f in files}
+            found = {f: m for f, m in split.items() if m}
+            words = Counter(m[2 if end else 1] for m in found.values())
+            if len(found) < len(files) or len(words) > 6 or any(split_of(w.strip("_-.")) for w in words):
+                break
+            if len(words) > 1 and not any(Kind((w,), {}).says((*LABEL_WORDS, *RGB_WORDS, *ALL_X_WORDS)) for w in words):
+                break
+            keys = Counter((rest[f], parts[f][2 - end], m[1 if end else 2]) for f, m in found.items())
+            if len(words) > 1 and sum(n > 1 for n in keys.values()) * 2 < len(keys):
+                break  # day and night, say: words that part the samples
+            for f, m in found.items():
+                word, parts[f][1] = (m[2], m[1]) if end else (m[1], m[2])
+                parts[f][end] = word + parts[f][end] if end else parts[f][end] + word
+    return {f: (a, b, c) for f, (a, b, c) in parts.items()}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or list of this name is for."""
+    return next((split for split, words in SPLIT_WORDS.items() if name.lower() in words), None)
+
+
+def pattern_of(kind: Kind, level: int | None, split_level: int | None) -> str | None:
+    """The glob that finds the files of a kind; None if they lie at different depths."""
+    files = list(kind.files.values())
+    if len({len(f.folders) for f in files}) > 1:
+        return None
+    parts = []
+    for i in range(len(files[0].folders)):
+        names = {f.folders[i] for f in files}
+        parts.append(SPLIT if i == split_level else names.pop() if len(names) == 1 else "*")
+    suffixes = {f.suffix for f in files}
+    first, last = kind.words[1:3]
+    parts.append(f"{first}*{last}{suffixes.pop() if len(suffixes) == 1 else '.*'}")
+    return "/".join(parts)
+
+
+def split_level_of(files: Iterable[File]) -> int | None:
+    """The folder level that holds the splits: train and at least one other."""
+    folders = [f.folders for f in files]
+    for i in range(min(map(len, folders), default=0)):
+        splits = {split_of(names[i]) for names in folders}
+        if None not in splits and "train" in splits and len(splits) > 1:
+            return i
+    return None
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stats:
+    """What some files of a kind hold. values: a sample of all finite ones, of the first three channels."""
+
+    dtypes: set[str]
+    channels: set[int]
+    sizes: Counter[tuple[int, int]]
+    values: Array
+    not_finite: float
+    grey: bool
+    alpha: bool
+    labelled: bool
+    """Few different values in patches, as ids are."""
+
+
+def look_at(root: Path, files: Sequence[File]) -> Stats:
+    """Raises DataError if a file cannot be read."""
+    chosen = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, LOOKED_AT).round().astype(int).tolist()))]
+    values, bad, total = [], 0, 0
+    stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, False, True)
+    for f in chosen:
+        image = decode(root / f.path, expand_palette=True)
+        stored = decode(root / f.path)
+        image = image[..., None] if image.ndim == 2 else image
+        stats.dtypes.add(image.dtype.name)
+        stats.channels.add(image.shape[2])
+        stats.sizes[image.shape[0], image.shape[1]] += 1
+        colour = image[..., :3]
+        stats.grey &= image.shape[2] >= 3 and bool((colour == colour[..., :1]).all())
+        stats.alpha |= image.shape[2] == 4 and bool((image[..., 3] != image[0, 0, 3]).any())
+        step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 20_000)))
+        sample = colour[::step, ::step].astype(np.float64)
+        finite = np.isfinite(sample)
+        bad, total = bad + int((~finite).sum()), total + finite.size
+        values.append(sample[finite])
+        codes = (
+            stored
+            if stored.ndim == 2
+            else stored[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)[: min(stored.shape[2], 3)]
+        )
+        changes = float((codes[:, 1:] != codes[:, :-1]).mean()) if codes.shape[1] > 1 else 0.0
+        few = len(np.unique(codes)) <= MAX_COLOURS
+        stats.labelled &= few and changes < 0.1 and stored.dtype.kind in "ui" and f.suffix.lower() in (".png", ".npy")
+    stats.values, stats.not_finite = np.concatenate(values), bad / max(total, 1)
+    return stats
+
+
+def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
+    """How the values of a modality are stored and what they mean."""
+    settings: dict[str, Any] = {"files": pattern}
+    (channels,) = stats.channels
+    reasons = [f"{channels} channel{'s' * (channels > 1)} of {_bits(stats.dtypes)}"]
+    if stats.grey and name != "rgb":
+        settings["pick"] = [0]
+        reasons[0] += ", all equal: one is taken"
+        channels = 1
+    elif channels == 4 and name == "rgb":
+        settings["pick"] = [0, 1, 2]
+        reasons[0] += ", without the fourth"
+        channels = 3
+    if name != "rgb" and channels != 1:
+        settings["channels"] = channels
+    dtype = next(iter(stats.dtypes)) if len(stats.dtypes) == 1 else "float32"
+    dtype = dtype if dtype in ("uint8", "uint16") else "float32"
+    if dtype != "uint8":
+        settings["dtype"] = dtype
+    if name == "rgb":
+        return Guess(name, settings, tuple(reasons))
+
+    values = stats.values
+    if stats.not_finite:
+        settings["hole_value"] = float("nan")
+        reasons.append(f"NaN or infinity in {stats.not_finite:.1%} of pixels: no measurement")
+    elif (hole := _hole(values)) is not None:
+        settings["hole_value"] = hole
+        rest = values[values != hole]
+        reasons.append(
+            f"{hole:g} in {(values == hole).mean():.1%} of pixels and nothing near it (all others are "
+            f"{rest.min():g} to {rest.max():g}): no measurement"
+        )
+        values = rest
+    if "hole_value" in settings:
+        settings["holes"] = "zero"
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    reasons.insert(1, f"values {low:g} to {high:g}")
+    scale = _scale(dtype, max(abs(low), abs(high)))
+    if scale is not None:
+        settings["scale"] = scale
+        reasons.append(f"divided by {scale:g}, so that about 1 is the most")
+    if low < 0:
+        reasons.append("negative values stay negative; mean and std move them")
+    return Guess(name, settings, tuple(reasons))
+
+
+def _bits(dtypes: set[str]) -> str:
+    names = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floats", "float64": "floats", "float16": "floats"}
+    return " or ".join(sorted({names.get(d, d) for d in dtypes}))
+
+
+def _hole(values: Array) -> float | None:
+    """A value at either end of the range that is frequent and far from all others: a sensor's "no measurement"."""
+    if not values.size or values.min() == values.max():
+        return None
+    for end in (float(values.min()), float(values.max())):
+        rest = values[values != end]
+        spread = float(np.percentile(rest, 99) - np.percentile(rest, 1)) or abs(float(rest[0])) or 1.0
+        # Noise of single pixels near the end does not count.
+        gap = abs(float(np.percentile(rest, 0.1 if end < rest[0] else 99.9)) - end)
+        if len(rest) < 0.999 * len(values) and gap > spread * (0.02 if end == 0 else 1.0):
+            return end
+    return None
+
+
+def _scale(dtype: str, most: float) -> float | None:
+    """None where the default of the type fits."""
+    if dtype == "uint8" or (dtype == "float32" and 0.2 <= most <= 1.05):
+        return None
+    if dtype == "uint16" and most > 32767:
+        return None
+    for bits in (10, 12, 14):
+        if dtype == "uint16" and most == 2**bits - 1:
+            return most
+    if most <= 0:
+        return None
+    step = 10.0 ** np.floor(np.log10(most))
+    return float(next(m * step for m in (1, 2, 5, 10) if most <= m * step * 1.0001))
+
+
+# --- labels ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelSeen(Outcome):
+    """counted: stored id, or colour (r << 16 | g << 8 | b), → pixels. palette: of a palette PNG."""
+
+    counted: tuple[tuple[int, int], ...] = ()
+    coloured: bool = False
+    size: tuple[int, int] = (0, 0)
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+def look_at_label(path: Path) -> LabelSeen:
+    try:
+        stored = decode(path)
+    except DataError as error:
+        return LabelSeen(path, "failed", str(error))
+    if stored.dtype.kind not in "ui":
+        return LabelSeen(path, "failed", f"{path}: label holds {stored.dtype} values; expected whole numbers")
+    coloured = stored.ndim == 3 and stored.shape[2] >= 3
+    codes = stored[..., 0] if stored.ndim == 3 and not coloured else stored
+    if coloured:
+        red, green, blue = (stored[..., i].astype(np.int64) for i in range(3))
+        codes = (red << 16) | (green << 8) | blue
+    ids, pixels = np.unique(codes, return_counts=True)
+    palette: tuple[tuple[int, int, int], ...] = ()
+    if path.suffix.lower() == ".png":
+        with Image.open(path) as image:
+            if image.mode == "P" and (flat := image.getpalette()):
+                palette = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
+    order = np.argsort(-pixels)[:4096]
+    counted = tuple((int(ids[i]), int(pixels[i])) for i in order)
+    return LabelSeen(path, "kept", "", counted, coloured, (stored.shape[0], stored.shape[1]), palette)
+
+
+@dataclass
+class Labels:
+    settings: dict[str, Any]
+    reasons: list[str]
+    classes: list[tuple[str, str]]
+    palette: list[tuple[int, int, int]] | None
+    notes: list[str]
+
+
+def guess_labels(
+    seen: Sequence[LabelSeen], names: Mapping[int, str], colours: Mapping[tuple[int, int, int], str]
+) -> Labels:
+    """What the ids or colours of the labels mean. names, colours: id or colour → class, from a file of the user's."""
+    counted: Counter[int] = Counter()
+    for s in seen:
+        counted.update(dict(s.counted))
+    coloured = {s.coloured for s in seen}
+    if len(coloured) > 1:
+        several, one = (next(s.path for s in seen if s.coloured == kind) for kind in (True, False))
+        raise DataError(f"{several}: has several channels, {one} has one; expected labels of one form: convert them")
+    settings: dict[str, Any] = {}
+    if coloured == {True}:
+        split = {(c >> 16, c >> 8 & 255, c & 255): n for c, n in counted.items()}
+        equal = all(r == g == b for r, g, b in split)
+        first = (
+            len({(g, b) for _, g, b in split}) == 1 and max((r for r, _, _ in split if r != IGNORE), default=0) < 100
+        )
+        if not (equal or first):
+            return _from_colours(split, colours)
+        counted = Counter({r: n for (r, _, _), n in split.items()})
+        settings["channel"] = 0
+        channel = ["several channels with the same ids: the first is taken" if equal else "ids in the first channel"]
+    else:
+        channel = []
+    palette = max((s.palette for s in seen), key=len, default=())
+    found = _from_ids(counted, names, palette)
+    found.settings = settings | found.settings
+    found.reasons = channel + found.reasons
+    return found
+
+
+def _from_ids(counted: Counter[int], names: Mapping[int, str], palette: Sequence[tuple[int, int, int]]) -> Labels:
+    ids, total = sorted(counted), sum(counted.values())
+    reasons = [f"ids {_ranges(ids)}"]
+    settings: dict[str, Any] = {}
+    notes: list[str] = []
+    void = [i for i in ids if names.get(i, "").lower() in VOID_NAMES]
+    kept = [i for i in ids if i not in void]
+    steps = np.diff(kept)
+    stretched = len(kept) > 1 and int(steps.min()) >= 10
+    if IGNORE in kept and len(kept) > 1 and not stretched and IGNORE not in names:
+        kept.remove(IGNORE)
+        void.append(IGNORE)
+        reasons.append("255 is void")
+    if 0 in kept and len(names) == len(kept) - 1 and 0 not in names and kept == list(range(len(kept))):
+        kept.remove(0)
+        void.append(0)
+        reasons.append("0 has no name in the list of classes: void")
+    first = min(kept, default=0)
+    last = max([*kept, *(i for i in names if i not in void)], default=0)
+    dense = not stretched and len(kept) * 2 >= last - first + 1
+    if dense:
+        classes = list(range(first, last + 1))
+        if first:
+            settings["offset"] = -first
+            reasons.append(f"the lowest is {first}, which becomes class 0")
+            if first == 1 and 0 not in ids:
+                void.append(0)
+        if missing := [i for i in classes if i not in counted]:
+            notes.append(f"no pixel of the ids {_ranges(missing)}: take these classes out if they do not exist")
+    else:
+        classes = kept
+        settings["map"] = {stored: i for i, stored in enumerate(classes)}
+        reasons.append("far apart: each is mapped to a class")
+    # The default is [255]; an id that is a class must not be in it.
+    ignore = sorted({*void, *([] if IGNORE in classes else [IGNORE])})
+    if ignore != [IGNORE]:
+        settings["ignore"] = ignore
+    listed = [(names.get(i, f"class_{i}"), f"stored {i}, {counted[i] / max(total, 1):.1%} of pixels") for i in classes]
+    colours = [palette[i] if i < len(palette) else (0, 0, 0) for i in classes]
+    own = bool(palette) and len(set(colours)) == len(colours)
+    if own:
+        reasons.append("colours from the files' own palette")
+    if not names:
+        notes.append("classes have no names yet: write them into the file (or put a classes.txt into the folder)")
+    return Labels(settings, reasons, listed, colours if own else None, notes)
+
+
+def _from_colours(counted: Mapping[tuple[int, int, int], int], names: Mapping[tuple[int, int, int], str]) -> Labels:
+    total = sum(counted.values())
+    ordered = sorted(counted, key=lambda c: -counted[c])
+    notes: list[str] = []
+    if len(ordered) > MAX_COLOURS:
+        rare = len(ordered) - MAX_COLOURS
+        notes.append(
+            f"labels have {len(ordered)} colours, {rare} of them rare: were they resized or saved as JPEG? unknown "
+            "colours are refused; write the labels again without smoothing"
+        )
+        ordered = ordered[:MAX_COLOURS]
+    void = [c for c in ordered if names.get(c, "").lower() in VOID_NAMES]
+    classes = [c for c in names if c not in void] if names else []
+    classes += sorted(c for c in ordered if c not in void and c not in classes)
+    settings: dict[str, Any] = {"colours": True}
+    if void:
+        settings["ignore"] = [list(c) for c in void]
+    listed = [
+        (names.get(c, f"class_{i}"), f"colour {c}, {counted.get(c, 0) / total:.1%} of pixels")
+        for i, c in enumerate(classes)
+    ]
+    if unnamed := [c for c in classes if c not in names]:
+        notes.append(
+            f"{len(unnamed)} colours have no name yet: write them into the file; if one means void, move it from "
+            "palette and classes to label.ignore"
+        )
+    return Labels(settings, [f"{len(ordered)} colours"], listed, classes, notes)
+
+
+def _ranges(ids: Sequence[int]) -> str:
+    parts: list[list[int]] = []
+    for i in ids:
+        if parts and i == parts[-1][1] + 1:
+            parts[-1][1] = i
+        else:
+            parts.append([i, i])
+    shown = [str(a) if a == b else f"{a}-{b}" for a, b in parts[:12]]
+    return ", ".join([*shown, *(["..."] if len(parts) > 12 else [])])
+
+
+def read_class_names(root: Path) -> tuple[dict[int, str], dict[tuple[int, int, int], str], str]:
+    """Names by id and by colour from a classes.txt or the like in `root`, and that file's name; empty if there is none.
+
+    One class per line, alone or as `id name`, `name r g b` or `name:r,g,b`; lines starting with # do not count.
+    """
+    for name in CLASS_FILES:
+        path = root / name
+        if not path.is_file():
+            continue
+        ids: dict[int, str] = {}
+        colours: dict[tuple[int, int, int], str] = {}
+        lines = [t.strip() for t in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+        for number, line in enumerate(t for t in lines if t and not t.startswith("#")):
+            m = re.fullmatch(
+                r"(?:(\d+)[\s:,]+)?(.*?[^\s:,])(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?[:,\s]*", line
+            )
+            if m is None:
+                continue
+            ids[int(m[1]) if m[1] else number] = m[2]
+            if m[3]:
+                colours[int(m[3]), int(m[4]), int(m[5])] = m[2]
+        return ids, colours, name
+    return {}, {}, ""
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def _plain_watch(outcomes: Iterator[Outcome], total: int, title: str) -> Iterable[Outcome]:
+    return outcomes
+
+
+def survey(root: Path, *, watch: Watch = _plain_watch, workers: int | None = None) -> Survey:
+    """Look at the folder `root`.
+
+    Raises:
+        DataError: no folder, no pictures, no labels, files that cannot be read, no modality beside the labels.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder{similar(root)}; expected the one that holds your pictures and labels")
+    files, notes = find_files(root)
+    kinds, level = find_kinds(files)
+    stats = {id(k): look_at(root, list(k.files.values())) for k in kinds if len(k.files) > 1 or len(kinds) < 5}
+    kinds = [k for k in kinds if id(k) in stats]
+    label = _choose_label(root, kinds, stats)
+    partners = []
+    for k in (k for k in kinds if k is not label):
+        like = f"{_example(k)} and {len(k.files) - 1} like it are left out"
+        named = k.says((*RGB_WORDS, *ALL_X_WORDS)) and not k.says(LABEL_WORDS)
+        if 2 * len(k.files.keys() & label.files.keys()) < len(label.files):
+            notes.append(f"{like}: most labels have no such partner")
+        elif stats[id(k)].labelled and not named:
+            notes.append(f"{like}: they look like labels, too")
+        else:
+            partners.append(k)
+    if not partners:
+        raise DataError(
+            f"{root / next(iter(label.files.values())).path}: taken for a label, but no other files have names that go "
+            "with the labels'; expected folders side by side, such as rgb/1.png, depth/1.png and label/1.png"
+        )
+    split_level = split_level_of([f for k in (label, *partners) for f in k.files.values()])
+    patterns = {id(k): pattern_of(k, level, split_level) for k in (label, *partners)}
+    for k in [k for k in (label, *partners) if patterns[id(k)] is None]:
+        if k is label:
+            raise DataError(
+                f"{root / _example(k)}: labels lie at different depths; expected them in folders of one depth"
+            )
+        notes.append(
+            f"{_example(k)} and others like it lie at different depths and are left out: no pattern finds them"
+        )
+        partners.remove(k)
+    modalities = _modalities(root, partners, stats, {k: p for k, p in patterns.items() if p}, notes)
+
+    paths = [root / f.path for f in label.files.values()]
+    if len(paths) > MAX_LABELS:
+        notes.append(f"{MAX_LABELS} of {len(paths)} labels were read: rare classes may be missing")
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, MAX_LABELS).astype(int)]
+    outcomes = list(watch(parallel(look_at_label, paths, workers), len(paths), "labels"))
+    if failed := [o for o in outcomes if o.state == "failed"]:
+        raise DataError(min(o.message for o in failed))
+    seen = [o for o in outcomes if isinstance(o, LabelSeen)]
+    names, colours, source = read_class_names(root)
+    found = guess_labels(seen, names, colours)
+    if source:
+        found.reasons.append(f"names from {source}")
+    sizes = Counter(s.size for s in seen)
+    for k in partners:
+        for size in stats[id(k)].sizes:
+            if size not in sizes:
+                notes.append(
+                    f"{_example(k)}: pictures of {size[0]}x{size[1]} (height x width), but no label has this size; all "
+                    "files of a sample must have one size: resize them before you train"
+                )
+    pattern = patterns[id(label)]
+    assert pattern is not None
+    result = Survey(
+        root=root,
+        modalities=modalities,
+        label=Guess("label", {"files": pattern} | found.settings, tuple(found.reasons)),
+        classes=found.classes,
+        palette=found.palette,
+        splits={},
+        split_reason="",
+        crop=_crop(sizes),
+        batch_size=4,
+        notes=notes + found.notes,
+    )
+    _find_splits(result, split_level)
+    return result
+
+
+def _example(kind: Kind) -> str:
+    return next(iter(kind.files.values())).path
+
+
+def _choose_label(root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats]) -> Kind:
+    named = [k for k in kinds if k.says(LABEL_WORDS)]
+    by_look = [k for k in kinds if stats[id(k)].labelled and not k.says(RGB_WORDS)]
+    candidates = [k for k in named if stats[id(k)].labelled] or by_look or named
+    if not candidates:
+        raise DataError(
+            f"{root}: none of {', '.join(sorted({k.title for k in kinds})[:9])} looks like labels; expected PNG or NPY "
+            "files with few values in a folder called label, mask or the like"
+        )
+
+    # Of several renderings of one label the plain ids are wanted, not instances or colours for the eye.
+    def rank(k: Kind) -> tuple[Any, ...]:
+        text = k.title.lower()
+        return (
+            "instance" in text,
+            "color" in text or "colour" in text,
+            not k.says(LABEL_WORDS),
+            "trainid" not in text,
+            "id" not in text,
+            max(stats[id(k)].channels),
+            -len(k.files),
+        )
+
+    return min(candidates, key=rank)
+
+
+def _modalities(
+    root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], patterns: Mapping[int, str], notes: list[str]
+) -> list[Guess]:
+    def colourful(k: Kind) -> bool:
+        s = stats[id(k)]
+        if not k.says(RGB_WORDS) and _example(k).endswith(".npy"):
+            return False  # some sensor's channels; whoever stores colours in NPY names them
+        return s.channels <= {3, 4} and not s.grey and s.dtypes <= {"uint8", "uint16"} and len(s.dtypes) == 1
+
+    usable = []
+    for k in kinds:
+        channels = stats[id(k)].channels
+        if len(channels) == 1 and max(channels) <= 4:
+            usable.append(k)
+        else:
+            counts = " and ".join(map(str, sorted(channels)))
+            notes.append(
+                f"{_example(k)} and others like it have {counts} channels and are left out: convert them first"
+            )
+    if not usable:
+        raise DataError(f"{root}: no modality whose files have one number of channels, 1 to 4; convert them first")
+    colour = [k for k in usable if colourful(k)]
+    rgb = next(
+        (k for word in RGB_WORDS for k in colour if k.says([word]) and not k.says(ALL_X_WORDS)),
+        colour[0] if len(colour) == 1 and not colour[0].says(ALL_X_WORDS) else None,
+    )
+    guesses: list[Guess] = []
+    taken = {"label", "rgb"}
+    known = Counter(_known(k) for k in usable if k is not rgb)
+    for k in sorted(usable, key=lambda k: k is not rgb):
+        s, pattern = stats[id(k)], patterns[id(k)]
+        name = "rgb" if k is rgb else _name([_known(k) if known[_known(k)] == 1 else "", k.words[0], k.title], taken)
+        taken.add(name)
+        why = "colours, and named like it" if k is rgb and k.says(RGB_WORDS) else "colours" if k is rgb else None
+        guess = guess_modality(name, pattern, s)
+        guesses.append(Guess(name, guess.settings, (*([why] if why else []), *guess.reasons)))
+        if k is rgb and s.alpha:
+            x = _name(["x"], taken)
+            taken.add(x)
+            reasons = ("the fourth channel of the colour pictures varies: another sensor's picture, as in MFNet",)
+            guesses.append(Guess(x, {"files": pattern, "pick": [3]}, reasons))
+    return guesses
+
+
+def _known(kind: Kind) -> str:
+    """The modality that the kind's words name, those of its folder first; "" if none."""
+    return next((name for w in kind.words for name, words in X_WORDS.items() if Kind((w,), {}).says(words)), "")
+
+
+def _name(wanted: Sequence[str], taken: set[str]) -> str:
+    """The first of `wanted` that is free, as a modality can be called; else one of them with a number."""
+    plain = [re.sub(r"[\W_]+", "_", w).strip("_").lower() for w in wanted]
+    plain = [f"x{w}" if w[0].isdigit() else w for w in plain if w] or ["x"]
+    numbered = (f"{plain[0]}_{i}" for i in itertools.count(2))
+    return next(name for name in itertools.chain(plain, numbered) if name not in taken)
+
+
+def _crop(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
+    height, width = (min(side) for side in zip(*sizes, strict=True))
+    return max(32, min(480, height // 32 * 32)), max(32, min(640, width // 32 * 32))
+
+
+def _find_splits(found: Survey, split_level: int | None) -> None:
+    """By folders if there are any, else by lists that name samples, else by shares."""
+    if split_level is not None:
+        example = PurePosixPath(found.label.settings["files"])
+        tree = Tree(found.root)
+        before = example.parts[: example.parts.index(SPLIT)]
+        folders = _expand(tree, before)
+        found.splits = {split_of(n) or "": n for n in sorted(folders) if split_of(n)}
+        found.splits = {s: found.splits[s] for s in ("train", "val", "test") if s in found.splits}
+        found.split_reason = "folders of these names"
+    else:
+        found.splits = {"train": 0.8, "val": 0.2}
+    matches = {}
+    tree = Tree(found.root)
+    for guess in (*found.modalities, found.label):
+        matches[guess.name] = {
+            (split, key)
+            for split, folder in (found.splits.items() if split_level is not None else [("", "")])
+            for key in match_files(tree, guess.settings["files"].replace(SPLIT, str(folder)))
+        }
+    complete = set.intersection(*matches.values())
+    if not complete:
+        raise DataError(f"{found.root}: no sample has all of {', '.join(matches)}; expected names that run parallel")
+    incomplete = len(set.union(*matches.values()) - complete)
+    if incomplete:
+        found.notes.append(
+            f"{incomplete} names lack a file of some kind and are left out: only complete samples are listed"
+        )
+    if split_level is not None and not incomplete:
+        count = sum(split == "train" for split, _ in complete)
+    else:
+        count = _by_list(found, sorted(key for _, key in complete), incomplete, split_level)
+    found.batch_size = max(1, min(4, count))
+
+
+def _expand(tree: Tree, before: Sequence[str]) -> set[str]:
+    folders = [""]
+    for part in before:
+        folders = [f"{f}/{n}".lstrip("/") for f in folders for n, d in tree.names(f).items() if d and part in ("*", n)]
+    return {n for f in folders for n, is_folder in tree.names(f).items() if is_folder}
+
+
+def _by_list(found: Survey, keys: Sequence[str], incomplete: int, split_level: int | None) -> int:
+    """Lists of the user's, or shares, or lists of our own where patterns find incomplete samples; training samples."""
+    if split_level is None:
+        for lists in _candidate_lists(found.root):
+            trial = FolderDataModule(**module_settings(found) | {"splits": lists})
+            try:
+                counts = {split: len(trial.open_split(split)) for split in lists}
+            except KTBError as error:
+                found.notes.append(f"lists {', '.join(lists.values())} are not used: {error}")
+                continue
+            found.splits = dict(lists)
+            found.split_reason = "lists in the folder"
+            return counts["train"]
+    order = np.random.default_rng(0).permutation(len(keys))
+    if len(keys) < 2:
+        raise DataError(f"{found.root}: {len(keys)} complete sample; expected two or more, to train and to validate")
+    train = max(1, min(len(keys) - 1, round(0.8 * len(keys))))
+    if not incomplete and split_level is None:
+        found.split_reason = (
+            "no lists or folders of splits: shares, dealt out at random (split_seed). Frames of one video that are "
+            "alike then lie on both sides: write lists if yours are"
+        )
+        if round(0.8 * len(keys)) in (0, len(keys)):
+            found.splits = {"train": 0.5, "val": 0.5}
+            train = len(keys) // 2
+        return train
+    found.lists = {"train": sorted(keys[i] for i in order[:train]), "val": sorted(keys[i] for i in order[train:])}
+    found.split_reason = "lists of the complete samples, written beside this file: 80 % at random to train on"
+    return train
+
+
+def _candidate_lists(root: Path) -> Iterator[dict[str, str]]:
+    for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))):
+        lists: dict[str, str] = {}
+        for path in sorted(folder.glob("*.txt")):
+            words = [split_of(w) for w in re.split(r"[^A-Za-z]+", path.stem)]
+            for split in (w for w in words if w):
+                try:
+                    read_list(path, spaces=False)
+                except DataError:
+                    continue
+                lists.setdefault(split, path.relative_to(root).as_posix())
+        if "train" in lists and len(lists) > 1:
+            yield {s: lists[s] for s in ("train", "val", "test") if s in lists}
+
+
+def module_settings(found: Survey) -> dict[str, Any]:
+    """The arguments of `FolderDataModule`."""
+    return {
+        "root": found.root,
+        "modalities": {g.name: g.settings for g in found.modalities},
+        "label": found.label.settings,
+        "classes": [name for name, _ in found.classes],
+        "palette": found.palette,
+        "splits": found.splits,
+        "streams": [g.name for g in found.modalities],
+        "crop": found.crop,
+        "batch_size": found.batch_size,
+    }
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def write_yaml(found: Survey, name: str, folder: Path) -> Path:
+    """Write `folder`/dataset/`name`.yaml (and lists beside it, where needed); returns its path.
+
+    Raises:
+        DataError: there is such a file already, or it cannot be written.
+        ConfigError: `name` cannot be a data set's.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ConfigError(
+            f"{name!r} cannot name a data set; expected letters, digits and _, a letter first: --name NAME"
+        )
+    path = folder / "dataset" / f"{name}.yaml"
+    if path.exists():
+        raise DataError(f"{path}: exists already; choose another --name, or delete it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if found.lists:
+            found.splits = {}
+            for split, keys in found.lists.items():
+                target = (path.parent / f"{name}_{split}.txt").resolve()
+                with atomic_file(target) as temporary:
+                    temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
+                found.splits[split] = str(target)
+        with atomic_file(path) as temporary:
+            temporary.write_text(_yaml(found, name, folder), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    return path
+
+
+def show(found: Survey, console: Console) -> None:
+    """Print what was guessed, and why."""
+    table = Table(title=str(found.root), title_justify="left")
+    for head in ("what", "files", "why"):
+        table.add_column(head, overflow="fold")
+    for guess in (*found.modalities, found.label):
+        table.add_row(guess.name, escape(str(guess.settings["files"])), escape("; ".join(guess.reasons)))
+    classes = ", ".join(name for name, _ in found.classes[:12]) + (", ..." if len(found.classes) > 12 else "")
+    table.add_row("classes", f"{len(found.classes)}", escape(classes))
+    table.add_row("splits", escape(", ".join(f"{k}: {v}" for k, v in found.splits.items())), escape(found.split_reason))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+
+
+def _yaml(found: Survey, name: str, folder: Path) -> str:
+    lines = [
+        f"# Written by `ktb-data new` after a look at {found.root.resolve()}. Guesses have their reasons beside them;",
+        f"# correct what is wrong, then: ktb-data check --config-dir {folder} dataset={name}, and preview likewise.",
+        "# All settings there are: conf/dataset/folder.yaml.",
+        "defaults:",
+        "  - folder",
+        "  - _self_",
+        "",
+        f"name: {name}",
+        f"root: {_flow(str(found.root.resolve()))}",
+        "",
+        "modalities:",
+    ]
+    for guess in found.modalities:
+        lines += [f"  # {reason}" for reason in guess.reasons]
+        if guess.settings.get("holes"):
+            lines.append("  # holes: zero | fill (from the pixels around) | validity (one more channel that tells)")
+        lines.append(f"  {guess.name}: {_flow(guess.settings)}")
+    lines += [
+        "",
+        *(f"# {reason}" for reason in found.label.reasons),
+        f"label: {_flow(found.label.settings)}",
+        "classes:",
+    ]
+    width = max(len(_flow(n)) for n, _ in found.classes)
+    lines += [f"  - {_flow(n):<{width}}  # {i}: {known}" for i, (n, known) in enumerate(found.classes)]
+    if found.palette:
+        lines += ["palette:", *(f"  - {_flow(list(colour))}" for colour in found.palette)]
+    else:
+        lines.append("palette: null  # colours by the PASCAL VOC rule; or [r, g, b] per class")
+    lines += ["", f"# {found.split_reason}", f"splits: {_flow(found.splits)}", ""]
+    lines += [
+        f"crop: {_flow(list(found.crop))}  # height and width of training crops, scaled by 0.5 to 2 before",
+        f"batch_size: {found.batch_size}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        value = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in value.items()}
+    return yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False).removesuffix("\n...\n").strip()
