@@ -60,7 +60,8 @@ Usage: ktb-eval checkpoint=RUN_FOLDER|FILE [key=value ...]
 _EVAL_EXAMPLES = """\
 Often used:
   split=val                  another split than the one the literature reports on
-  scoring=published          score at the published code's resized size instead of the label's own
+  eval=published             score at the published code's resized size instead of the label's own
+  eval=ms_flip               multi-scale and flip; eval.scales=[0.75,1.0,1.25] for other scales
   dataset.root=DIR           where the data set lies
   panels=8                   how many pictures of the best, the worst and random samples, each
   run_dir=DIR                where results go; default RUN_FOLDER/eval/DATE, beside the checkpoint

@@ -118,6 +118,7 @@ class TrainConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     loss: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
+    eval: dict[str, Any] = MISSING
     logger: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
     """What an experiment of the model zoo reproduces: miou, split, source."""
@@ -127,7 +128,6 @@ class TrainConfig:
 class EvalConfig:
     checkpoint: str = MISSING
     split: str | None = None
-    scoring: str | None = None
     run_dir: str | None = None
     panels: int = MISSING
     seed: int = MISSING
@@ -135,6 +135,7 @@ class EvalConfig:
     dataset: dict[str, Any] = MISSING
     modality: ModalityConfig = field(default_factory=ModalityConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    eval: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     published: dict[str, Any] | None = None
 
@@ -156,7 +157,7 @@ def check(cfg: DictConfig) -> None:
         ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
     """
     looked_at = [str(key) for key in cfg if key not in (cfg.get("inherited") or ())]
-    for group in ("dataset", "modality", "backbone", "loss", "trainer"):
+    for group in ("dataset", "modality", "backbone", "loss", "trainer", "eval"):
         if group in looked_at and not OmegaConf.is_missing(cfg, group) and cfg[group] is None:
             raise ConfigError(f"{group}=null: choose one with {group}=...")
     if missing := sorted(key for key in _missing(cfg) if key.split(".")[0] in looked_at):
@@ -203,8 +204,8 @@ def check(cfg: DictConfig) -> None:
     for key in ("pixel_loss", "kind"):
         if key in (values.get("loss") or {}):
             one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
-    if values.get("scoring") is not None:
-        one_of("scoring", values["scoring"], ("native", "published"))
+    if "eval" in values:
+        one_of("eval.scoring", values["eval"]["scoring"], ("native", "published"))
     if values.get("overwrite") and values.get("ckpt_path") is not None:
         raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
 
@@ -337,7 +338,7 @@ def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 # --------------------------------------------------------------------------------------------------------------------
 # A saved run's config under the overrides of ktb-eval
 
-_MODEL_GROUPS = ("dataset", "modality", "backbone")
+_RUN_GROUPS = ("dataset", "modality", "backbone", "eval")
 """Groups of ktb-eval that a run decides. Its trainer is not among them: a model trained on eight GPUs is evaluated on a
 laptop without saying so."""
 
@@ -369,11 +370,11 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
         try:
             path = saved_config(str(value))
             saved = OmegaConf.load(path) if path else OmegaConf.create()
-            names = {g: OmegaConf.select(saved, f"{g}.name") for g in _MODEL_GROUPS if g not in parsed}
+            names = {g: OmegaConf.select(saved, f"{g}.name") for g in _RUN_GROUPS if g not in parsed}
             runs.append({g: name for g, name in names.items() if isinstance(name, str)})
         except (OSError, yaml.YAMLError, OmegaConfBaseException):
             return list(overrides)  # what is wrong with the run is for run.evaluate to say
-    inherited = [group for group in _MODEL_GROUPS if runs and all(group in run for run in runs)]
+    inherited = [group for group in _RUN_GROUPS if runs and all(group in run for run in runs)]
     offered = groups("eval", extra)
     agreed = [g for g in inherited if len({run[g] for run in runs}) == 1 and runs[0][g] in offered[g]]
     if not inherited:
@@ -415,7 +416,7 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
 
     precision = OmegaConf.select(kept, "trainer.precision")
     for key in composed:
-        if key not in _MODEL_GROUPS or key in chosen or key not in kept:
+        if key not in _RUN_GROUPS or key in chosen or key not in kept:
             kept[key] = _resolved(composed, str(key))
     if precision is not None and "trainer" not in chosen:
         OmegaConf.update(kept, "trainer.precision", precision)
@@ -444,6 +445,9 @@ def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[st
     for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
         if group in kept and group not in chosen:
             check_targets({group: kept[group]}, "the checkpoint's config")
+    for key in map(str, composed):  # a setting that is younger than the run
+        if key not in kept:
+            kept[key] = OmegaConf.select(fresh, key)
     OmegaConf.set_struct(kept, True)
     return kept
 

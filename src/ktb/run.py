@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import errno
+import io
 import json
 import logging
 import os
@@ -20,7 +22,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
@@ -35,8 +37,9 @@ from ktb import checkpoints, ranks, resume
 from ktb.config import instantiate, merge_saved, user_overrides
 from ktb.data.base import RGBXDataModule
 from ktb.engine.callbacks import Panels, Progress, Speed, finite
+from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.losses import PixelLoss
-from ktb.engine.metrics import class_table, scores
+from ktb.engine.metrics import IMAGE_SCORES, PER_CLASS, Tally
 from ktb.engine.metrics_file import MetricsFile
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
@@ -46,9 +49,10 @@ from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
+PER_IMAGE = "per_image.csv"
 WRITTEN = (
-    CONFIG, RESULT, METRICS, WANDB_ID, "checkpoints", "panels", "panels.png", "report.html", "tensorboard", "wandb",
-    "eval",
+    CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, "checkpoints", "panels", "panels.png", "report.html", "tensorboard",
+    "wandb", "eval",
 )  # fmt: skip
 """What a run writes into its folder, and `overwrite=true` removes."""
 
@@ -73,6 +77,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data.setup("fit")
     if cfg.test:
         data.setup("test")  # a missing test file is better known now than after the training
+    how = _inference(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     loss: PixelLoss = instantiate(_without(cfg.loss, "name"))
     backbone = checkpoints.load_backbone(
@@ -95,6 +100,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         classes=data.spec.classes,
         optim=OptimConfig(**{str(k): v for k, v in cfg.optim.items()}),
         seed=cfg.seed,
+        inference=how,
         keep_frozen=cfg.backbone.weights == "random",
         provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone)),
     )
@@ -133,6 +139,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         **_facts(cfg, data, model, started),
     }
     if trainer.is_global_zero:
+        if cfg.test:
+            _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
         _write_json(run_dir / RESULT, result)
         _report(result, run_dir, panels if cfg.test else None)
     return result
@@ -166,6 +174,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     started = time.time()
     file = checkpoints.find_checkpoint(cfg.checkpoint)
     cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
+    how = _inference(cfg)
     data.setup("test")
 
     run_dir = Path(ranks.decide(lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg)))
@@ -181,6 +190,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         classes=data.spec.classes,
         optim=OptimConfig(lr=0.0, weight_decay=0.0),
         seed=cfg.seed,
+        inference=how,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
     trainer = _trainer(cfg, [panels])
@@ -192,6 +202,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     }
     if trainer.is_global_zero:
         _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
         _write_json(run_dir / RESULT, result)
         _report(result, run_dir, panels)
     return result
@@ -221,8 +232,6 @@ def open_checkpoint(
     if ours:
         cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, overrides)
     with open_dict(cfg):
-        if cfg.scoring:
-            cfg.dataset.scoring = cfg.scoring
         cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
         if cfg.split:
             cfg.dataset.report_split = cfg.split
@@ -269,9 +278,23 @@ def _channels(modalities: Mapping[str, int]) -> str:
 
 def build_data(cfg: DictConfig) -> RGBXDataModule:
     """The DataModule that `cfg.dataset` describes; files are looked at in its `setup`."""
-    data: RGBXDataModule = instantiate(_without(cfg.dataset, *_DATASET_FACTS))
+    data: RGBXDataModule = instantiate(_without(cfg.dataset, *_DATASET_FACTS), scoring=cfg.eval.scoring)
     data.spec = replace(data.spec, name=cfg.dataset.name)  # a user's own data set is called as its config is
     return data
+
+
+def _inference(cfg: DictConfig) -> Inference:
+    return inference(**_options(_without(cfg.eval, "name", "scoring")))
+
+
+def _protocol(cfg: DictConfig) -> dict[str, Any]:
+    """How the split was scored: the name of the group's member, in words, and its settings."""
+    settings = _options(_without(cfg.eval, "name"))
+    return {"name": cfg.eval.name, "description": describe(**settings), "settings": settings}
+
+
+def _options(node: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node))
 
 
 def _without(node: DictConfig, *keys: str) -> DictConfig:
@@ -440,15 +463,38 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:
-    """Test scores in [0, 1], per class too; null where a class did not occur."""
-    assert module.test_counts is not None
-    result = scores(module.test_counts)
-    per_class = {
-        name: {"iou": finite(iou), "acc": finite(acc), "f1": finite(f1)}
-        for name, iou, acc, f1 in class_table(result, data.spec.classes)
+    """Test scores in [0, 1], per class and per condition too; null where there was nothing to score."""
+    evaluation, classes = module.evaluation, data.spec.classes
+    return {
+        **_scores(evaluation.total, classes),
+        "confusion_matrix": evaluation.total.matrix.tolist(),
+        "per_condition": {
+            condition: {
+                value: {"samples": tally.samples, **_scores(tally, classes)} for value, tally in sorted(values.items())
+            }
+            for condition, values in evaluation.conditions.items()
+        },
     }
-    totals = {k: finite(v) for k, v in result.items() if not isinstance(v, list)}
-    return {"metrics": totals, "per_class": per_class, "confusion_matrix": module.test_counts.tolist()}
+
+
+def _scores(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
+    result = tally.scores()
+    return {
+        "metrics": {k: finite(v) for k, v in result.items() if k not in PER_CLASS},
+        "per_class": {name: {k: finite(result[k][i]) for k in PER_CLASS} for i, name in enumerate(classes)},
+    }
+
+
+def _write_per_image(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One line per image: id, conditions, labelled pixels, scores; an empty field where there is none."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    scores_last = [c for c in columns if c not in IMAGE_SCORES] + list(IMAGE_SCORES)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, scores_last, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()})
+    _write_text(path, text.getvalue())
 
 
 def _facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: float) -> dict[str, Any]:
@@ -458,7 +504,7 @@ def _facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: 
     return {
         "dataset": data.spec.name,
         "split": data.spec.report_split,
-        "scoring": data.scoring,
+        "protocol": _protocol(cfg),
         "modalities": [m.name for m in data.modalities],
         "backbone": cfg.backbone.name,
         "seed": cfg.seed,
@@ -503,23 +549,31 @@ def _announce(trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run
 
 
 def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None) -> None:
-    """The table a person reads at the end."""
+    """The tables a person reads at the end."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     if "metrics" in result:
-        where = f"{result['dataset']} {result['split']} ({', '.join(result['modalities'])}; {result['scoring']} size)"
-        table = Table(title=where, title_justify="left")
-        table.add_column("class")
-        for name in ("IoU", "accuracy", "F1"):
-            table.add_column(name, justify="right")
-        for name, row in result["per_class"].items():
-            table.add_row(name, *(_percent(row[k]) for k in ("iou", "acc", "f1")))
         metrics = result["metrics"]
+        columns = {"IoU": "iou", "accuracy": "acc", "F1": "f1", "boundary IoU": "boundary_iou"}
+        table = Table("class", *columns)
+        for name, row in result["per_class"].items():
+            table.add_row(name, *(_percent(row[k]) for k in columns.values()))
         table.add_section()
-        table.add_row("mean", *(_percent(metrics[k]) for k in ("miou", "macc", "mf1")), style="bold")
-        console.print(table)
+        table.add_row("mean", *(_percent(metrics[f"m{k}"]) for k in columns.values()), style="bold")
+        tables = [table]
+        for condition, values in result["per_condition"].items():
+            columns = {"mIoU": "miou", "pixel accuracy": "pixel_acc", "boundary IoU": "mboundary_iou"}
+            table = Table(condition, "samples", *columns)
+            for name, row in values.items():
+                table.add_row(name, str(row["samples"]), *(_percent(row["metrics"][k]) for k in columns.values()))
+            tables.append(table)
+        print(scored_how(result))
+        for table in tables:
+            for column in table.columns[1:]:
+                column.justify = "right"
+            console.print(table)
         line = f"mIoU {_percent(metrics['miou'])}, pixel accuracy {_percent(metrics['pixel_acc'])}"
         if metrics["miou"] != metrics["miou_all"]:
             line += f" (mIoU with absent classes counted as 0: {_percent(metrics['miou_all'])})"
@@ -527,6 +581,12 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None) -> Non
     if panels is not None and panels.path.exists():
         print(f"pictures: {panels.path}")
     print(f"results:  {run_dir / RESULT}")
+
+
+def scored_how(result: dict[str, Any]) -> str:
+    """What a table of scores has to say of itself: data set, split, modalities, protocol, checkpoint."""
+    what = f"{result['dataset']} {result['split']} split, {' + '.join(result['modalities'])}"
+    return f"{what}: {result['protocol']['description']}\ncheckpoint: {result['checkpoint']}"
 
 
 def _percent(value: float | None) -> str:

@@ -89,7 +89,7 @@ EVAL_MISTAKES = {
     "runs/x": "cannot read 'runs/x': write checkpoint=runs/x",
     "chekpoint=x": "unknown setting 'chekpoint': did you mean 'checkpoint'? (+chekpoint=x adds a new one)",
     "checkpoint=x loss=ce": "unknown setting 'loss' (+loss=ce adds a new one)",
-    "checkpoint=x scoring=natve": "scoring=natve: expected native or published: did you mean 'native'?",
+    "checkpoint=x eval.scoring=natve": "eval.scoring=natve: expected native or published: did you mean 'native'?",
 }
 
 

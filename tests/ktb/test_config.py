@@ -205,7 +205,7 @@ def test_own_data_says_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("scoring=natives", "scoring=natives: expected native or published: did you mean 'native'?"),
+        ("eval.scoring=natives", "eval.scoring=natives: expected native or published: did you mean 'native'?"),
         ("panels=-1", "panels=-1: expected 0 or more"),
     ],
 )
@@ -310,13 +310,13 @@ def saved_run(tmp_path: Path, *overrides: str, **changes: Any) -> tuple[Path, Di
 
 
 def test_merge_keeps_the_run_and_takes_the_evaluation(tmp_path: Path) -> None:
-    run, _ = saved_run(tmp_path, **{"dataset.batch_size": 7})
+    run, _ = saved_run(tmp_path, "eval=ms_flip", **{"dataset.batch_size": 7})
     saved = OmegaConf.load(run / "config.yaml")
     assert isinstance(saved, DictConfig)
     overrides = [f"checkpoint={run}", "split=val"]
     merged = config.merge_saved(saved, composed(*overrides, name="eval"), overrides)
     assert (merged.dataset.batch_size, merged.backbone.name, merged.loss.name) == (7, "swin_t", "self_teaching")
-    assert (merged.checkpoint, merged.split, merged.run_dir, merged.scoring) == (str(run), "val", None, None)
+    assert (merged.checkpoint, merged.split, merged.run_dir, merged.eval.name) == (str(run), "val", None, "ms_flip")
     assert (merged.trainer.strategy, merged.trainer.devices) == ("auto", 1), "the machine is not the run's"
     assert merged.trainer.precision == "bf16-mixed", "but the arithmetic is"
     assert saved.run_dir == str(run), "the saved config is left as it was"
@@ -365,9 +365,9 @@ def test_merge_replaces_a_chosen_group_whole(tmp_path: Path) -> None:
 
 def test_merge_removes_a_deleted_key(tmp_path: Path) -> None:
     run, _ = saved_run(tmp_path)
-    overrides = [f"checkpoint={run}", "~dataset.scoring"]
+    overrides = [f"checkpoint={run}", "~dataset.selection_split"]
     merged = config.merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
-    assert "scoring" not in merged.dataset
+    assert "selection_split" not in merged.dataset
 
 
 def test_merge_refuses_foreign_code_of_the_file_but_not_the_users(tmp_path: Path) -> None:
@@ -411,11 +411,13 @@ def test_an_evaluation_is_composed_with_the_groups_of_the_run(tmp_path: Path) ->
         "dataset=synthetic",
         "modality=rgb_d",
         "backbone=swin_t",
-        "inherited=[dataset,modality,backbone]",
+        "eval=whole",
+        "inherited=[dataset,modality,backbone,eval]",
     ]
     assert config.inherit([f"checkpoint={run}", "backbone=swin_s", "modality=rgb"])[3:] == [
         "dataset=synthetic",
-        "inherited=[dataset]",
+        "eval=whole",
+        "inherited=[dataset,eval]",
     ]
 
 

@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_run_folder(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, result = finished
     assert {p.name for p in folder.iterdir()} == {
-        "config.yaml", "result.json", "metrics.csv", "checkpoints", "panels", "panels.png",
+        "config.yaml", "result.json", "metrics.csv", "per_image.csv", "checkpoints", "panels", "panels.png",
     }  # fmt: skip
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     shown = json.loads((folder / "panels" / "panels.json").read_text())["samples"]
@@ -99,6 +99,31 @@ def test_evaluation_repeats_the_printed_numbers(finished: tuple[Path, dict[str, 
     other = evaluate(folder, tmp_path / "val", "split=val")
     assert other["split"] == "val"
     assert sum(map(sum, other["confusion_matrix"])) == 2 * 40 * 48
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        ["eval=ms_flip", "eval.scales=[0.75,1.0]"],
+        ["eval=sliding", "eval.window=[32,32]"],
+        ["eval=published", "dataset.eval_size=32"],
+    ],
+)
+def test_every_protocol_is_repeated_too(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, protocol: list[str]
+) -> None:
+    """What ktb-train scored with, ktb-eval scores with unless told otherwise; another way gives other numbers."""
+    result = train(tmp_path / "run", *protocol, "trainer.max_steps=2")
+    again = evaluate(tmp_path / "run", tmp_path / "eval")
+    for key in ("protocol", "confusion_matrix", "metrics", "per_class"):
+        assert again[key] == result[key]
+    assert result["protocol"]["name"] == protocol[0].removeprefix("eval=")
+    rows = list(csv.DictReader((tmp_path / "eval" / "per_image.csv").open(newline="")))
+    assert (tmp_path / "run" / "per_image.csv").read_text() == (tmp_path / "eval" / "per_image.csv").read_text()
+    assert sum(int(row["labelled_pixels"]) for row in rows) == sum(map(sum, result["confusion_matrix"]))
+    whole = evaluate(tmp_path / "run", tmp_path / "whole", "eval=whole")
+    assert whole["confusion_matrix"] != result["confusion_matrix"]
+    assert whole["protocol"]["description"] == "whole image, scored at the label's own size"
 
 
 def test_a_published_state_dict_of_the_same_model_scores_the_same(

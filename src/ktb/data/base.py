@@ -506,7 +506,7 @@ class RGBXDataModule(L.LightningDataModule):
         if not streams or len(set(streams)) != len(streams):
             raise ConfigError(f"modality.streams must be one or more different modalities, got {list(streams)}")
         if scoring not in SCORINGS:
-            raise ConfigError(f"dataset.scoring is {scoring!r}; expected one of {', '.join(SCORINGS)}")
+            raise ConfigError(f"eval.scoring is {scoring!r}; expected one of {', '.join(SCORINGS)}")
         if batch_size < 1 or eval_batch_size < 1:
             raise ConfigError(f"batch sizes must be 1 or more, got {batch_size} and {eval_batch_size}")
         if crop is not None and (len(crop) != 2 or min(crop) < 32):

@@ -1,9 +1,19 @@
-"""From a dict of modalities to logits at a wanted size."""
+"""From a dict of modalities to logits at a wanted size: the ways a picture can be passed through the network.
+
+Each is a function of (model, inputs, size). The model is called as model(inputs, side=False) and answers with logits
+(B, K, H, W); a model that stacks the logits of several heads along the classes, (B, heads · K, H, W), is welcome too,
+as long as its `num_classes` is K.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,13 +21,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ktb.errors import ConfigError
-from ktb.models.segmentor import KTBSegmentor
+from ktb.models.segmentor import SegOutput
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
 BAND_VALUES = 1 << 24
 """Logits that a band of resized rows holds at most (64 MiB of float32)."""
+
+ALIGN = 32
+"""Both sides of a scaled image go up to a multiple of this (METHOD §7)."""
+
+
+class Model(Protocol):
+    """What is asked of a `KTBSegmentor` here."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def __call__(self, inputs: Mapping[str, Tensor], *, side: bool | None = None) -> SegOutput: ...
+
+
+Inference = Callable[[Model, Mapping[str, Tensor], Size], Tensor]
+"""(model, normalised inputs, size) → logits (B, K, *size)."""
 
 
 def resize_logits(logits: Tensor, size: Size) -> Tensor:
@@ -27,13 +53,61 @@ def resize_logits(logits: Tensor, size: Size) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-def whole_image(model: KTBSegmentor, inputs: Mapping[str, Tensor], size: Size) -> Tensor:
+def whole_image(model: Model, inputs: Mapping[str, Tensor], size: Size) -> Tensor:
     """Logits (B, K, *size) of one forward pass over whole images."""
     return resize_logits(model(inputs, side=False).logits, size)
 
 
+def multi_scale_flip(
+    model: Model,
+    inputs: Mapping[str, Tensor],
+    size: Size,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+) -> Tensor:
+    """Mean probability over scaled copies of the images and their mirror images (METHOD §7).
+
+    Bilinear with align_corners=True both ways. A copy and its mirror image share a forward pass; scales that come to
+    the same size are computed once and counted as often. One image's probabilities at the final size are held at a
+    time beside their sum, so that many classes at a large size do not cost a tensor per scale.
+
+    Returns:
+        (B, K, *size): logarithm of the mean probability, so that softmax gives the mean probability back.
+    """
+    height, width = next(iter(inputs.values())).shape[-2:]
+    total: Tensor | None = None
+    for scaled, times in Counter((_aligned(s * height), _aligned(s * width)) for s in scales).items():
+        copies = {m: _interpolate(x, scaled) for m, x in inputs.items()}
+        if flip:
+            copies = {m: torch.cat([x, x.flip(-1)]) for m, x in copies.items()}
+        logits = model(copies, side=False).logits
+        direct, *mirrored = logits.chunk(2) if flip else (logits,)
+        if total is None:
+            dtype = torch.promote_types(logits.dtype, torch.float32)  # half precision is too coarse for a sum
+            total = logits.new_zeros((*direct.shape[:2], *size), dtype=dtype)
+        for half, undo in [(direct, False), *((half, True) for half in mirrored)]:
+            for b, one in enumerate(half.to(total.dtype)):
+                one = _interpolate((one.flip(-1) if undo else one)[None], size)[0]
+                probability = one.unflatten(0, (-1, model.num_classes)).softmax(1).flatten(0, 1)
+                total[b].add_(probability, alpha=times)
+        del logits, direct, mirrored
+    assert total is not None
+    return total.div_(len(scales) * (2 if flip else 1)).clamp_min_(torch.finfo(total.dtype).tiny).log_()
+
+
+def _aligned(side: float) -> int:
+    return math.ceil(round(side, 6) / ALIGN) * ALIGN  # rounded: 1.1 · 320 is 352.00000000000006
+
+
+def _interpolate(x: Tensor, size: Size) -> Tensor:
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
 def sliding_window(
-    model: KTBSegmentor,
+    model: Model,
     inputs: Mapping[str, Tensor],
     size: Size,
     *,
@@ -155,3 +229,52 @@ def _resized(bands: Iterator[tuple[int, Tensor]], source: Size, target: Size) ->
         if done < target[0]:
             kept = kept[:, :, above[done] - first :].clone()
             first = int(above[done])
+
+
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "whole": whole_image,
+    "sliding": sliding_window,
+    "ms_flip": multi_scale_flip,
+}
+
+
+def inference(method: str, **options: Any) -> Inference:
+    """The function called `method` with its options bound.
+
+    Raises:
+        ConfigError: unknown method or option, one that is missing, or a value that cannot work.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"eval.method={method}: expected one of {', '.join(METHODS)}")
+    function = METHODS[method]
+    settings = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind == p.KEYWORD_ONLY}
+    if unknown := sorted(set(options) - set(settings)):
+        known = f"expected {', '.join(settings)}" if settings else "it has none"
+        raise ConfigError(f"eval.{unknown[0]} is no setting of eval.method={method}: {known}")
+    if missing := [n for n, p in settings.items() if p.default is p.empty and n not in options]:
+        raise ConfigError(f"eval.method={method} needs eval.{missing[0]}")
+    scales = options.get("scales", [1.0])
+    if not scales or not all(isinstance(s, int | float) and 0 < s <= 8 for s in scales):
+        raise ConfigError(f"eval.scales={scales}: expected one number or more, each above 0 and at most 8")
+    window = options.get("window", 1)
+    sides = window if isinstance(window, Sequence) and len(window) == 2 else [window]
+    if not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ConfigError(f"eval.window={window}: expected [height, width], or one number for both, in pixels")
+    if not 0 <= (overlap := options.get("overlap", 0)) < 1:
+        raise ConfigError(f"eval.overlap={overlap}: expected a share from 0 to below 1")
+    return partial(function, **options)
+
+
+def describe(method: str, scoring: str, **options: Any) -> str:
+    """The protocol in words, for tables and result.json."""
+    if method == "ms_flip":
+        scales = ", ".join(f"{s:g}" for s in options["scales"])
+        how = f"multi-scale ({scales}){' and flip' if options['flip'] else ''}"
+    elif method == "sliding":
+        window = options["window"]
+        height, width = (window, window) if isinstance(window, int) else window
+        how = f"sliding window {height} x {width}, overlap {options['overlap']:g}"
+    else:
+        how = "whole image"
+    where = {"native": "scored at the label's own size", "published": "scored at the resized size, as published"}
+    return f"{how}, {where[scoring]}"

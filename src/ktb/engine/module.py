@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.inference import whole_image
+from ktb.engine.inference import Inference, whole_image
 from ktb.engine.losses import PixelLoss, draw_masks
-from ktb.engine.metrics import ConfusionMatrix, scores
+from ktb.engine.metrics import ConfusionMatrix, Evaluation, scores
 from ktb.engine.optim import OptimConfig, build_optimizer
 from ktb.errors import CheckpointError
 from ktb.models.segmentor import KTBSegmentor
@@ -32,6 +32,7 @@ class SegmentationModule(L.LightningModule):
         optim: learning rate and schedule.
         seed: with epoch and batch index decides every random draw of a training step, so that a resumed run draws
             what an undisturbed one would have drawn.
+        inference: how the test split is predicted; validation is one pass over whole images in any case.
         keep_frozen: also write the frozen backbone into checkpoints (needed when its weights exist nowhere else).
         provenance: plain values stored in every checkpoint under "ktb" (config, data set, backbone identity).
     """
@@ -45,6 +46,7 @@ class SegmentationModule(L.LightningModule):
         classes: Sequence[str],
         optim: OptimConfig,
         seed: int,
+        inference: Inference = whole_image,
         keep_frozen: bool = False,
         provenance: dict[str, Any] | None = None,
     ) -> None:
@@ -55,12 +57,12 @@ class SegmentationModule(L.LightningModule):
         self.classes = tuple(classes)
         self.optim = optim
         self.seed = seed
+        self.inference = inference
         self.keep_frozen = keep_frozen
         self.provenance = provenance or {}
         self.val_matrix = ConfusionMatrix(len(classes))
-        self.test_matrix = ConfusionMatrix(len(classes))
-        self.test_counts: NDArray[np.int64] | None = None
-        """Confusion matrix of the last test run, over all ranks."""
+        self.evaluation = Evaluation(len(classes))
+        """What the last test run counted, over all ranks."""
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -92,35 +94,38 @@ class SegmentationModule(L.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- evaluation
 
-    def predict_batch(self, batch: Batch) -> Tensor:
+    def predict_batch(self, batch: Batch, inference: Inference) -> Tensor:
         """Class ids (B, H, W) at the label's size."""
         size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
-        return whole_image(self.model, normalize(batch["inputs"], self.modalities), size).argmax(1)
+        return inference(self.model, normalize(batch["inputs"], self.modalities), size).argmax(1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_matrix.update(self.predict_batch(batch), batch["label"])
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        prediction = self.predict_batch(batch)
-        self.test_matrix.update(prediction, batch["label"])
-        return prediction
+        self.val_matrix.update(self.predict_batch(batch, whole_image), batch["label"])
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val", self.val_matrix)
+        counts = self.val_matrix.compute().cpu().numpy()
+        self.val_matrix.reset()
+        self._log_scores("val", counts)
+
+    def on_test_start(self) -> None:
+        self.evaluation = Evaluation(len(self.classes))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        prediction = self.predict_batch(batch, self.inference)
+        self.evaluation.update(prediction, batch["label"], batch["id"], batch["condition"])
+        return prediction
 
     def on_test_epoch_end(self) -> None:
-        self.test_counts = self._log_scores("test", self.test_matrix)
+        self.evaluation = self.evaluation.gather()
+        self._log_scores("test", self.evaluation.total.matrix)
 
-    def _log_scores(self, stage: str, metric: ConfusionMatrix) -> NDArray[np.int64]:
-        counts: NDArray[np.int64] = metric.compute().cpu().numpy()
-        metric.reset()
+    def _log_scores(self, stage: str, counts: NDArray[np.int64]) -> None:
         result = scores(counts)
         names = ("miou", "macc", "pixel_acc")
         self.log_dict({f"{stage}/{k}": float(result[k]) for k in names}, prog_bar=False)
         self.log_dict({f"{stage}_iou/{c}": float(v) for c, v in zip(self.classes, result["iou"], strict=True)})
         if stage == "val":
             self.log("val_miou", float(result["miou"]), prog_bar=True, logger=False)
-        return counts
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 

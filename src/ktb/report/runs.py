@@ -170,7 +170,7 @@ def protocol(run: Run) -> str:
     """How the scores were taken, in words."""
     text = run.result.get("protocol")
     if isinstance(text, Mapping):
-        text = ", ".join(str(v) if k == "name" else f"{k} {v}" for k, v in text.items())
+        text = text.get("description")
     return str(text) if text else f"{run.result.get('scoring', '-')} size"
 
 

@@ -255,7 +255,7 @@ def test_fewer_samples_than_a_batch():
         ({"streams": []}, "one or more different modalities, got []"),
         ({"streams": ["rgb", "rgb"]}, "different modalities, got"),
         ({"selection_split": "dev"}, "toy has no split 'dev'; it has train, val, test"),
-        ({"scoring": "natve"}, "dataset.scoring is 'natve'; expected one of native, published"),
+        ({"scoring": "natve"}, "eval.scoring is 'natve'; expected one of native, published"),
         ({"crop": [480]}, "dataset.crop is [480]; expected [height, width]"),
         ({"crop": [480, 16]}, "both 32 or more"),
         ({"eval_size": 8}, "dataset.eval_size is 8"),

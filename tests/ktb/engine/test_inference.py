@@ -1,7 +1,9 @@
-"""Sliding windows: against a plain loop, against whole images, and in bands."""
+"""Sliding windows: against a plain loop, against whole images, and in bands. Multi-scale and flip: against a plain
+loop."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ktb.engine import inference
-from ktb.engine.inference import sliding_bands, sliding_window, whole_image
+from ktb.engine.inference import inference as bound
+from ktb.engine.inference import multi_scale_flip, sliding_bands, sliding_window, whole_image
 from ktb.errors import ConfigError
-from ktb.models.segmentor import KTBSegmentor
+from ktb.models.segmentor import KTBSegmentor, SegOutput
 
 K = 3
 
@@ -129,3 +132,84 @@ def test_missing_modalities_stay_missing() -> None:
 def test_windows_that_cannot_work(window: int | tuple[int, int], overlap: float) -> None:
     with pytest.raises(ConfigError, match=r"expected 1 or more, and a share from 0 to below 1"):
         sliding_window(model_of(pointwise), images(40, 40), (40, 40), window=window, overlap=overlap)
+
+
+# --------------------------------------------------------------------------------------------------- multi-scale, flip
+
+
+class Averaging(torch.nn.Module):
+    """Logits that depend on neighbours and on left and right; twice as many channels with `heads=2`."""
+
+    def __init__(self, num_classes: int, heads: int = 1) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.calls: list[tuple[int, ...]] = []
+        generator = torch.Generator().manual_seed(1)
+        self.weight = torch.randn(heads * num_classes, 4, 3, 3, generator=generator)
+
+    def forward(self, inputs: Mapping[str, Tensor], *, side: bool | None = None) -> SegOutput:
+        x = torch.cat([*inputs.values()], dim=1)
+        self.calls.append(tuple(x.shape))
+        return SegOutput(3 * F.conv2d(x, self.weight.to(x.dtype), padding=1))
+
+
+@pytest.mark.parametrize(("image", "size"), [((96, 128), (96, 128)), ((64, 96), (75, 131))])
+@pytest.mark.parametrize("flip", [True, False])
+def test_multi_scale_flip_is_the_plain_loop(image: tuple[int, int], size: tuple[int, int], flip: bool) -> None:
+    """METHOD §7, one image, scale and flip at a time."""
+    scales = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+    model, inputs = Averaging(5), images(*image, b=3, dtype=torch.float32)
+    total = torch.zeros(3, 5, *size)
+    for b in range(3):
+        for scale in scales:
+            h, w = (math.ceil(scale * side / 32) * 32 for side in image)
+            for mirrored in [False, True][: 1 + flip]:
+                copies = {}
+                for name, x in inputs.items():
+                    copy = F.interpolate(x[b : b + 1], size=(h, w), mode="bilinear", align_corners=True)
+                    copies[name] = copy.flip(3) if mirrored else copy
+                logits = model(copies).logits
+                logits = F.interpolate(
+                    logits.flip(3) if mirrored else logits, size=size, mode="bilinear", align_corners=True
+                )
+                total[b] += logits.softmax(1)[0]
+    model.calls.clear()
+    ours = multi_scale_flip(model, inputs, size, scales=scales, flip=flip)
+    assert len(model.calls) == len({(math.ceil(s * image[0] / 32), math.ceil(s * image[1] / 32)) for s in scales})
+    torch.testing.assert_close(ours.softmax(1), total / total.sum(1, keepdim=True), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.exp() * len(scales) * (1 + flip), total, rtol=0, atol=1e-5)
+    assert torch.equal(ours.argmax(1), total.argmax(1))
+
+
+def test_several_heads_are_several_models() -> None:
+    both, inputs = Averaging(4, heads=2), images(64, 64, dtype=torch.float32)
+    options = {"scales": [0.5, 1.0], "flip": True}
+    stacked = multi_scale_flip(both, inputs, (64, 64), **options)
+    for head, part in enumerate(stacked.chunk(2, dim=1)):
+        one = Averaging(4)
+        one.weight = both.weight[4 * head : 4 * head + 4]
+        torch.testing.assert_close(part, multi_scale_flip(one, inputs, (64, 64), **options))
+
+
+def test_scales_that_only_rounding_lifts_over_a_multiple_of_32() -> None:
+    model = Averaging(2)
+    multi_scale_flip(model, images(320, 32, b=1, dtype=torch.float32), (320, 32), scales=[1.1], flip=False)
+    assert model.calls == [(1, 4, 352, 64)]  # 1.1 * 320 is 352.00000000000006
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "wole"}, "eval.method=wole: expected one of whole, sliding, ms_flip"),
+        ({"method": "whole", "flip": True}, "eval.flip is no setting of eval.method=whole: it has none"),
+        ({"method": "ms_flip", "flip": True}, "eval.method=ms_flip needs eval.scales"),
+        ({"method": "ms_flip", "flip": True, "scales": []}, "eval.scales=[]: expected one number or more"),
+        ({"method": "ms_flip", "flip": True, "scales": [1, 0]}, "eval.scales=[1, 0]: expected one number or more"),
+        ({"method": "sliding", "window": [64]}, "eval.window=[64]: expected [height, width]"),
+        ({"method": "sliding", "window": 64, "overlap": 1.0}, "eval.overlap=1.0: expected a share"),
+    ],
+)
+def test_protocols_that_cannot_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        bound(**options)
+    assert str(error.value).startswith(message)
