@@ -61,7 +61,8 @@ _EVAL_EXAMPLES = """\
 Often used:
   split=val                  another split than the one the literature reports on
   eval=published             score at the published code's resized size instead of the label's own
-  eval=ms_flip               multi-scale and flip; eval.scales=[0.75,1.0,1.25] for other scales
+  robustness=all             also score with sensors missing or disturbed: a table and a plot
+  eval=ms_flip               multi-scale and flip
   dataset.root=DIR           where the data set lies
   panels=8                   how many pictures of the best, the worst and random samples, each
   run_dir=DIR                where results go; default RUN_FOLDER/eval/DATE, beside the checkpoint

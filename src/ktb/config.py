@@ -136,6 +136,7 @@ class EvalConfig:
     modality: ModalityConfig = field(default_factory=ModalityConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     eval: dict[str, Any] = MISSING
+    robustness: dict[str, Any] | None = None
     trainer: dict[str, Any] = MISSING
     published: dict[str, Any] | None = None
 
@@ -504,7 +505,7 @@ def mistake(
         if override.is_add() and key != "experiment":
             return f"'{text}' adds a group that is there already: write {text[1:]}"
         for value in _values(override):
-            if value is None and key not in ("experiment", "logger"):
+            if value is None and key not in ("experiment", "logger", "robustness"):
                 return f"{key}=null: one of them is needed: {', '.join(offered[key])}"
             if value is not None and value not in offered[key]:
                 near = _did_you_mean(str(value), offered[key])

@@ -33,7 +33,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ktb import checkpoints, ranks, resume
+from ktb import checkpoints, ranks, resume, tables
 from ktb.config import instantiate, merge_saved, user_overrides
 from ktb.data.base import RGBXDataModule
 from ktb.engine.callbacks import Panels, Progress, Speed, finite
@@ -43,6 +43,7 @@ from ktb.engine.metrics import IMAGE_SCORES, PER_CLASS, Tally
 from ktb.engine.metrics_file import MetricsFile
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
+from ktb.engine.robustness import Robustness
 from ktb.engine.saving import LAST, AtomicIO, Saving
 from ktb.errors import CheckpointError, ConfigError, WriteError
 from ktb.models.segmentor import KTBSegmentor
@@ -50,6 +51,7 @@ from ktb.models.swin import SwinArch
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
 PER_IMAGE = "per_image.csv"
+ROBUSTNESS = ("robustness.json", "robustness.png")
 WRITTEN = (
     CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, "checkpoints", "panels", "panels.png", "report.html", "tensorboard",
     "wandb", "eval",
@@ -142,7 +144,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if cfg.test:
             _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
         _write_json(run_dir / RESULT, result)
-        _report(result, run_dir, panels if cfg.test else None)
+        _report(result, run_dir, panels if cfg.test else None, None)
     return result
 
 
@@ -175,6 +177,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     file = checkpoints.find_checkpoint(cfg.checkpoint)
     cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
     how = _inference(cfg)
+    robustness = Robustness(_options(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
     data.setup("test")
 
     run_dir = Path(ranks.decide(lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg)))
@@ -193,7 +196,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         inference=how,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
-    trainer = _trainer(cfg, [panels])
+    trainer = _trainer(cfg, [panels, robustness] if robustness else [panels])
     trainer.test(module, datamodule=data, verbose=False)
     result = _scored(module, data) | {
         "status": "finished",
@@ -203,8 +206,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     if trainer.is_global_zero:
         _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
+        disturbed = _write_robustness(run_dir, result, robustness.result) if robustness else None
         _write_json(run_dir / RESULT, result)
-        _report(result, run_dir, panels)
+        _report(result, run_dir, panels, disturbed)
     return result
 
 
@@ -485,6 +489,15 @@ def _scores(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _write_robustness(run_dir: Path, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """robustness.json, and the plot of it."""
+    about = ("dataset", "split", "protocol", "checkpoint", "modalities", "seed")
+    content = {key: result[key] for key in about} | found
+    _write_json(run_dir / ROBUSTNESS[0], content)
+    tables.robustness_figure(content).savefig(run_dir / ROBUSTNESS[1], dpi=130)
+    return content
+
+
 def _write_per_image(path: Path, rows: list[dict[str, Any]]) -> None:
     """One line per image: id, conditions, labelled pixels, scores; an empty field where there is none."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -548,46 +561,21 @@ def _announce(trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run
     )
 
 
-def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None) -> None:
+def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, disturbed: dict[str, Any] | None) -> None:
     """The tables a person reads at the end."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    if "metrics" in result:
-        metrics = result["metrics"]
-        columns = {"IoU": "iou", "accuracy": "acc", "F1": "f1", "boundary IoU": "boundary_iou"}
-        table = Table("class", *columns)
-        for name, row in result["per_class"].items():
-            table.add_row(name, *(_percent(row[k]) for k in columns.values()))
-        table.add_section()
-        table.add_row("mean", *(_percent(metrics[f"m{k}"]) for k in columns.values()), style="bold")
-        tables = [table]
-        for condition, values in result["per_condition"].items():
-            columns = {"mIoU": "miou", "pixel accuracy": "pixel_acc", "boundary IoU": "mboundary_iou"}
-            table = Table(condition, "samples", *columns)
-            for name, row in values.items():
-                table.add_row(name, str(row["samples"]), *(_percent(row["metrics"][k]) for k in columns.values()))
-            tables.append(table)
-        print(scored_how(result))
-        for table in tables:
-            for column in table.columns[1:]:
-                column.justify = "right"
-            console.print(table)
-        line = f"mIoU {_percent(metrics['miou'])}, pixel accuracy {_percent(metrics['pixel_acc'])}"
-        if metrics["miou"] != metrics["miou_all"]:
-            line += f" (mIoU with absent classes counted as 0: {_percent(metrics['miou_all'])})"
-        print(line)
+    shown = tables.score_tables(result) if "metrics" in result else []
+    shown += tables.robustness_tables(disturbed) if disturbed else []
+    if shown:
+        print(tables.heading(result))
+    for table in shown:
+        console.print(table)
+    if shown:
+        print(tables.score_line(result))
     if panels is not None and panels.path.exists():
         print(f"pictures: {panels.path}")
+    if disturbed:
+        print(f"sensors:  {run_dir / ROBUSTNESS[0]}, {run_dir / ROBUSTNESS[1]}")
     print(f"results:  {run_dir / RESULT}")
-
-
-def scored_how(result: dict[str, Any]) -> str:
-    """What a table of scores has to say of itself: data set, split, modalities, protocol, checkpoint."""
-    what = f"{result['dataset']} {result['split']} split, {' + '.join(result['modalities'])}"
-    return f"{what}: {result['protocol']['description']}\ncheckpoint: {result['checkpoint']}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or np.isnan(value) else f"{100 * value:.2f}"

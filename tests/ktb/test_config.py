@@ -434,5 +434,6 @@ def test_a_sweep_over_runs_inherits_what_they_share(tmp_path: Path) -> None:
     assert config.inherit([f"checkpoint={first},{second}"])[1:] == [
         "dataset=synthetic",
         "modality=rgb_d",
-        "inherited=[dataset,modality,backbone]",
+        "eval=whole",
+        "inherited=[dataset,modality,backbone,eval]",
     ]

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ktb import load_model, run
 from ktb.checkpoints import to_published
 from ktb.config import conf_dir
+from ktb.data.spec import normalize
+from ktb.engine.metrics import ConfusionMatrix, scores
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 
 TINY = (
@@ -118,12 +120,48 @@ def test_every_protocol_is_repeated_too(
     for key in ("protocol", "confusion_matrix", "metrics", "per_class"):
         assert again[key] == result[key]
     assert result["protocol"]["name"] == protocol[0].removeprefix("eval=")
-    rows = list(csv.DictReader((tmp_path / "eval" / "per_image.csv").open(newline="")))
-    assert (tmp_path / "run" / "per_image.csv").read_text() == (tmp_path / "eval" / "per_image.csv").read_text()
+    per_image = (tmp_path / "eval" / "per_image.csv").read_text()
+    assert per_image == (tmp_path / "run" / "per_image.csv").read_text()
+    rows = list(csv.DictReader(per_image.splitlines()))
     assert sum(int(row["labelled_pixels"]) for row in rows) == sum(map(sum, result["confusion_matrix"]))
     whole = evaluate(tmp_path / "run", tmp_path / "whole", "eval=whole")
     assert whole["confusion_matrix"] != result["confusion_matrix"]
     assert whole["protocol"]["description"] == "whole image, scored at the label's own size"
+
+
+def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    folder, result = finished
+    evaluate(folder, tmp_path / "a", "robustness=all", "robustness.emm.missing=[zeros,black,masked]")
+    found = json.loads((tmp_path / "a" / "robustness.json").read_text())
+    assert found["full"]["metrics"] == {k: v for k, v in result["metrics"].items() if k in found["full"]["metrics"]}
+    assert (tmp_path / "a" / "robustness.png").stat().st_size > 10_000
+    assert found["emm"]["zeros"]["runs"][1] == found["emm"]["black"]["runs"][1], "black depth is zeros"
+    assert found["emm"]["zeros"]["runs"][0] != found["emm"]["black"]["runs"][0], "black RGB is not"
+
+    model = load_model(folder)
+    data = run.build_data(configured("train", [*TINY, "run_dir=unused"]))
+    data.setup("test")
+    counts = {name: ConfusionMatrix(10) for name in ("zeros", "masked", "side")}
+    for batch in data.test_dataloader():
+        x = normalize(batch["inputs"], data.modalities)
+        with torch.inference_mode():
+            logits = {
+                "zeros": model({"rgb": torch.zeros_like(x["rgb"]), "depth": x["depth"]}).logits,
+                "masked": model({"depth": x["depth"]}).logits,
+                "side": model({"depth": x["depth"]}, side=True).side["depth"],
+            }
+        for name, metric in counts.items():
+            metric.update(logits[name].argmax(1), batch["label"])
+    miou = {name: scores(metric.compute())["miou"] for name, metric in counts.items()}
+    for way in ("zeros", "masked"):
+        without_rgb = found["emm"][way]["runs"][0]
+        assert without_rgb["affected"] == ["rgb"]
+        assert without_rgb["metrics"]["miou"] == pytest.approx(miou[way], abs=1e-12)
+    assert without_rgb["side"]["depth"] == pytest.approx(miou["side"], abs=1e-12)
+
+    evaluate(folder, tmp_path / "b", "robustness=all", "dataset.eval_batch_size=1")
+    other = json.loads((tmp_path / "b" / "robustness.json").read_text())
+    assert [other["rmm"], other["nm"]] == [found["rmm"], found["nm"]], "batches do not matter"
 
 
 def test_a_published_state_dict_of_the_same_model_scores_the_same(

@@ -1,0 +1,190 @@
+"""What a person sees at the end of a job: tables and a plot of plain results, as result.json and robustness.json hold
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+Result = Mapping[str, Any]
+
+MISSING_WAYS = {"zeros": "as zeros", "black": "as a black picture", "masked": "left out"}
+
+
+def heading(result: Result) -> str:
+    """What every table of scores has to say of itself: data set, split, modalities, protocol, checkpoint."""
+    what = f"{result['dataset']} {result['split']} split, {' + '.join(result['modalities'])}"
+    return f"{what}: {result['protocol']['description']}\ncheckpoint: {result['checkpoint']}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def score_tables(result: Result) -> list[Table]:
+    """Per class, and per value of each condition."""
+    columns = {"IoU": "iou", "accuracy": "acc", "F1": "f1", "boundary IoU": "boundary_iou"}
+    table = _table("class", columns)
+    for name, row in result["per_class"].items():
+        table.add_row(name, *(percent(row[k]) for k in columns.values()))
+    table.add_section()
+    table.add_row("mean", *(percent(result["metrics"][f"m{k}"]) for k in columns.values()), style="bold")
+    tables = [table]
+    columns = {"mIoU": "miou", "pixel accuracy": "pixel_acc", "boundary IoU": "mboundary_iou"}
+    for condition, values in result["per_condition"].items():
+        table = _table(condition, ["samples", *columns])
+        for name, row in values.items():
+            table.add_row(name, str(row["samples"]), *(percent(row["metrics"][k]) for k in columns.values()))
+        tables.append(table)
+    return tables
+
+
+def score_line(result: Result) -> str:
+    metrics = result["metrics"]
+    line = f"mIoU {percent(metrics['miou'])}, pixel accuracy {percent(metrics['pixel_acc'])}"
+    if metrics["miou"] != metrics["miou_all"]:
+        line += f" (mIoU with absent classes counted as 0: {percent(metrics['miou_all'])})"
+    return line
+
+
+def robustness_tables(result: Result) -> list[Table]:
+    """mIoU of every run of robustness.json, and what follows from them."""
+    tables = []
+    if "emm" in result:
+        parts = [(way, group, "summary", "fused") for way, group in result["emm"].items()]
+        parts += [(way, g, "summary_side", "side head") for way, g, _, _ in parts if "summary_side" in g]
+        parts.sort(key=lambda part: list(result["emm"]).index(part[0]))
+        table = _table("missing (EMM, mIoU)", [f"{MISSING_WAYS[way]},\n{head}" for way, _, _, head in parts])
+        cells = [[_cell(run, key == "summary_side") for run in _runs(result, group)] for _, group, key, _ in parts]
+        _fill(table, result, parts[0][1], cells, [group[key] for _, group, key, _ in parts])
+        tables.append(table)
+    if "rmm" in result:
+        groups = list(result["rmm"].values())
+        table = _table("partly missing (RMM, mIoU)", [f"rate {rate}" for rate in result["rmm"]])
+        cells = [[_cell(run, side=False) for run in _runs(result, group)] for group in groups]
+        _fill(table, result, groups[0], cells, [group["summary"] for group in groups])
+        tables.append(table)
+    if "nm" in result:
+        table = _table("noise (NM)", ["mIoU", "drop"])
+        table.add_row("none", percent(result["full"]["metrics"]["miou"]), "")
+        for level, group in result["nm"].items():
+            table.add_row(level, percent(group["runs"][0]["metrics"]["miou"]), percent(group["drop"]))
+        tables.append(table)
+    return tables
+
+
+def _runs(result: Result, group: Result) -> list[Result]:
+    return [result["full"], *group["runs"]]
+
+
+def _cell(run: Result, side: bool) -> str:
+    if not side or not run["affected"]:
+        return percent(run["metrics"]["miou"])
+    name, value = next(iter(run["side"].items()))
+    return f"{name} {percent(value)}"
+
+
+def _fill(table: Table, result: Result, group: Result, cells: list[list[str]], summaries: Sequence[Result]) -> None:
+    names = [" + ".join(run["affected"]) or "nothing" for run in _runs(result, group)]
+    for name, *row in zip(names, *cells, strict=True):
+        table.add_row(name, *row)
+    table.add_section()
+    table.add_row("Avg", *(percent(s["avg"]) for s in summaries), style="bold")
+    for p in summaries[0]["expected"]:
+        table.add_row(f"E({p})", *(percent(s["expected"][p]) for s in summaries))
+    table.add_row("worst", *(percent(s["worst"]) for s in summaries))
+    table.add_row("drop (nothing - worst)", *(percent(s["drop"]) for s in summaries))
+
+
+def _table(first: str, columns: Sequence[str] | Mapping[str, str]) -> Table:
+    table = Table(first)
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def robustness_figure(result: Result) -> Any:
+    """One panel per protocol of robustness.json; a matplotlib figure."""
+    from matplotlib.figure import Figure
+
+    draw = {"emm": _draw_emm, "rmm": _draw_rmm, "nm": _draw_nm}
+    shown = [name for name in draw if name in result]
+    bars = _bars(result) if "emm" in result else []
+    height = max(3.4, 1.2 + 0.24 * sum(len(values) + 1 for _, values in bars))
+    widths = [1.5 if name == "emm" else 1.0 for name in shown]
+    figure = Figure(figsize=(4.2 * sum(widths), height), layout="constrained")
+    figure.suptitle(heading(result), fontsize=9, x=0.01, ha="left")
+    for axis, name in zip(figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)[0], shown, strict=True):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=9)
+        draw[name](axis, result)
+    return figure
+
+
+_COLOURS = {"zeros": "#4878a8", "masked": "#d9822b", "black": "#6b6b6b"}
+
+
+def _bars(result: Result) -> list[tuple[str, list[tuple[str, float, str, bool]]]]:
+    """Per row of the EMM panel its name and bars: (legend, mIoU in %, way, side head?)."""
+    rows = []
+    for i, first in enumerate(next(iter(result["emm"].values()))["runs"]):
+        bars = []
+        for way, group in result["emm"].items():
+            run = group["runs"][i]
+            bars.append((f"{MISSING_WAYS[way]}: fused head", _points(run["metrics"]["miou"]), way, False))
+            if "side" in run:
+                bars.append((f"{MISSING_WAYS[way]}: side head", _points(next(iter(run["side"].values()))), way, True))
+        rows.append((" + ".join(first["affected"]), bars))
+    return rows
+
+
+def _points(value: float | None) -> float:
+    return float("nan") if value is None else 100 * value
+
+
+def _draw_emm(axis: Any, result: Result) -> None:
+    full = _points(result["full"]["metrics"]["miou"])
+    place, ticks = 0.0, []
+    legend: dict[str, Any] = {}
+    for name, bars in _bars(result):
+        ticks.append((place + (len(bars) - 1) / 2, name))
+        for label, value, way, side in bars:
+            face = {"color": "white", "edgecolor": _COLOURS[way], "hatch": "////"} if side else {"color": _COLOURS[way]}
+            legend.setdefault(label, axis.barh(place, value, height=0.86, linewidth=1, **face))
+            axis.text(value + 0.008 * full, place, f"{value:.1f}", va="center", fontsize=8)
+            place += 1
+        place += 0.8
+    line = axis.axvline(full, color="black", linestyle="--", linewidth=1)
+    axis.set_yticks([y for y, _ in ticks], [name for _, name in ticks])
+    axis.set(xlabel="mIoU, %", ylabel="missing", xlim=(0, 1.12 * full), title="Missing modalities (EMM)")
+    axis.invert_yaxis()
+    axis.legend(
+        [line, *legend.values()], [f"nothing missing: {full:.1f}", *legend],
+        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8, frameon=False,
+    )  # fmt: skip
+
+
+def _draw_rmm(axis: Any, result: Result) -> None:
+    full = result["full"]["metrics"]["miou"]
+    rates = [0.0, *map(float, result["rmm"])]
+    groups = list(result["rmm"].values())
+    for i, run in enumerate(groups[0]["runs"]):
+        values = [full, *(group["runs"][i]["metrics"]["miou"] for group in groups)]
+        axis.plot(rates, [_points(v) for v in values], marker="o", label=" + ".join(run["affected"]))
+    averages = [full, *(group["summary"]["avg"] for group in groups)]
+    axis.plot(rates, [_points(v) for v in averages], color="black", linestyle="--", marker="s", label="Avg")
+    axis.set(xlabel="share of elements zeroed", ylabel="mIoU, %", ylim=(0, None), title="Partly missing (RMM)")
+    axis.set_xticks(rates)
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, frameon=False, title="affected", title_fontsize=8)
+
+
+def _draw_nm(axis: Any, result: Result) -> None:
+    values = [result["full"]["metrics"]["miou"], *(g["runs"][0]["metrics"]["miou"] for g in result["nm"].values())]
+    names = ["none", *result["nm"]]
+    axis.bar(names, [_points(v) for v in values], color=["black", *["#4878a8"] * len(result["nm"])], width=0.7)
+    for i, value in enumerate(values):
+        axis.text(i, _points(value), percent(value)[:-1], ha="center", va="bottom", fontsize=8)
+    axis.set(xlabel="noise on all modalities", ylabel="mIoU, %", title="Noise (NM)")
