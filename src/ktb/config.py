@@ -446,9 +446,6 @@ def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[st
     for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
         if group in kept and group not in chosen:
             check_targets({group: kept[group]}, "the checkpoint's config")
-    for key in map(str, composed):  # a setting that is younger than the run
-        if key not in kept:
-            kept[key] = OmegaConf.select(fresh, key)
     OmegaConf.set_struct(kept, True)
     return kept
 
