@@ -1,6 +1,7 @@
 """The ktb-* commands: Hydra around `ktb.run`, and errors as one line.
 
-Exit codes: 0 done; 1 a bug of ours (with its stack trace); 2 a mistake in the input; 130 interrupted, 143 terminated.
+Exit codes: 0 done; 1 a bug of ours (with its stack trace), or a sweep some of whose jobs failed; 2 a mistake in the
+input; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -42,13 +43,18 @@ Often used:
   backbone.weights=FILE      Swin weights from a file in timm, Microsoft or OpenMMLab naming
   run_dir=DIR                where results go; default runs/DATASET/MODALITY_BACKBONE_LOSS/DATE
   ckpt_path=last run_dir=DIR continue that run
-  -m seed=1,2,3              one job per value (all combinations of several lists), into sweeps/DATE/NUMBER
+  -m seed=1,2,3              a sweep: one job per value, all combinations of several lists. The same command again
+                             goes on where it stopped
 
 Examples:
   ktb-train
   ktb-train dataset=nyu backbone=swin_b dataset.root=/data/NYUDepthv2
   ktb-train experiment=mfnet_swin_b logger=wandb
-  ktb-train -m dataset=nyu,mfnet backbone=swin_b,swin_l
+  ktb-train -m dataset=nyu,mfnet backbone=swin_b,swin_l launcher=gpus
+
+With -m also:
+  jobs=2                     jobs at a time                launcher=gpus     each with GPUs of its own; local, slurm
+  sweep=NAME                 where it goes: sweeps/NAME    launcher.KEY=...  settings of the launcher
 
 A run folder holds config.yaml, result.json, metrics.csv, checkpoints/ and picture panels.
 """
@@ -79,10 +85,6 @@ _FLAGS = """\
   --shell-completion         ktb-train -sc install=bash
   --hydra-help, --version
 """
-
-
-class JobFailed(Exception):
-    """A job of a sweep failed and has been reported; carries the exit code, also across processes."""
 
 
 def train() -> None:
@@ -125,17 +127,23 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
             return
         if config_name == "eval":
             overrides = config.inherit(overrides, own)
-        if args.multirun and (text := config.mistake(config_name, overrides, own, multirun=True)):
-            raise ConfigError(text)  # before Hydra makes the sweep's folder
+        sweep = None
+        if args.multirun:
+            overrides = [_sweep_word(text) for text in overrides]
+            overrides, sweep = _sweep(command, config_name, overrides, own)
+        elif words := [text for text in overrides if _sweep_word(text) != text]:
+            raise ConfigError(f"'{words[0]}' is for sweeps: add -m")
         flags = list(argv)
         for text in args.overrides:
             flags.remove(text)
         sys.argv[1:] = [*overrides, *flags]
         # Hydra then raises what it would otherwise print in its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=config_name)(task)()
-    except JobFailed as error:
-        _stop(command, f"{error.args[0]}; the sweep's other jobs are not affected", error.args[1])
+        run = hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=config_name)(task)
+        if sweep is None:
+            run()
+        else:
+            _run_sweep(command, [command, *argv], sweep, run)
     except KTBError as error:
         _stop(command, f"error: {error}", 2)
     except BrokenPipeError:  # | head
@@ -153,15 +161,10 @@ def _job(command: str, cfg: DictConfig) -> Any:
 
     Raises:
         SystemExit: the job failed or was stopped, and that has been printed.
-        JobFailed: the same within a sweep, whose other jobs go on.
     """
-    job = HydraConfig.get()
-    sweep = job.mode == RunMode.MULTIRUN
     given = config.user_overrides(cfg)
-    if sweep and not any(text.startswith("run_dir=") for text in given):
-        with open_dict(cfg):
-            cfg.run_dir = job.runtime.output_dir
-    name = f"job {job.job.num} ({' '.join(given)}): " if sweep else ""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return _job_of_another_launcher(command, given)
     code = 1
     try:
         config.check(cfg)
@@ -169,11 +172,9 @@ def _job(command: str, cfg: DictConfig) -> Any:
 
         return run.train(cfg) if command == "ktb-train" else run.evaluate(cfg)
     except KTBError as error:
-        print(f"{command}: {name}error: {error}", file=sys.stderr)
+        print(f"{command}: error: {error}", file=sys.stderr)
         code = 2
     except Exception:
-        if name:
-            print(f"{command}: {name}failed", file=sys.stderr)
         traceback.print_exc()
     except KeyboardInterrupt:
         _stop(command, _resume(command, "interrupted", cfg, given), 130)
@@ -185,9 +186,77 @@ def _job(command: str, cfg: DictConfig) -> Any:
             _stop(command, _resume(command, "terminated", cfg, given), 143)
         raise
     sys.stderr.flush()
-    if sweep:
-        raise JobFailed(f"{name.removesuffix(': ')} failed", code)
     sys.exit(code)
+
+
+def _sweep_word(text: str) -> str:
+    """What the short settings of a sweep stand for in Hydra's own terms; other settings as they are."""
+    key, equals, value = text.partition("=")
+    group, dot, rest = key.partition(".")
+    if group in ("launcher", "sweeper"):
+        return f"hydra{'.' if dot else '/'}{group}{dot}{rest}{equals}{value}"
+    if key == "jobs":
+        return f"hydra.launcher.jobs={value}"
+    if key == "sweep":
+        return f"hydra.sweep.dir={value if '/' in value else f'sweeps/{value}'}"
+    return text
+
+
+def _sweep(command: str, config_name: str, overrides: list[str], own: list[Path]) -> tuple[list[str], Path]:
+    """The overrides of a sweep, checked and with its folder among them, and that folder."""
+    from ktb.sweep import sweep_name
+
+    if text := config.mistake(config_name, overrides, own, multirun=True):
+        raise ConfigError(text)
+    if places := [text for text in overrides if text.partition("=")[0].lstrip("+~") == "run_dir"]:
+        raise ConfigError(f"'{places[0]}': a sweep gives every job a folder of its own, below sweep=NAME")
+    if not any(text.startswith("hydra.sweep.dir=") for text in overrides):
+        prefix = command.removeprefix("ktb-").removeprefix("train")
+        # How many run where does not make it another sweep.
+        counted = [text for text in overrides if not text.startswith(("hydra.launcher", "hydra/launcher"))]
+        counted += [f"--config-dir {folder.absolute()}" for folder in own]
+        name = sweep_name(counted, config.swept_keys(overrides))
+        overrides.append(f"hydra.sweep.dir=sweeps/{prefix and f'{prefix}_'}{name}")
+    folder = config.sweep_dir(config_name, overrides, own)
+    kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
+    return [*kept, config.as_override("hydra.sweep.dir", str(folder))], folder
+
+
+def _run_sweep(command: str, argv: list[str], folder: Path, run: Callable[[], Any]) -> None:
+    """Run a sweep alone in its folder, then say what came of it; exits with 1 if a job failed."""
+    from ktb.sweep import Interrupted, Sweep
+
+    again = f"the same command again goes on: {shlex.join(argv)}"
+    sweep = Sweep(folder)
+    with sweep.lock():
+        sweep.save(shlex.join(argv))
+        try:
+            run()
+        except Interrupted as stop:
+            _stop(command, f"interrupted; {Sweep(folder).summary()}; {again}", stop.exit_code)
+    sweep = Sweep(folder)
+    print(f"sweep folder: {folder}")
+    if sweep.count()["failed"]:
+        _stop(command, f"{sweep.summary()}; {again}", 1)
+
+
+def _job_of_another_launcher(command: str, given: list[str]) -> str:
+    """One job of a sweep for which the user chose a launcher that is not ours (basic, joblib, Ray, ...): in a process
+    of its own here as well, as whatever one job leaves behind would be the next one's.
+
+    Returns: its status, for the sweeper.
+    """
+    from ktb import sweep
+
+    job = sweep.Job(Path(HydraConfig.get().runtime.output_dir), given)
+    job.settle()
+    if not job.is_done():
+        own = get_args_parser().parse_known_args()[0].config_dir
+        flags = ["--config-dir", own] if own else []
+        sweep.run(job, job.command(sweep.program(command), *flags), sweep.environment())
+        if job.status == "failed":
+            print(f"{command}: {job}: failed: {job.record['error']} ({job.folder / sweep.LOG})", file=sys.stderr)
+    return job.status
 
 
 def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:

@@ -509,10 +509,9 @@ def mistake(
                 return f"unknown {key} '{value}'{near} (there are: {', '.join(offered[key])})"
         choices += [f"{key}={'null' if value is None else value}" for value in _values(override)[:1]]
 
-    search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            cfg = compose(config_name, overrides=[*choices, *search])
+            cfg = compose(config_name, overrides=[*choices, *_searchpath(extra)])
     except Exception as error:
         return composition_error(error)
     finally:
@@ -556,6 +555,30 @@ def composition_error(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     return _first_line(error)
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The settings of which `overrides` give several values."""
+    return [o.key_or_group for o in map(_parse, overrides) if o.is_sweep_override()]
+
+
+def sweep_dir(config_name: str, overrides: Sequence[str], extra: Sequence[Path] = ()) -> Path:
+    """Where Hydra would put this sweep, absolute; what is wrong with its launcher or sweeper is raised here.
+
+    Raises:
+        HydraException, OmegaConfBaseException: a launcher, a sweeper or one of their settings that there is not.
+    """
+    ours = [text for text in overrides if _parse(text).is_hydra_override() and not _parse(text).is_sweep_override()]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            cfg = compose(config_name, overrides=[*ours, *_searchpath(extra)], return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().clear()
+    return Path(cfg.hydra.sweep.dir).expanduser().absolute()
+
+
+def _searchpath(extra: Sequence[Path]) -> list[str]:
+    return [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
 
 
 def as_override(key: str, value: str) -> str:

@@ -79,7 +79,7 @@ MISTAKES = {
     ),
     "--dataset=nyu": "unknown option --dataset=nyu: settings are written without dashes, as key=value",
     "--config-dir nowhere": "--config-dir nowhere is not a folder",
-    "hydra/launcher=slurm": "unknown hydra/launcher 'slurm' (there are: basic)",
+    "hydra/job_logging=none": "unknown hydra/job_logging 'none' (there are: default, disabled, plain, stdout)",
     "-m seed=1,abc": f"seed=abc: Value 'abc' {NO_INTEGER}",
     "-m seed=1,2 dataset=nyu,nuy": f"unknown dataset 'nuy': did you mean 'nyu'? {THERE['dataset']}",
     "--resolve": "The --resolve flag can only be used in conjunction with --cfg or --help",
@@ -259,52 +259,6 @@ def test_interruption_before_there_is_anything(train: Callable[..., int], capsys
 
     assert train(task) == 130
     assert capsys.readouterr().err == "ktb-train: interrupted before the first checkpoint\n"
-
-
-def test_jobs_of_a_sweep(train: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Own folders; a failing job is reported at once with its settings, the others run, and the exit code tells."""
-    folders: dict[int, str] = {}
-
-    def task(cfg: DictConfig) -> None:
-        folders[cfg.seed] = cfg.run_dir
-        if cfg.seed == 1:
-            raise DataError("no such folder")
-        if cfg.seed == 2:
-            raise ZeroDivisionError
-
-    assert train(task, "-m", "seed=1,2,3", "optim.lr=0.5") == 2
-    error = capsys.readouterr().err
-    assert "ktb-train: job 0 (seed=1 optim.lr=0.5): error: no such folder\n" in error
-    assert "ktb-train: job 1 (seed=2 optim.lr=0.5): failed\nTraceback" in error
-    assert error.endswith("ktb-train: job 0 (seed=1 optim.lr=0.5) failed; the sweep's other jobs are not affected\n")
-    assert [Path(folders[seed]).name for seed in (1, 2, 3)] == ["0", "1", "2"]
-    assert {Path(folder).parent.parent for folder in folders.values()} == {tmp_path / "sweeps"}
-
-
-def test_a_sweep_leaves_a_chosen_folder_alone(train: Callable[..., int]) -> None:
-    folders: list[str] = []
-    assert train(lambda cfg: folders.append(cfg.run_dir), "-m", "seed=1,2", "run_dir=runs/${seed}") == 0
-    assert folders == ["runs/1", "runs/2"]
-
-
-def test_a_sweep_that_succeeds(train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(lambda cfg: None, "-m", "seed=1,2") == 0
-    assert "ktb-train:" not in capsys.readouterr().err
-
-
-def test_ctrl_c_ends_a_sweep(train: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    seeds: list[int] = []
-
-    def task(cfg: DictConfig) -> None:
-        seeds.append(cfg.seed)
-        interrupted_by_lightning(cfg)
-
-    assert train(task, "-m", "seed=1,2") == 130
-    assert seeds == [1]
-    assert re.search(
-        r"ktb-train: interrupted; continue with: ktb-train seed=1 ckpt_path=last run_dir=\S*/sweeps/\S+/0\n$",
-        capsys.readouterr().err,
-    )
 
 
 def test_an_evaluation_knows_what_the_user_wrote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

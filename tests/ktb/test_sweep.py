@@ -1,0 +1,353 @@
+"""Sweeps: what runs at the same time, what a second call does, what signals do. The jobs are a small script in place of
+ktb-train; everything around it is the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktb import cli, sweep
+from ktb.errors import ConfigError
+
+FAKE = """\
+import json, os, pathlib, signal, sys, time
+
+given = {key: value.strip("'") for key, _, value in (text.partition("=") for text in sys.argv[1:])}
+folder = pathlib.Path(given["run_dir"])
+plan = json.loads((pathlib.Path(__file__).parent / "plan.json").read_text())
+job = plan.get(given["seed"], {})
+begun = time.time()
+
+def note(**more):
+    line = {"seed": int(given["seed"]), "begun": begun, "ended": time.time(), "argv": sys.argv[1:],
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "env": [k for k in ("LOCAL_RANK", "KTB_RUN_DIR", "SLURM_NTASKS", "WORLD_SIZE") if k in os.environ]}
+    with open(pathlib.Path(__file__).parent / "ran.jsonl", "a") as file:
+        file.write(json.dumps({**line, **more}) + "\\n")
+
+def stop(*_):
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    note()
+    print("ktb-train: terminated; continue with: ktb-train ...", file=sys.stderr)
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if job.get("deaf") else stop)
+(folder / "began").touch()
+if job.get("die"):
+    os.kill(os.getpid(), signal.SIGKILL)
+if job.get("fail"):
+    note()
+    sys.exit("ktb-train: error: " + job["fail"])
+if job.get("bug"):
+    note()
+    raise ZeroDivisionError("a bug")
+until = begun + job.get("seconds", 0)
+while time.time() < until:
+    time.sleep(0.01)
+(folder / "result.json").write_text(json.dumps({"status": "finished", "metrics": {"miou": 0.5}}))
+note()
+"""
+
+Train = Callable[..., int | str | None]
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
+    """ktb-train in this process, with the script in place of its jobs; plan: seed → what its job does."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ktb.sweep.program", lambda command: [sys.executable, str(tmp_path / "fake.py")])
+    monkeypatch.setattr("hydra_plugins.ktb.ProcessLauncher.poll_s", 0.02)
+
+    def command(*argv: str, plan: dict[int, dict[str, Any]] | None = None) -> int | str | None:
+        (tmp_path / "plan.json").write_text(json.dumps(plan or {}))
+        (tmp_path / "ran.jsonl").unlink(missing_ok=True)
+        monkeypatch.setattr(sys, "argv", ["ktb-train", *argv])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        try:
+            cli.train()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return command
+
+
+def ran() -> list[dict[str, Any]]:
+    file = Path("ran.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(folder.glob("*/job.json"))}
+
+
+def only_sweep() -> Path:
+    [folder] = Path("sweeps").iterdir()
+    return folder
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob("*/**/*") if p.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------ finishing
+
+
+def test_a_sweep_goes_on_after_a_failure_and_the_same_command_repairs_it(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("-m", "seed=1,2,3,4", "loss=ce,ohem", "optim.lr=0.5", "jobs=3")
+    plan: dict[int, dict[str, Any]] = {2: {"fail": "train.txt: no such file"}, 3: {"die": True}, 4: {"bug": True}}
+    assert train(*command, plan=plan) == 1
+    folder = only_sweep()
+    error = capsys.readouterr().err
+    log = folder.absolute() / "seed2_ce" / "log.txt"
+    assert f"ktb-train: seed2_ce: failed: train.txt: no such file ({log})\n" in error
+    assert error.splitlines()[-1] == (
+        "ktb-train: 2 finished, 6 failed; the same command again goes on: "
+        "ktb-train -m seed=1,2,3,4 loss=ce,ohem optim.lr=0.5 jobs=3"
+    )
+    found = records(folder)
+    assert [found[f"seed{n}_ce"]["status"] for n in (1, 2, 3, 4)] == ["finished", "failed", "failed", "failed"]
+    assert found["seed3_ohem"]["exit_code"] == -9
+    assert found["seed3_ohem"]["error"] == "killed by SIGKILL, perhaps for want of memory"
+    assert found["seed4_ohem"]["error"] == "ZeroDivisionError: a bug"
+    assert found["seed1_ce"]["overrides"] == ["seed=1", "loss=ce", "optim.lr=0.5"]
+
+    before = {name: t for name, t in times(folder).items() if name.startswith("seed1")}
+    assert train(*command) == 0
+    assert {name: t for name, t in times(folder).items() if name.startswith("seed1")} == before
+    assert sorted(line["seed"] for line in ran()) == [2, 2, 3, 3, 4, 4]
+    assert {r["status"] for r in records(folder).values()} == {"finished"}
+    assert {name: r["attempts"] for name, r in records(folder).items() if "ce" in name} == {
+        "seed1_ce": 1, "seed2_ce": 2, "seed3_ce": 2, "seed4_ce": 2,
+    }  # fmt: skip
+    before = times(folder)
+    assert train(*command) == 0
+    assert (ran(), times(folder)) == ([], before)
+
+
+def test_the_folder_follows_from_the_overrides(train: Train) -> None:
+    assert train("-m", "seed=1,2", "optim.lr=0.1") == 0
+    assert train("-m", "optim.lr=0.1", "seed=1,2", "jobs=2") == 0  # order and number at a time do not matter
+    assert ran() == []
+    assert train("-m", "seed=1,2", "optim.lr=0.2") == 0
+    assert len(list(Path("sweeps").glob("seed_*"))) == 2
+    assert train("-m", "seed=1,2", "sweep=mine") == train("-m", "seed=1,2,3", "sweep=mine") == 0
+    assert [line["seed"] for line in ran()] == [3]  # a longer list: what is done stays done
+    content = json.loads(Path("sweeps/mine/sweep.json").read_text())
+    assert content["command"] == "ktb-train -m seed=1,2,3 sweep=mine"
+    assert content["jobs"] == {f"seed{n}": [f"seed={n}"] for n in (1, 2, 3)}
+    assert train("-m", "seed=1", "optim.lr=0.3", "sweep=mine") == 0  # another job that would have the same name
+    assert train("-m", "seed=7", "hydra.sweep.dir=else/where") == 0
+    assert Path("else/where/seed7/result.json").exists()
+
+
+def test_an_interrupted_job_goes_on_from_its_checkpoint(train: Train) -> None:
+    assert train("-m", "seed=1,2", "sweep=s", "test=true") == 0
+    for seed, ckpt in ((1, True), (2, False)):
+        folder = Path(f"sweeps/s/seed{seed}")
+        (folder / "result.json").unlink()
+        (folder / "checkpoints").mkdir()
+        if ckpt:
+            (folder / "checkpoints" / "last.ckpt").touch()
+        record = json.loads((folder / "job.json").read_text())
+        (folder / "job.json").write_text(json.dumps(record | {"status": "running"}))  # its sweep was killed
+    assert train("-m", "seed=1,2", "sweep=s", "test=true") == 0
+    one, two = (line["argv"] for line in ran())
+    assert one == ["seed=1", "test=True", "ckpt_path=last", f"run_dir={Path('sweeps/s/seed1').absolute()}"]
+    assert two[:-1] == ["seed=2", "test=True", "overwrite=true"]
+
+
+def test_a_job_that_finished_while_its_sweep_was_killed_is_not_run_again(train: Train) -> None:
+    assert train("-m", "seed=1", "sweep=s") == 0
+    file = Path("sweeps/s/seed1/job.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "running"}))
+    assert train("-m", "seed=1", "sweep=s") == 0
+    assert ran() == []
+    assert records(Path("sweeps/s"))["seed1"]["status"] == "finished"
+
+
+def test_a_job_knows_nothing_of_ranks_around_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOCAL_RANK", "KTB_RUN_DIR", "SLURM_NTASKS", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    assert train("-m", "seed=1", "sweep=s") == 0
+    assert ran()[0]["env"] == []
+
+
+def test_another_launcher_gets_processes_of_their_own_too(train: Train) -> None:
+    command = ("-m", "seed=1,2", "launcher=basic", "sweep=s")
+    assert train(*command, plan={1: {"fail": "no"}}) == 0  # hydra's own: what failed is in the record
+    assert [record["status"] for record in records(Path("sweeps/s")).values()] == ["failed", "finished"]
+    assert train(*command) == 0
+    assert [line["seed"] for line in ran()] == [1]
+
+
+# ------------------------------------------------------------------------------------------------ the pool
+
+
+def test_jobs_never_share_a_gpu_and_as_many_run_as_fit(train: Train) -> None:
+    """Four pretended GPUs, jobs that last unequally and need unequally many."""
+    plan = {seed: {"seconds": seconds} for seed, seconds in enumerate([0.6, 0.1, 0.4], 1)}
+    pool = ("launcher=gpus", "launcher.gpus=4")
+    assert train("-m", "seed=1,2,3", "trainer.devices=1,3,2,4", *pool, plan=plan) == 0
+    jobs = ran()
+    assert len(jobs) == 12
+    for job in jobs:
+        count = next(int(text[-1]) for text in job["argv"] if text.startswith("trainer.devices="))
+        job["uses"] = job["gpus"].split(",")
+        assert len(set(job["uses"])) == count
+        assert set(job["uses"]) <= {"0", "1", "2", "3"}
+    busiest = 0
+    for job in jobs:  # at the moment each began
+        others = [o for o in jobs if o is not job and o["begun"] <= job["begun"] < o["ended"]]
+        assert not {gpu for o in others for gpu in o["uses"]} & set(job["uses"])
+        busiest = max(busiest, len(job["uses"]) + sum(len(o["uses"]) for o in others))
+    assert busiest == 4
+
+
+def test_visible_gpus_are_the_pool(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-7f")
+    assert train("-m", "seed=1,2,3", "launcher=gpus", plan={n: {"seconds": 0.2} for n in (1, 2, 3)}) == 0
+    assert {line["gpus"] for line in ran()} == {"2", "GPU-7f"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("launcher.gpus=2 trainer.devices=3", "seed1: trainer.devices=3, but the pool has 2 GPUs"),
+        ("launcher.gpus=2 trainer.devices=[0,1]", "seed1: trainer.devices=[0, 1]: expected a number"),
+        ("launcher.gpus=2 trainer.num_nodes=2", "seed1: trainer.num_nodes=2, but launcher=gpus runs jobs on one"),
+        ("launcher.gpus=[1,1]", "launcher.gpus=['1', '1']: a GPU appears twice"),
+        ("launcher.gpus=many", "launcher.gpus=many: expected auto, a number, or a list like [0,2]"),
+        ("jobs=0", "jobs=0: expected a number, 1 or more, or null"),
+        ("launcher=sloorm", "unknown hydra/launcher 'sloorm' (there are: basic, gpus, local"),
+        ("run_dir=x", "'run_dir=x': a sweep gives every job a folder of its own, below sweep=NAME"),
+    ],
+)
+def test_what_cannot_run_is_said_in_one_line_before_anything_runs(
+    words: str, message: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = words if words.startswith("launcher=") else f"launcher=gpus {words}"
+    assert train("-m", "seed=1,2", *words.split()) == 2
+    error = capsys.readouterr().err
+    assert f"ktb-train: error: {message}" in error
+    assert ran() == []
+
+
+def test_the_words_of_a_sweep_need_m(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("seed=1", "jobs=2") == 2
+    assert capsys.readouterr().err == "ktb-train: error: 'jobs=2' is for sweeps: add -m\n"
+
+
+# ------------------------------------------------------------------------------------------------ signals and the lock
+
+
+def when(condition: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def began(*seeds: int) -> bool:
+    return all(list(Path("sweeps").glob(f"*/seed{seed}/began")) for seed in seeds)
+
+
+@pytest.mark.parametrize(("sign", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_jobs_and_the_same_command_goes_on(
+    sign: int, code: int, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("-m", "seed=1,2,3", "jobs=2", "sweep=s")
+    thread = when(lambda: began(1, 2), lambda: os.kill(os.getpid(), sign))
+    assert train(*command, plan={1: {"seconds": 60}, 2: {"seconds": 60}}) == code
+    thread.join()
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "ktb-train: interrupted; 2 interrupted, 1 pending; "
+        "the same command again goes on: ktb-train -m seed=1,2,3 jobs=2 sweep=s"
+    )
+    assert train(*command) == 0
+    assert {line["seed"]: "ckpt_path=last" in line["argv"] for line in ran()} == {1: True, 2: True, 3: False}
+
+
+def test_a_second_ctrl_c_kills(train: Train) -> None:
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.7)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = when(lambda: began(1), twice)
+    start = time.monotonic()
+    assert train("-m", "seed=1,2", "sweep=s", plan={1: {"seconds": 60, "deaf": True}}) == 130
+    thread.join()
+    assert time.monotonic() - start < 30
+    assert records(Path("sweeps/s"))["seed1"]["status"] == "interrupted"
+
+
+def test_one_process_per_sweep_even_after_kill_9(tmp_path: Path) -> None:
+    """A job inherits the lock: it is held until the last job of a killed sweep has ended, and free then."""
+    holder = (
+        "import subprocess, sys; from pathlib import Path; from ktb import sweep\n"
+        f"s = sweep.Sweep(Path({str(tmp_path)!r}))\n"
+        "with s.lock():\n"
+        "    p = sweep.start(s.add([('a', ['seed=1'])])[0], ['sleep', '60'], {'PATH': '/bin:/usr/bin'})\n"
+        "    print(p.pid, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+    def refusal() -> str | None:
+        try:
+            with sweep.Sweep(tmp_path).lock():
+                return None
+        except ConfigError as error:
+            return str(error).partition("running already (")[2].partition(")")[0]
+
+    assert process.stdout is not None
+    job = int(process.stdout.readline())
+    try:
+        with (
+            pytest.raises(ConfigError, match=f"running already \\(process {process.pid} runs it\\)"),
+            sweep.Sweep(tmp_path).lock(),
+        ):
+            pass
+        process.kill()
+        process.communicate()
+        with (
+            pytest.raises(ConfigError, match="jobs of an invocation that was killed still run"),
+            sweep.Sweep(tmp_path).lock(),
+        ):
+            pass
+    finally:
+        os.kill(job, signal.SIGKILL)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while refusal() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert refusal() is None
+
+
+def test_names_are_safe_in_shells_and_overrides() -> None:
+    given = ["dataset=nyu", "modality.streams=[rgb,depth]", "+backbone.x='a b/c'", "optim.lr=1e-4", "seed=3"]
+    swept = [text.lstrip("+").partition("=")[0] for text in given[:-1]]
+    assert sweep.job_name(given, swept, ["dataset"]) == "nyu_streams-rgb-depth_x-a-b-c_lr1e-4"
+    assert len(sweep.job_name([f"k{n}=value" for n in range(50)], [f"k{n}" for n in range(50)], [])) == 100
