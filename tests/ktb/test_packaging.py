@@ -39,7 +39,7 @@ def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     tracked = subprocess.run(
-        ["git", "ls-files", "src/ktb", "conf"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "src", "conf"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     expected = {
         path.replace("src/", "", 1) if path.startswith("src/") else f"ktb/{path}"
@@ -48,7 +48,7 @@ def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     } or {f"ktb/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert expected <= names
     assert any(name.startswith("ktb/weights/") and name.endswith(".safetensors") for name in names)
-    assert not [name for name in names if not name.startswith(("ktb/", f"ktb-{PROJECT['version']}.dist-info/"))]
+    assert not [name for name in names if not name.startswith(("ktb/", "hydra_plugins/ktb.py", f"ktb-{PROJECT['version']}.dist"))]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert wheel.stat().st_size < 8 * 2**20, "weights are at most 4 MB"
 
@@ -77,6 +77,9 @@ def test_commands_of_an_installed_wheel_run_anywhere(wheel: Path, tmp_path: Path
     assert run(str(python), "-c", where).split() == [str(site / "ktb" / "__init__.py"), str(site / "ktb" / "conf")]
     assert "weights: bundled" in run(str(home / "bin" / "ktb-train"), "--cfg", "job")
     assert "checkpoint: runs/x" in run(str(home / "bin" / "ktb-eval"), "checkpoint=runs/x", "--cfg", "job")
+    assert "_target_: hydra_plugins.ktb.PoolLauncher" in run(str(home / "bin" / "ktb-train"), "--cfg", "hydra")
+    plugin = "import hydra_plugins.ktb; print(hydra_plugins.ktb.__file__)"
+    assert run(str(python), "-c", plugin).split() == [str(site / "hydra_plugins" / "ktb.py")]
     for command in PROJECT["scripts"]:
         assert run(str(home / "bin" / command), "--help")
     assert list(elsewhere.iterdir()) == []
