@@ -38,9 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    tracked = subprocess.run(
-        ["git", "ls-files", "src", "conf"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    tracked = subprocess.run(["git", "ls-files", "src", "conf"], cwd=ROOT, capture_output=True, text=True, check=False)
     expected = {
         path.replace("src/", "", 1) if path.startswith("src/") else f"ktb/{path}"
         for path in tracked.stdout.split()
@@ -48,7 +46,8 @@ def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     } or {f"ktb/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert expected <= names
     assert any(name.startswith("ktb/weights/") and name.endswith(".safetensors") for name in names)
-    assert not [name for name in names if not name.startswith(("ktb/", "hydra_plugins/ktb.py", f"ktb-{PROJECT['version']}.dist"))]
+    ours = ("ktb/", "hydra_plugins/ktb.py", f"ktb-{PROJECT['version']}.dist-info/")
+    assert not [name for name in names if not name.startswith(ours)]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert wheel.stat().st_size < 8 * 2**20, "weights are at most 4 MB"
 
