@@ -36,6 +36,8 @@ class ProcessLauncher(Launcher):
     overrides and without the display."""
 
     poll_s = 0.2
+    detaches = False
+    """Its jobs do not need this process: a signal ends the watching, not the jobs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -67,6 +69,14 @@ class ProcessLauncher(Launcher):
             ConfigError: what it needs and what there is.
         """
 
+    def alive(self) -> Callable[[Job], bool]:
+        """Tells of a job whose record says "running" whether it still does, though this process did not start it."""
+        return lambda job: False
+
+    def left_behind(self) -> str:
+        """What is said when a launcher that `detaches` is left."""
+        raise NotImplementedError
+
     def start(self, job: Job) -> bool:
         """Start a job; False: what it needs is not free now."""
         raise NotImplementedError
@@ -88,7 +98,7 @@ class ProcessLauncher(Launcher):
         swept = [o.get_key_element() for o in task if o.is_sweep_override()] or [o.get_key_element() for o in task]
         groups = configuration.groups(self.command.removeprefix("ktb-"))
         wanted = [(sweep.job_name(given, swept, list(groups)), list(given)) for given in job_overrides]
-        jobs = self.sweep.add(wanted)
+        jobs = self.sweep.add(wanted, self.alive())
         for job in jobs:
             if not job.is_done():
                 self.check(job)
@@ -185,6 +195,10 @@ class ProcessLauncher(Launcher):
                         say(job, why)
                     done(job)
                 show()
+                if signals.seen and self.detaches:
+                    console.print(self.left_behind(), markup=False, highlight=False, soft_wrap=True)
+                    running.clear()
+                    raise Interrupted(signals.seen)
                 if signals.seen:
                     for job in running:
                         if str(job) not in stopped:
@@ -283,6 +297,154 @@ class PoolLauncher(ProcessLauncher):
             os.killpg(self.processes[job].pid, sign)  # its ranks and loaders too
         else:
             self.processes[job].send_signal(sign)  # it tells its ranks
+
+
+class SlurmLauncher(ProcessLauncher):
+    """Every job a Slurm job, submitted through submitit, with one task per process of its trainer.
+
+    trainer.num_nodes and trainer.devices say how many nodes and tasks per node. The jobs do not need this process,
+    which only watches them: after a Ctrl-C the same command watches them again, and submits what is missing. Before
+    the time limit (SIGUSR2, `signal_delay_s` before) and when Slurm preempts (SIGTERM) a job writes a checkpoint; it
+    is queued again, and goes on from there.
+
+    Args:
+        jobs: how many are submitted at a time; null: all.
+        gpus: whether to ask for trainer.devices GPUs per node.
+        timeout_min: time limit.
+        max_num_timeout: how often a job is queued again after its time limit.
+        parameters: anything else that submitit's Slurm executor takes, as it calls it: partition, account, mem, ...
+    """
+
+    poll_s = 2.0
+    detaches = True
+
+    def __init__(
+        self, jobs: int | None, gpus: bool, timeout_min: int, max_num_timeout: int, parameters: dict[str, Any]
+    ) -> None:
+        self.jobs = jobs
+        self.gpus = gpus
+        self.timeout_min = timeout_min
+        self.max_num_timeout = max_num_timeout
+        given = OmegaConf.to_container(OmegaConf.create(parameters))
+        assert isinstance(given, dict)
+        self.parameters = {str(key): value for key, value in given.items() if value is not None}
+        self._queue: tuple[float, dict[str, str]] = (float("-inf"), {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        try:
+            import submitit
+        except ImportError:
+            raise ConfigError("launcher=slurm needs submitit: pip install 'ktb[slurm]'") from None
+        try:
+            self.executor = submitit.SlurmExecutor(
+                folder=self.sweep.folder / ".submitit" / "%j", max_num_timeout=self.max_num_timeout
+            )
+            self.executor.update_parameters(**self.parameters)
+        except RuntimeError:
+            raise ConfigError("launcher=slurm: no srun on this machine; launcher=local runs jobs here") from None
+        except ValueError as error:
+            first, _, valid = str(error).partition("\n")
+            names = ", ".join(line.split()[1] for line in valid.splitlines()[1:])
+            raise ConfigError(f"launcher.parameters: {first} (there are: {names})") from None
+
+    def room(self) -> int:
+        return self.jobs or 10**6
+
+    def check(self, job: Job) -> None:
+        devices, nodes = self.needs(job)
+        if not str(devices).isdigit() or int(devices) < 1:
+            raise ConfigError(f"{job}: trainer.devices={devices}: expected the number of processes per node")
+
+    def alive(self) -> Callable[[Job], bool]:
+        return lambda job: job.record.get("slurm_job") in self.queue()
+
+    def start(self, job: Job) -> bool:
+        if job.record.get("slurm_job") in self.queue():
+            return True  # submitted by an earlier invocation
+        devices, nodes = self.needs(job)
+        self.executor.update_parameters(
+            time=self.timeout_min, nodes=nodes, ntasks_per_node=int(devices), job_name=f"{self.sweep.folder.name}/{job}"
+        )
+        if self.gpus:
+            self.executor.update_parameters(gpus_per_node=int(devices))
+        task = SlurmTask(job.folder, job.overrides, [*self.program, *self.flags], nodes * int(devices))
+        job.write(status="pending", slurm_job=None)
+        try:
+            job.write(slurm_job=self.executor.submit(task).job_id)
+        except Exception as error:  # submitit raises what sbatch said in several ways
+            said = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
+            raise ConfigError(f"{job}: sbatch refused it: {said[-1] if said else type(error).__name__}") from None
+        self._queue = (float("-inf"), {})
+        return True
+
+    def ended(self, job: Job) -> bool:
+        if job.record["slurm_job"] in self.queue():
+            return False
+        job.reload()
+        if job.status in ("pending", "running"):
+            number = job.record["slurm_job"]
+            job.end(1, error=f"Slurm job {number} ended without a word: out of time, out of memory, or cancelled")
+        return True
+
+    def stop(self, job: Job, sign: int) -> None:
+        subprocess.run(["scancel", str(job.record["slurm_job"])], capture_output=True, check=False)
+
+    def left_behind(self) -> str:
+        names = f"scancel --name={self.sweep.folder.name}/JOB"
+        return f"{self.command}: submitted jobs stay with Slurm ({names} ends one); the same command watches them again"
+
+    def queue(self) -> dict[str, str]:
+        """Slurm's jobs that have not ended → their state, as of at most some seconds ago."""
+        asked, states = self._queue
+        if time.monotonic() - asked > self.poll_s:
+            done = subprocess.run(["squeue", "--me", "-h", "-o", "%i %T"], capture_output=True, text=True, check=False)
+            if done.returncode == 0:  # otherwise the controller is away for a moment: what was known stays
+                over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
+                states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+                states = {number: state for number, state in states.items() if state not in over}
+            self._queue = (time.monotonic(), states)
+        return states
+
+
+class SlurmTask:
+    """What submitit runs in every task of a job: one process of the job, and its record in the first task."""
+
+    def __init__(self, folder: Path, overrides: Sequence[str], program: Sequence[str], tasks: int) -> None:
+        self.folder = folder
+        self.overrides = list(overrides)
+        self.program = list(program)
+        self.tasks = tasks
+
+    def __call__(self) -> int:
+        job = Job(self.folder, self.overrides)
+        env = sweep.environment(slurm=self.tasks > 1)
+        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        command = job.command(self.program)
+        if rank:
+            with (self.folder / f"log_{rank}.txt").open("ab") as log:
+                return subprocess.run(command, stdout=log, stderr=log, env=env, check=False).returncode
+        self.running = sweep.start(job, command, env)
+        code = self.running.wait()
+        if code in sweep.STOPPED:
+            # Slurm stopped it and queues it again itself, or ends it. Ending first would make the job a finished one.
+            job.end(code, stopped=True)
+            time.sleep(self.grace_s)
+        else:
+            job.end(code)
+        return code
+
+    grace_s = 300.0
+
+    def checkpoint(self) -> Any:
+        """Called by submitit when the time is up or Slurm preempts, before it has the job queued again."""
+        import submitit
+
+        if self.running.poll() is None:
+            self.running.send_signal(signal.SIGTERM)
+        Job(self.folder, self.overrides).end(self.running.wait(), stopped=True)
+        again = SlurmTask(self.folder, self.overrides, self.program, self.tasks)
+        return submitit.helpers.DelayedSubmission(again)
 
 
 class _Signals:

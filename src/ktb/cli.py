@@ -235,6 +235,12 @@ def _run_sweep(command: str, argv: list[str], folder: Path, run: Callable[[], An
         except Interrupted as stop:
             _stop(command, f"interrupted; {Sweep(folder).summary()}; {again}", stop.exit_code)
     sweep = Sweep(folder)
+    if sweep.jobs:
+        from rich.console import Console
+
+        from ktb.report.sweep import show
+
+        show(folder, Console())
     print(f"sweep folder: {folder}")
     if sweep.count()["failed"]:
         _stop(command, f"{sweep.summary()}; {again}", 1)

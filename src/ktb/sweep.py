@@ -20,7 +20,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -33,7 +33,7 @@ STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
 
 # Left by a job that ran in this process or by a launcher around it; a child would take itself for one of their ranks.
 _FOREIGN = re.compile(
-    r"(LOCAL_|GROUP_|NODE_)?RANK|(LOCAL_|GROUP_)?WORLD_SIZE|MASTER_(ADDR|PORT)|ROLE_\w+|TORCHELASTIC_\w+|KTB_RUN_DIR"
+    r"(LOCAL_|GROUP_|NODE_)?RANK|(LOCAL_|GROUP_)?WORLD_SIZE|MASTER_(ADDR|PORT)|ROLE_\w+|TORCHELASTIC_\w+|KTB_DECIDED"
     r"|PL_\w+|WANDB_RUN_ID|WANDB_RESUME"
 )
 _OF_SLURM = re.compile(r"SLURM\w*|SRUN_\w+|PMI\w*|SUBMITIT_\w+")
@@ -75,6 +75,10 @@ class Job:
         """What result.json holds, once there is one."""
         return _read(self.folder / RESULT)
 
+    def reload(self) -> None:
+        """Take over what the process that runs the job has written."""
+        self.record = _read(self.folder / JOB) or self.record
+
     def write(self, **changes: Any) -> None:
         self.record |= changes
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,15 +100,15 @@ class Job:
         return self.status == "finished" and (self.folder / RESULT).exists() and not self._anew()
 
     def command(self, program: Sequence[str], *more: str) -> list[str]:
-        """The command line of one attempt: the first one, or one that goes on from the last checkpoint."""
+        """The command line of the next attempt: it goes on from the last checkpoint, if there is one."""
         from ktb.config import as_override  # Hydra: not needed to read a sweep
 
         overrides = list(self.overrides)
-        if (self.folder / "checkpoints" / "last.ckpt").exists() and not self._anew():
-            overrides = [text for text in overrides if text.partition("=")[0] not in ("ckpt_path", "overwrite")]
-            overrides.append("ckpt_path=last")
-        elif (self.folder / "checkpoints").exists() and not self._anew():
-            overrides.append("overwrite=true")  # ended before its first checkpoint
+        own = [text for text in overrides if text.startswith("ckpt_path=")]
+        begun = next((self.folder / "checkpoints").glob("last*.ckpt"), None) is not None
+        if Path(program[-1]).stem != "ktb-eval" and not self._anew() and (begun or not own):
+            overrides = [text for text in overrides if text not in own]
+            overrides.append("ckpt_path=auto")
         return [*program, *overrides, *more, as_override("run_dir", str(self.folder))]
 
     def begin(self) -> None:
@@ -159,8 +163,13 @@ class Sweep:
         self.jobs = {name: Job(self.folder / name, given) for name, given in content.get("jobs", {}).items()}
         self._meta = {"command": content.get("command"), "created": content.get("created") or _now()}
 
-    def add(self, wanted: Sequence[tuple[str, list[str]]]) -> list[Job]:
-        """The jobs with these (name, overrides), those of an earlier call with the same overrides among them."""
+    def add(
+        self, wanted: Sequence[tuple[str, list[str]]], alive: Callable[[Job], bool] = lambda job: False
+    ) -> list[Job]:
+        """The jobs with these (name, overrides), those of an earlier call with the same overrides among them.
+
+        alive: of a job whose record says "running", whether it runs, though this process did not start it.
+        """
         known = {_identity(job.overrides): job for job in self.jobs.values()}
         found = []
         for name, overrides in wanted:
@@ -170,7 +179,8 @@ class Sweep:
                 folder = self.folder / (f"{name}_{_digest(_identity(overrides))}" if taken else name)
                 job = known[_identity(overrides)] = self.jobs[folder.name] = Job(folder, overrides)
                 job.write()
-            job.settle()
+            if not alive(job):
+                job.settle()
             found.append(job)
         self.save()
         return found

@@ -31,7 +31,7 @@ begun = time.time()
 def note(**more):
     line = {"seed": int(given["seed"]), "begun": begun, "ended": time.time(), "argv": sys.argv[1:],
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "env": [k for k in ("LOCAL_RANK", "KTB_RUN_DIR", "SLURM_NTASKS", "WORLD_SIZE") if k in os.environ]}
+            "env": [k for k in ("LOCAL_RANK", "KTB_DECIDED", "SLURM_NTASKS", "WORLD_SIZE") if k in os.environ]}
     with open(pathlib.Path(__file__).parent / "ran.jsonl", "a") as file:
         file.write(json.dumps({**line, **more}) + "\\n")
 
@@ -112,7 +112,8 @@ def test_a_sweep_goes_on_after_a_failure_and_the_same_command_repairs_it(
     plan: dict[int, dict[str, Any]] = {2: {"fail": "train.txt: no such file"}, 3: {"die": True}, 4: {"bug": True}}
     assert train(*command, plan=plan) == 1
     folder = only_sweep()
-    error = capsys.readouterr().err
+    output, error = capsys.readouterr()
+    assert all(f"seed{n}_ohem" in output for n in (1, 2, 3, 4))  # the table
     log = folder.absolute() / "seed2_ce" / "log.txt"
     assert f"ktb-train: seed2_ce: failed: train.txt: no such file ({log})\n" in error
     assert error.splitlines()[-1] == (
@@ -156,19 +157,19 @@ def test_the_folder_follows_from_the_overrides(train: Train) -> None:
 
 
 def test_an_interrupted_job_goes_on_from_its_checkpoint(train: Train) -> None:
-    assert train("-m", "seed=1,2", "sweep=s", "test=true") == 0
-    for seed, ckpt in ((1, True), (2, False)):
-        folder = Path(f"sweeps/s/seed{seed}")
-        (folder / "result.json").unlink()
-        (folder / "checkpoints").mkdir()
-        if ckpt:
-            (folder / "checkpoints" / "last.ckpt").touch()
-        record = json.loads((folder / "job.json").read_text())
-        (folder / "job.json").write_text(json.dumps(record | {"status": "running"}))  # its sweep was killed
-    assert train("-m", "seed=1,2", "sweep=s", "test=true") == 0
-    one, two = (line["argv"] for line in ran())
-    assert one == ["seed=1", "test=True", "ckpt_path=last", f"run_dir={Path('sweeps/s/seed1').absolute()}"]
-    assert two[:-1] == ["seed=2", "test=True", "overwrite=true"]
+    command = ("-m", "seed=1", "sweep=s", "ckpt_path=start.ckpt")
+    assert train(*command) == 0
+    assert ran()[0]["argv"][1] == "ckpt_path=start.ckpt"
+    [folder] = Path("sweeps/s").glob("seed1*")
+    (folder / "result.json").unlink()
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last-1.ckpt").touch()
+    record = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(record | {"status": "running"}))  # its sweep was killed
+    assert train(*command) == 0
+    assert ran()[0]["argv"] == ["seed=1", "ckpt_path=auto", f"run_dir={folder.absolute()}"]
+    assert train("-m", "seed=1", "sweep=s", "ckpt_path=start.ckpt", "overwrite=true") == 0
+    assert ran()[0]["argv"][1:-1] == ["ckpt_path=start.ckpt", "overwrite=True"]
 
 
 def test_a_job_that_finished_while_its_sweep_was_killed_is_not_run_again(train: Train) -> None:
@@ -181,7 +182,7 @@ def test_a_job_that_finished_while_its_sweep_was_killed_is_not_run_again(train: 
 
 
 def test_a_job_knows_nothing_of_ranks_around_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOCAL_RANK", "KTB_RUN_DIR", "SLURM_NTASKS", "WORLD_SIZE"):
+    for name in ("LOCAL_RANK", "KTB_DECIDED", "SLURM_NTASKS", "WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
     assert train("-m", "seed=1", "sweep=s") == 0
     assert ran()[0]["env"] == []
@@ -284,7 +285,7 @@ def test_a_signal_stops_the_jobs_and_the_same_command_goes_on(
         "the same command again goes on: ktb-train -m seed=1,2,3 jobs=2 sweep=s"
     )
     assert train(*command) == 0
-    assert {line["seed"]: "ckpt_path=last" in line["argv"] for line in ran()} == {1: True, 2: True, 3: False}
+    assert {line["seed"]: "ckpt_path=auto" in line["argv"] for line in ran()} == {1: True, 2: True, 3: True}
 
 
 def test_a_second_ctrl_c_kills(train: Train) -> None:
