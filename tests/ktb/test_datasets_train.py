@@ -1,4 +1,4 @@
-"""Every data set, in its real layout, through one training epoch and a test, for every modality it offers."""
+"""Every data set, in its real layout, through `check`, one training epoch and a test, for every modality it offers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from ktb import run
 from ktb.config import conf_dir
+from ktb.data import check
 from ktb.data.fixtures import FIXTURES, make_fixture
 
 OFFERED = {
@@ -58,7 +59,7 @@ def roots(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("dataset", "modality"), JOBS)
-def test_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
+def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
     overrides = [
         f"dataset={dataset}", f"modality={modality}", f"dataset.root={roots[dataset]}", f"run_dir={tmp_path / 'run'}",
         "trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0",
@@ -66,6 +67,9 @@ def test_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
     ]  # fmt: skip
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
         cfg = compose("train", overrides)
+    data = run.build_data(cfg)
+    planned = check.plan(data)
+    assert check.summarise(data, planned, map(check.look, planned.looks))["failures"] == []
     run.train(cfg)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished"

@@ -230,7 +230,14 @@ def test_check_fails_exactly_where_the_loaders_do(tmp_path, sizes, settings, exp
         assert bool(expected) == small
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(1000, "train: x reaches 9 times its scale of 1000"), (10_000, None)])
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        (1000, "train: x reaches 9 times its scale of 1000"),
+        (10_000, None),
+        (1_000_000, "train: x reaches 0.009 times its scale of 1e+06"),
+    ],
+)
 def test_values_far_from_their_scale_are_pointed_out(tmp_path, scale, expected):
     x = {"files": "x/*.png", "dtype": "uint16", "scale": scale}
     data = own(tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32), streams=["x"], modalities={"x": x})

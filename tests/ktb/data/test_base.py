@@ -185,6 +185,18 @@ def test_sampler_shares():
     assert [len(s) for s in evaluation] == [4, 4, 3]
 
 
+def test_ranks_read_what_one_process_reads():
+    """(seed, epoch, index) alone decide a sample: two processes together get the first ten of one."""
+    data = ToyModule().dataset("train", train=True)
+    alone = {index: data[epoch, index] for epoch, index in EpochSampler(11, seed=3, train=True)}
+    ranks = [EpochSampler(11, seed=3, train=True, rank=r, world_size=2) for r in range(2)]
+    shared = {index: ToyModule().dataset("train", train=True)[e, index] for s in ranks for e, index in s}
+    assert list(alone)[:10] == [index for pair in zip(*ranks, strict=True) for _, index in pair]
+    for index, sample in shared.items():
+        assert torch.equal(sample["label"], alone[index]["label"])
+        assert all(torch.equal(sample["inputs"][m], alone[index]["inputs"][m]) for m in sample["inputs"])
+
+
 def test_sampler_continues_where_an_epoch_was_left():
     sampler = EpochSampler(10, seed=1, train=True)
     sampler.set_epoch(3)
