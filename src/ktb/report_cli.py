@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ktb.errors import KTBError
-from ktb.report.runs import class_table, read_runs, run_table
-from ktb.report.sweep import show, summarise
+from ktb.errors import KTBError, ReportError
+from ktb.report.runs import Run, class_table, read_runs, run_table
+from ktb.report.sweep import Sweep, show, summarise
 from ktb.report.tables import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
 
 USER_ERROR = 2
@@ -56,7 +56,8 @@ def _runs(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, finished or not")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="print a table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the only RUN)")
+    parser.add_argument("--format", choices=FORMATS, help="print a table instead of writing a page")
     parser.add_argument(
         "--table",
         choices=("runs", "classes"),
@@ -65,6 +66,13 @@ def _runs(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.runs)
+    if arguments.format is None:
+        if len(runs) > 1 and arguments.out is None:
+            raise ReportError(f"--out FILE is needed: the page of {len(runs)} runs belongs into none of their folders")
+        _write(arguments.out or arguments.runs[0] / "report.html", runs)
+        return 0
+    if arguments.out is not None:
+        raise ReportError("--out FILE is for the page; a table of --format goes to standard output (> FILE)")
     _print({"runs": run_table, "classes": class_table}[arguments.table](runs), arguments.format)
     return 0
 
@@ -75,17 +83,40 @@ def _sweep(argv: list[str]) -> int:
         description="What became of the jobs of a sweep, and mean ± standard deviation over the seeds of each setting.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="sweep folder of ktb-train -m, finished or not")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write an HTML page instead")
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument(
         "--table", choices=("scores", "jobs"), default="scores", help="of the other formats than text (default: scores)"
     )
     arguments = parser.parse_args(argv)
+    if arguments.out is not None:
+        sweep = summarise(arguments.folder)
+        done = [job.folder for job in sweep.jobs if job.scores]
+        _write(arguments.out, read_runs(done), sweep)
+        return 0
     if arguments.format == "text":
         show(arguments.folder, Console())
         return 0
     sweep = summarise(arguments.folder)
     _print(sweep.score_table() if arguments.table == "scores" else sweep.job_table(), arguments.format)
     return 0
+
+
+def _write(file: Path, runs: Sequence[Run], sweep: Sweep | None = None) -> None:
+    from ktb.report.page import page
+
+    text = page(runs, sweep)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise ReportError(
+            f"{file}: can't be written ({error.strerror}); choose another place with --out FILE"
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    print(file)
 
 
 def _print(table: Table, form: str) -> None:

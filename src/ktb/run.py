@@ -48,13 +48,16 @@ from ktb.engine.saving import LAST, AtomicIO, Saving
 from ktb.errors import CheckpointError, ConfigError, WriteError
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
+from ktb.report.page import page
+from ktb.report.runs import read_run
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
 PER_IMAGE = "per_image.csv"
 ROBUSTNESS = ("robustness.json", "robustness.png")
+PAGE = "report.html"
 WRITTEN = (
-    CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, "checkpoints", "panels", "panels.png", "report.html", "tensorboard",
-    "wandb", "eval",
+    CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, "checkpoints", "panels", "panels.png", PAGE, "tensorboard", "wandb",
+    "eval",
 )  # fmt: skip
 """What a run writes into its folder, and `overwrite=true` removes."""
 
@@ -144,6 +147,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if cfg.test:
             _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
         _write_json(run_dir / RESULT, result)
+        _write_text(run_dir / PAGE, page([read_run(run_dir)]))
         _report(result, run_dir, panels if cfg.test else None, None)
     return result
 
@@ -208,6 +212,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
         disturbed = _write_robustness(run_dir, result, robustness.result) if robustness else None
         _write_json(run_dir / RESULT, result)
+        _write_text(run_dir / PAGE, page([read_run(run_dir)]))
         _report(result, run_dir, panels, disturbed)
     return result
 
@@ -578,4 +583,4 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, distur
         print(f"pictures: {panels.path}")
     if disturbed:
         print(f"sensors:  {run_dir / ROBUSTNESS[0]}, {run_dir / ROBUSTNESS[1]}")
-    print(f"results:  {run_dir / RESULT}")
+    print(f"results:  {run_dir / RESULT}\nreport:   {run_dir / PAGE}")

@@ -72,6 +72,7 @@ def test_run_folder(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, result = finished
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml", "result.json", "metrics.csv", "per_image.csv", "checkpoints", "panels", "panels.png",
+        "report.html",
     }  # fmt: skip
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     shown = json.loads((folder / "panels" / "panels.json").read_text())["samples"]

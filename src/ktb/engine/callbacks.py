@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ktb.data.pictures import RGBImage, to_picture
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
-from ktb.engine.metrics import ConfusionMatrix, scores
+from ktb.engine.module import SegmentationModule
 from ktb.engine.panels import (
     EXPLAINED_PIXELS,
     Panel,
@@ -33,7 +33,6 @@ from ktb.engine.panels import (
     within,
     write_panels,
 )
-from ktb.models.segmentor import KTBSegmentor
 
 
 class Progress(RichProgressBar):
@@ -120,15 +119,12 @@ class Panels(Callback):
     ) -> None:
         if not self.count:
             return
-        matrix = ConfusionMatrix(self.spec.num_classes)
         labels, predictions = batch["label"].cpu(), outputs.to(torch.uint8).cpu()
-        for i, (name, truth, prediction) in enumerate(zip(batch["id"], labels, predictions, strict=True)):
-            matrix.reset()
-            matrix.update(prediction, truth)
-            values = scores(matrix.compute())
-            kept = {key: finite(values[key]) for key in ("miou", "pixel_acc")}
+        rows = cast(SegmentationModule, pl_module).evaluation.images[-len(labels) :]  # the step just counted them
+        for i, (row, truth, prediction) in enumerate(zip(rows, labels, predictions, strict=True)):
+            kept = {key: finite(row[key]) for key in ("miou", "pixel_acc")}
             make = partial(self._panel, batch, i, truth.numpy(), prediction.numpy(), kept)
-            self._selection.offer(name, kept["miou"], make)
+            self._selection.offer(row["id"], kept["miou"], make)
 
     def _panel(
         self,
@@ -175,7 +171,7 @@ class Panels(Callback):
         for i, panel in numbered[: self.EXPLAINED]:
             batch = {m: x[None].to(pl_module.device) for m, x in panel.stored.items()}
             inputs = within(normalize(batch, self.modalities), EXPLAINED_PIXELS)
-            if stages := explain_fusion(cast(KTBSegmentor, pl_module.model), inputs):
+            if stages := explain_fusion(cast(SegmentationModule, pl_module).model, inputs):
                 explained.append({"panel": i, "stages": stages})
         if explained:
             content = {"modalities": {m.name: m.title or m.name for m in self.modalities}, "samples": explained}

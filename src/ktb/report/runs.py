@@ -18,7 +18,7 @@ from ktb.report.tables import Table, Value
 
 SCORES = {
     "miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy", "mf1": "F1", "fwiou": "FWIoU",
-    "boundary_iou": "boundary IoU",
+    "mboundary_iou": "boundary IoU",
 }  # fmt: skip
 """Scores of result.json and what they are called in tables."""
 
@@ -170,7 +170,7 @@ def protocol(run: Run) -> str:
     """How the scores were taken, in words."""
     text = run.result.get("protocol")
     if isinstance(text, Mapping):
-        text = text.get("description")
+        text = text.get("description") or text.get("name")
     return str(text) if text else f"{run.result.get('scoring', '-')} size"
 
 

@@ -1,0 +1,211 @@
+"""The report of a real run in a real browser: nothing is fetched, every picture loads, every control works."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.ktb.report.test_tables import run_folder
+
+from ktb.report.page import page
+from ktb.report.plots import thinned, ticks
+from ktb.report.runs import read_run, read_runs
+from ktb.report.sweep import summarise
+from ktb.report_cli import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\"'&"
+
+PROBE = """<script>
+const found = { errors: [], violations: [] };
+addEventListener("error", e => found.errors.push(e.message || "not loaded: " + e.target.outerHTML.slice(0, 80)), true);
+addEventListener("unhandledrejection", e => found.errors.push(String(e.reason)));
+addEventListener("securitypolicyviolation", e => found.violations.push(e.violatedDirective + " " + e.blockedURI));
+addEventListener("load", () => setTimeout(() => {
+  const images = [...document.images].filter(i => i.closest("section"));
+  found.images = images.length;
+  found.broken = images.filter(i => !i.complete || !i.naturalWidth).map(i => i.alt);
+  const drawn = c => new Set(c.getContext("2d").getImageData(0, 0, c.width, c.height).data).size > 8;
+  found.canvases = [...document.querySelectorAll("canvas")].map(drawn);
+  const bars = [...document.querySelectorAll("#classes td.bars")].map(cell => +cell.dataset.v);
+  document.querySelectorAll("#classes th")[1].click();
+  const sorted = [...document.querySelectorAll("#classes td.bars")].map(cell => +cell.dataset.v);
+  found.sorts = bars.sort((a, b) => b - a).join() === sorted.join();
+  for (const button of document.querySelectorAll("button, th")) button.click();
+  if (images.length) {
+    images[0].click();
+    const press = key => dispatchEvent(new KeyboardEvent("keydown", { key }));
+    for (const way of ["Right", "Down", "Up", "Left"]) press("Arrow" + way);
+    document.querySelector("#box").dispatchEvent(new WheelEvent("wheel", { deltaY: -100, cancelable: true }));
+    found.zoomed = document.querySelector("#box").classList.contains("open");
+    press("Escape");
+    found.closed = !document.querySelector("#box").classList.contains("open");
+  }
+  const over = new PointerEvent("pointermove", { clientX: 200, clientY: 9 });
+  for (const svg of document.querySelectorAll("svg[data-plot]")) svg.onpointermove(over);
+  found.tip = document.querySelector("#tip").textContent;
+  found.fetched = performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:"));
+  setTimeout(() => document.body.setAttribute("data-probe", JSON.stringify(found)), 300);
+}, 500));
+</script>"""
+
+
+def browse(text: str, folder: Path) -> dict[str, Any]:
+    """Open the page in headless Chromium, use its controls, and tell what happened."""
+    assert text.count("script-src 'sha256-") == 1
+    probed = re.sub(r"script-src 'sha256-[^']+'", "script-src 'unsafe-inline'", text)  # or the probe would not run
+    file = folder / "probed.html"
+    file.write_text(probed.replace("<header>", f"{PROBE}<header>", 1), encoding="utf-8")
+    command = [
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'chromium'}",
+    ]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=8000", "--window-size=1200,900", "--dump-dom"]
+    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    probe = re.search(r'data-probe="([^"]*)"', done.stdout)
+    assert probe, done.stdout[-500:] + done.stderr
+    found: dict[str, Any] = json.loads(html.unescape(probe[1]))
+    found["console"] = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return found
+
+
+def with_panels(folder: Path, name: str = "rgb") -> Path:
+    """A run folder with one panel, fusion of two modalities, robustness, conditions and curves, all named `name`."""
+    metrics = {"miou": 0.5}
+    run_folder(
+        folder,
+        confusion_matrix=[[3, 1], [0, 0]],
+        per_condition={name: {name: {"samples": 3, "metrics": metrics}}},
+        protocol={"name": name, "description": name},
+    )
+    (folder / "panels").mkdir()
+    picture = np.random.default_rng(0).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    Image.fromarray(picture).save(folder / "panels" / "a.png")
+    Image.fromarray(picture).save(folder / "panels" / "b.jpg")
+    pictures = [{"title": name, "file": "a.png"}, {"title": f"{name} 2", "file": "b.jpg"}]
+    sample = {"id": name, "group": name, "miou": 0.5, "condition": {name: name}, "pictures": pictures}
+    panels = {"classes": [name], "palette": [[1, 2, 3]], "samples": [sample]}
+    (folder / "panels" / "panels.json").write_text(json.dumps(panels))
+    points = {"x": [0, 5000], "y": [10000, 1], "weights": {name: [900], "d": [100]}}
+    stage = {
+        "map": [5, 8], "groups": 2, "gain": {"attention": 0.1, "features": 1.0},
+        "points": {name: points, "d": points}, "mean": {name: 0.9, "d": 0.1},
+    }  # fmt: skip
+    fusion = {"modalities": {name: name, "d": f"{name} 2"}, "samples": [{"panel": 0, "stages": [stage]}]}
+    (folder / "panels" / "fusion.json").write_text(json.dumps(fusion))
+    runs = {"runs": [{"affected": [name], "metrics": metrics, "side": {name: 0.25}}]}
+    summary = {"avg": 0.4, "expected": {"0.1": 0.45}, "worst": 0.3, "drop": 0.2}
+    robustness = {"full": {"metrics": metrics}, "emm": {"zeros": {**runs, "summary": summary}}, "nm": {name: runs}}
+    (folder / "robustness.json").write_text(json.dumps(robustness))
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["step", "train/loss", f"val/{name}", "val/miou"], [1, 2.0, 0.5, 0.1], [2, 1.0, "", 0.2]]
+        )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_pages_work_in_a_browser_that_may_fetch_nothing(tmp_path: Path) -> None:
+    plain, evil = with_panels(tmp_path / "plain"), with_panels(tmp_path / EVIL.replace("/", "|"), EVIL)
+    for folders, pictures in (([plain], 2), ([plain, evil], 4)):
+        found = browse(page(read_runs(folders)), tmp_path)
+        assert found["images"] == pictures
+        assert found["canvases"] == [True] * pictures
+        assert found["sorts"]
+        assert found["zoomed"]
+        assert found["closed"]
+        assert found["tip"].startswith("step ")
+        for trouble in ("errors", "violations", "broken", "fetched", "console"):
+            assert found[trouble] == [], trouble
+
+
+def test_names_from_files_never_become_markup(tmp_path: Path) -> None:
+    text = page([read_run(with_panels(tmp_path / "run", EVIL), EVIL)])
+    assert html.escape(EVIL) in text
+    assert text.count("<script") == text.count("</script>") == 2  # the fusion's data and ours
+    assert "<img src=x" not in text
+    assert re.findall(r'(?:src|href)="(?!data:|#|")([^"]*)', text) == []
+
+
+def test_only_pictures_of_the_own_panels_folder_are_taken_in(tmp_path: Path) -> None:
+    folder = with_panels(tmp_path / "run")
+    (tmp_path / "run" / "secret.png").write_bytes((folder / "panels" / "a.png").read_bytes())
+    (folder / "panels" / "text.png").write_text("secret")
+    panels = json.loads((folder / "panels" / "panels.json").read_text())
+    for name in ("../secret.png", "/etc/passwd", "text.png", "gone.png", "..", 3, str(tmp_path / "run" / "secret.png")):
+        panels["samples"][0]["pictures"] = [{"title": "x", "file": name}]
+        (folder / "panels" / "panels.json").write_text(json.dumps(panels))
+        assert 'src="data:' not in page([read_run(folder)])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"panels": 3}, {"samples": [{"panel": 9, "stages": []}]}, {"modalities": []},
+        {"samples": [{"panel": 0, "stages": [{"points": "x"}]}]}, {"samples": [None]},
+    ],
+)  # fmt: skip
+def test_odd_content_leaves_a_section_out(tmp_path: Path, damage: dict[str, Any]) -> None:
+    folder = with_panels(tmp_path / "run")
+    fusion = json.loads((folder / "panels" / "fusion.json").read_text())
+    assert 'id="fusion"' in page([read_run(folder)])
+    (folder / "panels" / "fusion.json").write_text(json.dumps({**fusion, **damage}))
+    assert ('id="fusion"' in page([read_run(folder)])) == ("panels" in damage)
+
+
+def test_the_command_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", 2)
+    assert main([str(first)]) == 0
+    assert capsys.readouterr().out == f"{first / 'report.html'}\n"
+    assert main([str(first), str(second)]) == 2
+    assert "--out FILE is needed" in capsys.readouterr().err
+    assert main([str(first), str(second), "--out", str(tmp_path / "both.html")]) == 0
+    text = (tmp_path / "both.html").read_text()
+    assert "24.69" in text  # of b
+    assert "-46.65 to published 59.00" in text  # of a
+    assert main([str(first), "--out", str(tmp_path / "nowhere" / "x.html")]) == 2
+    assert "can&#x27;t be written" not in (error := capsys.readouterr().err)
+    assert "can't be written" in error
+    assert error.count("\n") == 1
+
+
+def test_a_sweep_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder(tmp_path / "0")
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "job.json").write_text(json.dumps({"status": "failed", "error": "out of <memory>"}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": {"0": ["seed=1"], "1": ["seed=2"]}}))
+    assert main(["sweep", str(tmp_path), "--out", str(tmp_path / "sweep.html")]) == 0
+    text = (tmp_path / "sweep.html").read_text()
+    assert "out of &lt;memory&gt;" in text
+    assert summarise(tmp_path).counts() in text
+
+
+def test_ticks_are_round_and_cover_the_range() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(0.13, 0.87) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    for low, high in ((1e-9, 3e-9), (-5, 1e6), (0.99, 1.0)):
+        found = ticks(low, high)
+        assert found[0] <= low
+        assert found[-1] >= high
+        assert 4 <= len(found) <= 9
+
+
+def test_long_curves_are_averaged() -> None:
+    curve = [(float(i), float(i % 2)) for i in range(4001)]
+    short = thinned(curve)
+    assert len(short) == 364  # of 11 each, the last of 8
+    assert short[0] == (5.0, pytest.approx(5 / 11))
+    assert thinned(curve[:400]) == curve[:400]
