@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--camera-size", type=_size, metavar="HxW", help="image size that FX,FY,CX,CY hold for")
     sub.add_argument("--scale-camera", action="store_true", help="maps of another size are the whole image resized")
     sub.add_argument("--overwrite", action="store_true", help="make every result again")
-    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_hha)
 
     sub = commands.add_parser(
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, help="holds pictures and labels, in folders or with names that run parallel")
     sub.add_argument("--name", help="of the data set (default: the folder's name)")
     sub.add_argument("--config-dir", type=Path, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)")
-    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_new)
 
     sub = commands.add_parser(
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", type=Path, help="folder with the downloaded files")
     sub.add_argument("target", type=Path, help="new folder, the dataset.root of a training")
     sub.add_argument("--overwrite", action="store_true", help="make every file again")
-    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_prepare)
 
     sub = commands.add_parser(
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
     sub.add_argument("--out", type=Path, help="folder for report.json and report.html")
     sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
-    sub.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_check)
 
     sub = commands.add_parser(
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
     sub.add_argument("--out", type=Path, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
     sub.add_argument("--split", action="append", metavar="SPLIT", help="this split only; may be repeated")
-    sub.add_argument("--samples", type=_positive, default=8, help="per split, spread evenly over it (default: 8)")
+    sub.add_argument("--samples", type=positive, default=8, help="per split, spread evenly over it (default: 8)")
     sub.add_argument("--epoch", type=int, default=0, help="another one draws another augmentation (default: 0)")
     sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.set_defaults(run=_preview)
@@ -143,14 +143,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("root", type=Path, help="new or empty folder, the dataset.root of a training")
     layouts = "; ".join(f"{name}: {', '.join(entry[1])}" for name, entry in FIXTURES.items() if len(entry[1]) > 1)
     sub.add_argument("--layout", help=f"where the data set has several, the usual one first ({layouts})")
-    sub.add_argument("--samples", type=_positive, default=4, help="per split (default: 4)")
+    sub.add_argument("--samples", type=positive, default=4, help="per split (default: 4)")
     sub.add_argument("--size", type=_size, default=(96, 128), metavar="HxW", help="of the pictures (default: 96x128)")
     sub.add_argument("--seed", type=int, default=0, help="of their content (default: 0)")
     sub.set_defaults(run=_make_fixture)
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
@@ -187,9 +187,9 @@ def _hha(arguments: argparse.Namespace) -> int:
         raw=arguments.raw,
         scale_camera=arguments.scale_camera,
     )
-    _make_folder(arguments.target)
+    make_folder(arguments.target)
     work = partial(convert_hha, overwrite=arguments.overwrite)
-    return _report(_watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
+    return print_outcomes(watch(parallel(work, jobs, arguments.workers), len(jobs), "HHA"), str(arguments.target))
 
 
 def _new(arguments: argparse.Namespace) -> int:
@@ -199,7 +199,7 @@ def _new(arguments: argparse.Namespace) -> int:
     name = arguments.name or re.sub(r"\W+", "_", arguments.folder.resolve().name).strip("_").lower()
     if name in config.groups("train")["dataset"]:
         raise ConfigError(f"{name!r} is one of ktb's own data sets; choose another --name")
-    found = survey(arguments.folder, watch=_watch, workers=arguments.workers)
+    found = survey(arguments.folder, watch=watch, workers=arguments.workers)
     path = write_yaml(found, name, arguments.config_dir)
     show(found, Console())
     print(path)
@@ -219,10 +219,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     planned = prepare.plan(arguments.name, arguments.source, arguments.target)
     work = partial(prepare.convert, overwrite=arguments.overwrite)
-    outcomes = _watch(parallel(work, planned.jobs, arguments.workers), len(planned.jobs), arguments.name)
+    outcomes = watch(parallel(work, planned.jobs, arguments.workers), len(planned.jobs), arguments.name)
     for note in planned.notes:
         print(note, file=sys.stderr)
-    code = _report(outcomes, str(arguments.target))
+    code = print_outcomes(outcomes, str(arguments.target))
     if code:
         print(f"{arguments.target}: the split lists are written when all samples are there", file=sys.stderr)
         return code
@@ -239,8 +239,8 @@ def _check(arguments: argparse.Namespace) -> int:
     data = _data(arguments.overrides, arguments.config_dir)
     planned = plan(data)
     if arguments.out is not None:
-        _make_folder(arguments.out)
-    outcomes = _watch(parallel(look, planned.looks, arguments.workers), len(planned.looks), data.spec.name)
+        make_folder(arguments.out)
+    outcomes = watch(parallel(look, planned.looks, arguments.workers), len(planned.looks), data.spec.name)
     report = summarise(data, planned, outcomes)
     show(report, Console())
     if arguments.out is not None:
@@ -258,7 +258,7 @@ def _preview(arguments: argparse.Namespace) -> int:
     from ktb.data.preview import contact_sheet, draw_samples, write_sheet
 
     data = _data(arguments.overrides, arguments.config_dir)
-    _make_folder(arguments.out)
+    make_folder(arguments.out)
     for split in arguments.split or data.spec.splits:
         with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
             samples = draw_samples(
@@ -293,7 +293,7 @@ def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     return run.build_data(cfg)
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -322,7 +322,7 @@ class _Rate(ProgressColumn):
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
 
 
-def _watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]:
+def watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]:
     seen = []
     failed = 0
     with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
@@ -334,7 +334,7 @@ def _watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]
     return seen
 
 
-def _report(outcomes: Sequence[Outcome], where: str) -> int:
+def print_outcomes(outcomes: Sequence[Outcome], where: str) -> int:
     """Everything odd, one line each, then the sum; the exit code."""
     for outcome in sorted(outcomes, key=lambda o: str(o.path)):
         if outcome.message:

@@ -27,7 +27,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from ktb.data.hha import Camera, hha
 from ktb.errors import DataError, KTBError
 
-__all__ = ["HHAJob", "Outcome", "atomic_file", "convert_hha", "parallel", "parse_unit", "plan_hha"]
+__all__ = ["HHAJob", "Outcome", "atomic_file", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 PLAUSIBLE_M = (0.05, 500.0)
@@ -148,7 +148,7 @@ def plan_hha(
         found = [p for p in root.rglob("*") if p.suffix.lower() in DEPTH_SUFFIXES]
         wanted = f"files ending in {' '.join(DEPTH_SUFFIXES)}"
     else:
-        root = Path(*_fixed_parts(source))
+        root = Path(*fixed_parts(source))
         found = [Path(p) for p in glob.glob(source, recursive=True)]  # noqa: PTH207 - also takes absolute patterns
         wanted = "an existing folder, or a pattern that matches depth maps, quoted, such as 'Depth/*.npy'"
     inside = target.resolve()
@@ -178,7 +178,7 @@ def plan_hha(
     return list(jobs.values())
 
 
-def _fixed_parts(pattern: str) -> tuple[str, ...]:
+def fixed_parts(pattern: str) -> tuple[str, ...]:
     parts = Path(pattern).parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
     return parts[:first]
@@ -202,7 +202,7 @@ def convert_hha(job: HHAJob, *, overwrite: bool = False) -> Outcome:
                 "scale_camera": job.scale_camera,
             }
         )
-        if not overwrite and _is_finished(job.target, stamp):
+        if not overwrite and png_text(job.target, _STAMP) == stamp:
             return Outcome(job.target, "kept")
         depth = _decode_depth(data, job.source) * job.unit_m
         measured = depth[np.isfinite(depth) & (depth > 0)]
@@ -240,16 +240,18 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: file not found, expected the sensor's own depth map of the same name") from None
 
 
-def _is_finished(path: Path, stamp: str) -> bool:
+def png_text(path: Path, key: str) -> str | None:
+    """The text chunk `key` of a complete PNG; None for anything else, a file that does not exist included."""
     try:
         with Image.open(path) as image:
-            if not isinstance(image, PngImageFile) or image.text.get(_STAMP) != stamp:
-                return False
+            if not isinstance(image, PngImageFile):
+                return None
+            text = image.text.get(key)
         with path.open("rb") as file:
             file.seek(-8, os.SEEK_END)
-            return file.read(4) == b"IEND"
+            return text if file.read(4) == b"IEND" else None
     except (OSError, SyntaxError, ValueError):
-        return False
+        return None
 
 
 def _decode_depth(data: bytes, path: Path) -> NDArray[np.float64]:
