@@ -46,6 +46,7 @@ from ktb.engine.optim import OptimConfig
 from ktb.engine.robustness import Robustness
 from ktb.engine.saving import LAST, AtomicIO, Saving
 from ktb.errors import CheckpointError, ConfigError, WriteError
+from ktb.models.norm import BatchNorm
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
 from ktb.report.page import page
@@ -98,6 +99,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm):
+            layer.synchronised = cfg.trainer.sync_batchnorm
     module = SegmentationModule(
         model,
         loss,
@@ -115,14 +119,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         data.start_at(point.position["epoch"], point.position["batch"])
     saving = Saving(run_dir / "checkpoints", every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
     panels = Panels(run_dir, data.spec, data.modalities)
-    with open_dict(cfg):  # an epoch shorter than the logging interval would never be logged
-        steps = len(data.dataset("train")) // data.batch_size
-        cfg.trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))
     trainer = _trainer(
         cfg,
-        [saving, Speed(cfg.trainer.log_every_n_steps), panels],
+        [saving, Speed(), panels],
         AtomicIO(cfg.save.keep, {point.path: point.content} if point else None),
     )
+    # An epoch shorter than the logging interval would never be logged.
+    steps = len(data.dataset("train")) // (data.batch_size * trainer.world_size)
+    trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))  # type: ignore[attr-defined]
     _claim(run_dir, cfg, resuming=point is not None)
     trainer.loggers = _loggers(cfg, run_dir, point)
     _announce(trainer, data, model, run_dir)
@@ -345,7 +349,7 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
 
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: CheckpointIO) -> L.Trainer:
-    options = _without(cfg.trainer)
+    options = _without(cfg.trainer, "sync_batchnorm")
     _quiet_lightning()
     if not torch.cuda.is_available():
         _keep_freed_memory()
@@ -384,6 +388,8 @@ def _quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*`srun` command is available",  # and not everything on such a machine has to run under it
+        "Grad strides do not match bucket view strides",  # of a few 1x1 convolutions, some kilobytes
+        ".*`self.log\\(.*sync_dist=True",  # what we log is the same on all ranks
         ".*your dataloader is not resumable",  # ours is told where to start (RGBXDataModule.start_at)
         ".*does not have many workers",  # dataset.num_workers is the user's decision
         ".*`srun` command is available",  # a cluster's login node may train without it

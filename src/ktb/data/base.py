@@ -391,7 +391,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Of several processes each takes every `world_size`-th index from `rank` on. In training all get equally many, the
     rest of the permutation is left out; in evaluation nothing is left out and nothing is padded, so no sample counts
-    twice (use Trainer(use_distributed_sampler=False)).
+    twice (use Trainer(use_distributed_sampler=False)). In training their next batches together are the next batch of
+    one process with as many times the batch size.
 
     `epoch` and `position` (samples of the epoch already taken by this process) may be set to continue an interrupted
     epoch exactly; the position holds for the next iteration only.
@@ -597,6 +598,8 @@ class RGBXDataModule(L.LightningDataModule):
         sampler = EpochSampler(len(dataset), seed=self.seed, train=train, rank=rank, world_size=world_size)
         if train:
             sampler.epoch, sampler.position = self._start[0], self._start[1] * self.batch_size
+        elif len(sampler) == 0:  # Lightning would leave this process out of the epoch, and the others wait for it
+            return DataLoader(dataset, batch_sampler=[[]], collate_fn=self._no_samples)
         return DataLoader(
             dataset,
             batch_size=self.batch_size if train else self.eval_batch_size,
@@ -607,6 +610,14 @@ class RGBXDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_init_worker,
+        )
+
+    def _no_samples(self, _: Sequence[Sample]) -> Batch:
+        return Batch(
+            inputs={m.name: torch.zeros(0, m.channels, 32, 32) for m in self.modalities},
+            label=torch.zeros(0, 32, 32, dtype=torch.uint8),
+            id=[],
+            condition=[],
         )
 
 

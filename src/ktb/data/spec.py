@@ -65,8 +65,8 @@ class ModalitySpec:
     """The last stored channel is a mask, 1 after scaling where the sensor measured something and 0 elsewhere."""
 
     def normalize(self, stored: Tensor) -> Tensor:
-        """(B, C, H, W) as stored → (B, channels, H, W) float32, on the tensor's device."""
-        x = stored.to(torch.float32) / self.scale
+        """(B, C, H, W) as stored → (B, channels, H, W) in torch's default type, float32, on the tensor's device."""
+        x = stored.to(torch.get_default_dtype()) / self.scale
         mean = torch.tensor(self.mean, device=x.device).view(-1, 1, 1)
         std = torch.tensor(self.std, device=x.device).view(-1, 1, 1)
         x = (x - mean) / std

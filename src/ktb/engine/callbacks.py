@@ -55,10 +55,7 @@ _SHOWN = {"loss": "train/loss", "val mIoU": "val/miou"}
 
 
 class Speed(Callback):
-    """Logs `train/samples_per_s`, over the steps since the last of every `every` steps, and `train/lr`."""
-
-    def __init__(self, every: int) -> None:
-        self.every = every
+    """Logs `train/samples_per_s`, over the steps since the last logged one, and `train/lr`."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._since, self._samples = time.perf_counter(), 0  # an epoch that is continued does not start
@@ -73,7 +70,7 @@ class Speed(Callback):
         self._samples += len(batch["label"]) * trainer.world_size
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": lr})
-        if (batch_idx + 1) % self.every == 0:
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._since, self._samples = now, 0
 
 

@@ -1,6 +1,8 @@
 """Losses (METHOD §5): cross-entropy, OHEM, and masked-modality self-teaching with its masking.
 
-Every loss is a mean over selected pixels and 0, never NaN, when nothing is selected. None of them waits for the
+Every loss is a mean over selected pixels of the global batch and 0, never NaN, when nothing is selected. Of several
+processes each returns its share times their number: the mean over processes, which is what DDP makes of the gradients,
+is then the loss of the global batch, also when they hold different numbers of valid pixels. None of them waits for the
 device.
 """
 
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.data.spec import IGNORE
+from ktb.engine.distributed import summed, world_size
 from ktb.models.segmentor import SegOutput
 
 PixelLossKind = Literal["ce", "ohem"]
@@ -23,18 +26,47 @@ PixelLossKind = Literal["ce", "ohem"]
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy over pixels whose target is not `IGNORE`; logits (B, K, H, W), target (B, H, W) int64."""
     total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-    return total / (target != IGNORE).sum().clamp(min=1)
+    return _mean(total, summed((target != IGNORE).sum()))
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """This process's part of the mean; `count` is that of all processes."""
+    return total * world_size() / count.clamp(min=1)
 
 
 def ohem_cross_entropy(logits: Tensor, target: Tensor, threshold: float = 0.7, share: int = 16) -> Tensor:
     """Cross-entropy over hard pixels: loss > −log `threshold`, and at least the ⌊n_valid / share⌋ largest."""
-    # The hard pixels are the largest losses, so both rules select the head of one descending order.
     loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").flatten()
-    loss = loss.sort(descending=True).values
     hard = (loss > -math.log(threshold)).sum()
-    count = torch.maximum(hard, (target != IGNORE).sum() // share)
-    selected = torch.arange(len(loss), device=loss.device) < count
-    return torch.where(selected, loss, 0.0).sum() / count.clamp(min=1)
+    hard, valid = summed(torch.stack([hard, (target != IGNORE).sum()])).unbind(0)
+    count = torch.maximum(hard, valid // share)
+    # The hard pixels are the largest losses, so both rules select the head of one descending order.
+    if world_size() == 1:
+        loss = loss.sort(descending=True).values
+        selected = torch.arange(len(loss), device=loss.device) < count
+        return _mean(torch.where(selected, loss, 0.0).sum(), count)
+    size = loss.detach().float()
+    least = _kth_largest(size, count)
+    larger, equal = size > least, size == least
+    ahead, ties = summed(torch.stack([larger.sum(), equal.sum()])).unbind(0)
+    part = (count - ahead) / ties.clamp(min=1)  # pixels of one loss share what is left of the count
+    return _mean(torch.where(larger, loss, torch.where(equal, part * loss, 0.0)).sum(), count)
+
+
+def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
+    """The k-th largest (from 1) of the float32 `values` ≥ 0 of all processes: digit by digit, four sums of 256 counts
+    instead of a gathering of all values."""
+    bits = values.view(torch.int32).long()  # floats that are not negative are ordered as their bits are
+    prefix, left = torch.zeros_like(k), k.clamp(min=1)
+    for shift in (24, 16, 8, 0):
+        among = (bits >> (shift + 8)) == (prefix >> (shift + 8))
+        counts = torch.zeros(256, dtype=torch.int64, device=values.device)
+        counts = summed(counts.scatter_add_(0, (bits >> shift) & 255, among.long()))
+        at_least = counts.flip(0).cumsum(0).flip(0)
+        digit = (at_least >= left).sum() - 1
+        left = left - (at_least[digit] - counts[digit])
+        prefix = prefix | (digit << shift)
+    return prefix.int().view(torch.float32)
 
 
 _PIXEL_LOSSES = {"ce": cross_entropy, "ohem": ohem_cross_entropy}

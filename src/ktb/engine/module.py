@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
+from ktb.engine.distributed import summed
+from ktb.engine.draws import per_sample
 from ktb.engine.inference import Inference, whole_image
 from ktb.engine.losses import PixelLoss, draw_masks
 from ktb.engine.metrics import ConfusionMatrix, Evaluation, scores
@@ -60,6 +62,7 @@ class SegmentationModule(L.LightningModule):
         self.inference = inference
         self.keep_frozen = keep_frozen
         self.provenance = provenance or {}
+        self._draws = per_sample(model)
         self.val_matrix = ConfusionMatrix(len(classes))
         self.evaluation = Evaluation(len(classes))
         """What the last test run counted, over all ranks."""
@@ -67,19 +70,22 @@ class SegmentationModule(L.LightningModule):
     # ------------------------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        key = (self.seed, self.current_epoch, batch_idx)
-        # Dropout and stochastic depth differ between ranks; masking is drawn once for the global batch.
-        torch.manual_seed(_mix(*key, 1 + self.global_rank))
-        inputs = normalize(batch["inputs"], self.modalities)
+        # Every draw belongs to a place in the global batch. The sampler deals that out in turn: of W processes this one
+        # has the places rank, rank + W, rank + 2W, ...
+        key, world = (self.seed, self.current_epoch, batch_idx), self.trainer.world_size
+        size = len(batch["label"])
+        mine = range(self.global_rank, size * world, world)
+        self._draws.keys = torch.tensor([_mix(*key, 1 + place) for place in mine]).int().to(self.device)
         masked = None
         if self.loss.masking:
-            size, rank = len(batch["label"]), self.global_rank
-            rng = np.random.default_rng(_mix(*key, 0))
-            masks = draw_masks(len(self.modalities), size * self.trainer.world_size, rng)
-            masked = masks[:, rank * size : (rank + 1) * size].to(self.device)
+            masks = draw_masks(len(self.modalities), size * world, np.random.default_rng(_mix(*key, 0)))
+            masked = masks[:, mine].to(self.device)
+        inputs = normalize(batch["inputs"], self.modalities)
         terms = self.loss(self.model(inputs, side=self.loss.uses_side_heads, masked=masked), batch["label"])
-        self.log_dict({f"train/{k}": v for k, v in terms.items()}, on_step=True, on_epoch=False, prog_bar=False)
-        self.log("loss", terms["loss"].detach(), on_step=True, prog_bar=True, logger=False)
+        means = summed(torch.stack(list(terms.values()))) / world
+        logged = dict(zip(terms, means, strict=True))
+        self.log_dict({f"train/{k}": v for k, v in logged.items()}, on_step=True, on_epoch=False, prog_bar=False)
+        self.log("loss", logged["loss"], on_step=True, prog_bar=True, logger=False)
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
@@ -96,6 +102,8 @@ class SegmentationModule(L.LightningModule):
 
     def predict_batch(self, batch: Batch, inference: Inference) -> Tensor:
         """Class ids (B, H, W) at the label's size."""
+        if not batch["id"]:  # a process that no sample was left for
+            return batch["label"].long()
         size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
         return inference(self.model, normalize(batch["inputs"], self.modalities), size).argmax(1)
 
@@ -112,7 +120,8 @@ class SegmentationModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         prediction = self.predict_batch(batch, self.inference)
-        self.evaluation.update(prediction, batch["label"], batch["id"], batch["condition"])
+        if batch["id"]:
+            self.evaluation.update(prediction, batch["label"], batch["id"], batch["condition"])
         return prediction
 
     def on_test_epoch_end(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ktb.models.mapa import apply_per_modality, per_modality_down, trunc_linear
+from ktb.models.norm import BatchNorm
 
 STRIDES, GROUPS, HEADS = (8, 4, 2, 1), (1, 2, 4, 8), (2, 4, 8, 16)
 """Per stage: pixels of the stage's map between sampling points, point sets, attention heads."""
@@ -44,16 +45,6 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm that takes its running statistics where a batch has a single value per channel (batch 1 on a map of
-    one pixel): there is nothing to normalise by, and torch would refuse."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        return super().forward(x)
 
 
 class DSCF(nn.Module):

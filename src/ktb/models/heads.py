@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ktb.models.dscf import conv
 from ktb.models.mapa import trunc_linear
+from ktb.models.norm import BatchNorm
 
 
 class MLPHead(nn.Module):
@@ -31,7 +32,7 @@ class MLPHead(nn.Module):
         super().__init__()
         self.linear = nn.ModuleList(trunc_linear(c, width) for c in channels)
         self.fuse = conv(width * len(channels), width, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = BatchNorm(width)
         self.dropout = nn.Dropout2d(0.1)
         self.predict = conv(width, num_classes)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ktb.engine.losses import PixelLoss, SelfTeachingLoss, cross_entropy, draw_masks, ohem_cross_entropy
+from ktb.engine.losses import PixelLoss, SelfTeachingLoss, _kth_largest, cross_entropy, draw_masks, ohem_cross_entropy
 from ktb.models.segmentor import SegOutput
 from tests.ktb.reference import load_json, rng
 
@@ -110,3 +110,10 @@ def test_mask_statistics(modalities: int, batch: int) -> None:
 
 def test_one_modality_is_never_masked() -> None:
     assert not draw_masks(1, 5, np.random.default_rng(0)).any()
+
+
+def test_kth_largest_by_digits() -> None:
+    values = torch.cat([torch.rand(500) * 10, torch.zeros(20), torch.full((7,), 3.25)])
+    order = values.sort(descending=True).values
+    for k in (1, 2, 100, 300, 507, 508, 527):
+        assert _kth_largest(values, torch.tensor(k)) == order[k - 1]

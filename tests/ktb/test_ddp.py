@@ -1,0 +1,131 @@
+"""Several processes train and score exactly as one with the same global batch does (gloo, on one machine)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from ktb.data.synthetic import SyntheticDataModule
+from ktb.engine.losses import PixelLoss
+from ktb.engine.module import SegmentationModule
+from ktb.engine.optim import OptimConfig
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import FrozenSwin, SwinArch
+from tests.ktb.test_run import last_state, metric_rows, train
+
+STEPS = 20
+
+
+def in_processes(count: int, work: Callable[..., None], *args: Any, slurm: bool = False) -> None:
+    """`work(rank, *args)` in processes that torchrun, or Slurm, might have started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ktb.run", "ktb.data.synthetic"])
+    processes = [
+        context.Process(target=_process, args=(rank, count, port, slurm, work, args), daemon=True)
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * count  # None: it hung
+
+
+def _process(rank: int, count: int, port: int, slurm: bool, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    mine, all_of_us = str(rank), str(count)
+    if slurm:
+        os.environ.update(SLURM_NTASKS=all_of_us, SLURM_NTASKS_PER_NODE=all_of_us, SLURM_PROCID=mine)
+        os.environ.update(SLURM_LOCALID=mine, SLURM_NODEID="0", SLURM_JOB_ID="1234", SLURM_JOB_NAME="training")
+    else:
+        os.environ.update(RANK=mine, LOCAL_RANK=mine, WORLD_SIZE=all_of_us, LOCAL_WORLD_SIZE=all_of_us, GROUP_RANK="0")
+    work(rank, *args)
+
+
+def train_as(rank: int, world: int, folder: Path, pixel_loss: str) -> None:
+    """A training in float64 whose global batch is 6; rank 0 keeps the gradients of its first step."""
+
+    def keep_gradients(module: SegmentationModule, _: Any) -> None:
+        if module.global_step == 0 and rank == 0:
+            torch.save({n: p.grad for n, p in module.model.named_parameters()}, folder.with_suffix(".grads"))
+
+    SegmentationModule.on_before_optimizer_step = keep_gradients  # type: ignore[method-assign,assignment]
+    distributed = ["trainer=ddp", f"trainer.devices={world}"] if world > 1 else []
+    train(
+        folder, *distributed, "dataset.train=60", f"dataset.batch_size={6 // world}", f"trainer.max_steps={STEPS}",
+        "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=64-true", "test=false",
+        "backbone.drop_path=0.2", "optim.warmup_epochs=0", f"loss.pixel_loss={pixel_loss}", "dataset.eval_batch_size=1",
+        "trainer.log_every_n_steps=1",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "pixel_loss"), [(2, "ce"), (3, "ohem")])
+def test_training_equals_one_process(
+    tmp_path: Path, world: int, pixel_loss: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout, stochastic depth, masking, batch statistics, and means over valid pixels that ranks have not equally
+    many of."""
+    monkeypatch.setattr(SegmentationModule, "on_before_optimizer_step", None)  # put back afterwards
+    train_as(0, 1, tmp_path / "one", pixel_loss)
+    in_processes(world, train_as, world, tmp_path / "many", pixel_loss, slurm=world == 3)
+    ours, theirs = (torch.load(tmp_path / f"{name}.grads") for name in ("many", "one"))
+    trained = [n for n, grad in theirs.items() if grad is not None]
+    assert trained == [n for n, grad in ours.items() if grad is not None]
+    assert max(float(theirs[n].abs().max()) for n in trained) > 1
+    assert max(float((ours[n] - theirs[n]).abs().max()) for n in trained) < 1e-10
+    ours, theirs = last_state(tmp_path / "many"), last_state(tmp_path / "one")
+    assert max(float((ours[n] - theirs[n]).abs().max()) for n in theirs) < 1e-6
+    for one, many in zip(metric_rows(tmp_path / "one"), metric_rows(tmp_path / "many"), strict=True):
+        assert {k: float(v) for k, v in one.items()} == pytest.approx(
+            {k: float(v) for k, v in many.items()}, abs=1e-5, nan_ok=True
+        )
+
+
+def count_as(rank: int, world: int, file: Path) -> None:
+    """Confusion matrices of 1 to 9 test samples."""
+    torch.manual_seed(0)
+    model = KTBSegmentor(FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head_dim=16)
+    matrices = []
+    for count in range(1, 10):
+        data = SyntheticDataModule(size=(32, 40), train=1, val=1, test=count, streams=["rgb", "depth"], num_workers=0)
+        module = SegmentationModule(
+            model, PixelLoss(), modalities=data.modalities, classes=data.spec.classes, seed=0,
+            optim=OptimConfig(lr=0.0, weight_decay=0.0),
+        )  # fmt: skip
+        options: dict[str, Any] = {"strategy": "ddp", "devices": world} if world > 1 else {"devices": 1}
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            use_distributed_sampler=False, **options,
+        )  # fmt: skip
+        trainer.test(module, datamodule=data, verbose=False)
+        matrices.append(module.evaluation.total.matrix)
+    if rank == 0:
+        np.save(file, np.stack(matrices))
+
+
+@pytest.mark.slow
+def test_no_test_sample_counts_twice(tmp_path: Path) -> None:
+    """Also where there are fewer samples than processes."""
+    for world in range(1, 5):
+        in_processes(world, count_as, world, tmp_path / f"{world}.npy")
+    one = np.load(tmp_path / "1.npy")
+    assert one.sum((1, 2)).tolist() == [32 * 40 * count for count in range(1, 10)]
+    for world in range(2, 5):
+        assert np.array_equal(np.load(tmp_path / f"{world}.npy"), one)
