@@ -241,8 +241,9 @@ def check(cfg: DictConfig) -> None:
 
 def _missing(cfg: DictConfig, path: str = "") -> Iterator[str]:
     """Dotted names of the mandatory settings without a value, interpolations not followed."""
-    for key in map(str, cfg):
-        here = f"{path}.{key}" if path else key
+    key: Any
+    for key in cfg:
+        here = f"{path}.{key}" if path else str(key)
         if OmegaConf.is_missing(cfg, key):
             yield here
         elif not OmegaConf.is_interpolation(cfg, key) and isinstance(cfg[key], DictConfig):
@@ -623,8 +624,9 @@ def _unreadable(text: str, error: HydraException, config_name: str) -> str:
 
 def _keys(cfg: DictConfig, path: str = "") -> Iterator[str]:
     """Dotted names of all settings, interpolations not followed."""
-    for key in map(str, cfg):
-        here = f"{path}.{key}" if path else key
+    key: Any
+    for key in cfg:  # not all are text: label.map of a data set has stored ids
+        here = f"{path}.{key}" if path else str(key)
         yield here
         if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
             node = cfg[key]

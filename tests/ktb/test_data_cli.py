@@ -256,6 +256,15 @@ def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, t
     assert weed[0] < 0.3 < 0.5 < weed[-1]
 
 
+def test_new_for_masks_of_0_and_255(fields, tmp_path, capsys):
+    for path in (fields / "weeds_gt").iterdir():
+        Image.fromarray(np.array(Image.open(path)) * np.uint8(255)).save(path)
+    (fields / "classes.txt").unlink()
+    assert call("new", fields, "--config-dir", tmp_path / "conf", "--workers", 1) == 0
+    assert call("check", "--config-dir", tmp_path / "conf", "dataset=fields", "--workers", 1, BATCH) == 0
+    assert "fields: 6 samples, 0 failures" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

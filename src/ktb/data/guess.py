@@ -206,12 +206,15 @@ def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dic
         for _ in range(3):
             split = {f: re.fullmatch(pattern, parts[f][1]) for f in files}
             found = {f: m for f, m in split.items() if m}
-            words = Counter(m[2 if end else 1] for m in found.values())
-            if len(found) < len(files) or len(words) > 6 or any(split_of(w.strip("_-.")) for w in words):
+            if len(found) < len(files):  # 1.png beside 1_mask.png
+                found = {f: m for f, m in found.items() if _means_something(m[2 if end else 1])}
+            words = Counter("" if f not in found else found[f][2 if end else 1] for f in files)
+            if not found or len(words) > 6 or any(split_of(w.strip("_-.")) for w in words):
                 break
-            if len(words) > 1 and not any(Kind((w,), {}).says((*LABEL_WORDS, *RGB_WORDS, *ALL_X_WORDS)) for w in words):
+            if len(words) > 1 and not any(map(_means_something, words)):
                 break
-            keys = Counter((rest[f], parts[f][2 - end], m[1 if end else 2]) for f, m in found.items())
+            middle = {f: found[f][1 if end else 2] if f in found else parts[f][1] for f in files}
+            keys = Counter((rest[f], parts[f][2 - end], middle[f]) for f in files)
             if len(words) > 1 and sum(n > 1 for n in keys.values()) * 2 < len(keys):
                 break  # day and night, say: words that part the samples
             for f, m in found.items():
@@ -220,20 +223,27 @@ def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dic
     return {f: (a, b, c) for f, (a, b, c) in parts.items()}
 
 
+def _means_something(word: str) -> bool:
+    return Kind((word,), {}).says((*LABEL_WORDS, *RGB_WORDS, *ALL_X_WORDS))
+
+
 def split_of(name: str) -> str | None:
     """The split that a folder or list of this name is for."""
     return next((split for split, words in SPLIT_WORDS.items() if name.lower() in words), None)
 
 
 def pattern_of(kind: Kind, level: int | None, split_level: int | None) -> str | None:
-    """The glob that finds the files of a kind; None if they lie at different depths."""
+    """The glob that finds the files of a kind; None if there is none, because they lie at different depths."""
     files = list(kind.files.values())
-    if len({len(f.folders) for f in files}) > 1:
-        return None
     parts = []
-    for i in range(len(files[0].folders)):
-        names = {f.folders[i] for f in files}
-        parts.append(SPLIT if i == split_level else names.pop() if len(names) == 1 else "*")
+    if len({len(f.folders) for f in files}) > 1:
+        if level != 0 or split_level is not None:
+            return None
+        parts = [kind.words[0], "**"]
+    else:
+        for i in range(len(files[0].folders)):
+            names = {f.folders[i] for f in files}
+            parts.append(SPLIT if i == split_level else names.pop() if len(names) == 1 else "*")
     suffixes = {f.suffix for f in files}
     first, last = kind.words[1:3]
     parts.append(f"{first}*{last}{suffixes.pop() if len(suffixes) == 1 else '.*'}")
@@ -315,6 +325,8 @@ def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
         channels = 3
     if name != "rgb" and channels != 1:
         settings["channels"] = channels
+    if len(stats.dtypes) > 1:
+        reasons.append("files of several types: are their values in one unit?")
     dtype = next(iter(stats.dtypes)) if len(stats.dtypes) == 1 else "float32"
     dtype = dtype if dtype in ("uint8", "uint16") else "float32"
     if dtype != "uint8":
@@ -395,6 +407,8 @@ class LabelSeen(Outcome):
 
 
 def look_at_label(path: Path) -> LabelSeen:
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        return LabelSeen(path, "failed", f"{path}: JPEG changes values, so it can hold no label; expected PNG or NPY")
     try:
         stored = decode(path)
     except DataError as error:

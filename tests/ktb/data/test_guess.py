@@ -107,6 +107,29 @@ def test_words_in_names(tmp_path):
     assert len(opened(found).open_split("train")) == 3
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_pictures_without_a_word_beside_masks_with_one(tmp_path, suffix):
+    for i in range(5):
+        save(tmp_path / f"data/{i:03d}.{suffix}", rgb(i))
+        save(tmp_path / f"data/{i:03d}_mask.png", label(0, 1))
+    found = look(tmp_path)
+    assert modalities(found) == {"rgb": {"files": f"data/*.{suffix}"}}
+    assert found.label.settings == {"files": "data/*_mask.png"}
+    write_yaml(found, "mine", tmp_path / "conf")
+    assert [len(opened(found).open_split(s)) for s in ("train", "val")] == [4, 1]
+
+
+def test_folders_of_several_depths_and_words_that_part_the_samples(tmp_path):
+    for i, name in enumerate(("1_day", "2_night", "north/3_day", "north/hill/4_night")):
+        save(tmp_path / f"rgb/{name}.PNG", rgb(i))
+        save(tmp_path / f"label/{name}.PNG", label(0, 1))
+    found = look(tmp_path)
+    assert modalities(found) == {"rgb": {"files": "rgb/**/*.PNG"}}
+    assert found.label.settings == {"files": "label/**/*.PNG"}
+    ids = [e.id for split in ("train", "val") for e in opened(found).open_split(split).entries]
+    assert sorted(ids) == ["1_day", "2_night", "north/3_day", "north/hill/4_night"]
+
+
 def test_cities_with_several_renderings_of_one_label(tmp_path):
     for split in ("train", "val"):
         for city in ("ulm", "bonn"):
@@ -349,6 +372,12 @@ def test_folders_that_say_nothing(tmp_path):
     for i in range(3):
         save(tmp_path / f"label/{i}.png", label(0, 1))
         (tmp_path / f"label/other{i}.png").unlink()
+    save(tmp_path / "jpeg/rgb/1.png", rgb())
+    save(tmp_path / "jpeg/mask/1.jpg", rgb())
+    with pytest.raises(DataError, match=r"mask/1.jpg: JPEG changes values, so it can hold no label"):
+        look(tmp_path / "jpeg")
+    for path in (tmp_path / "jpeg").glob("*/*"):
+        path.unlink()
     (tmp_path / "label/1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"label/1.png: the file is empty"):
         look(tmp_path)
