@@ -95,7 +95,7 @@ class ProcessLauncher(Launcher):
         """Run a batch of jobs to its end. A failed one does not raise: it is in its record and has been printed."""
         parser = OverridesParser.create()
         task = parser.parse_overrides([str(text) for text in self.config.hydra.overrides.task])
-        swept = [o.get_key_element() for o in task if o.is_sweep_override()] or [o.get_key_element() for o in task]
+        swept = [o.get_key_element() for o in task if o.is_sweep_override()] or ["seed"]
         groups = configuration.groups(self.command.removeprefix("ktb-"))
         wanted = [(sweep.job_name(given, swept, list(groups)), list(given)) for given in job_overrides]
         jobs = self.sweep.add(wanted, self.alive())
@@ -224,8 +224,11 @@ class ProcessLauncher(Launcher):
         try:
             yield
         except BaseException:
-            for job in running:
-                self.stop(job, signal.SIGTERM)
+            if not self.detaches:
+                for job in running:
+                    self.stop(job, signal.SIGTERM)
+                while running := [job for job in running if not self.ended(job)]:
+                    time.sleep(self.poll_s)
             raise
 
 

@@ -213,7 +213,8 @@ def _sweep(command: str, config_name: str, overrides: list[str], own: list[Path]
     if not any(text.startswith("hydra.sweep.dir=") for text in overrides):
         prefix = command.removeprefix("ktb-").removeprefix("train")
         # How many run where does not make it another sweep.
-        counted = [text for text in overrides if not text.startswith(("hydra.launcher", "hydra/launcher"))]
+        apart = ("hydra.launcher", "hydra/launcher", "hydra.sweeper.n_trials")
+        counted = [text for text in overrides if not text.startswith(apart)]
         counted += [f"--config-dir {folder.absolute()}" for folder in own]
         name = sweep_name(counted, config.swept_keys(overrides))
         overrides.append(f"hydra.sweep.dir=sweeps/{prefix and f'{prefix}_'}{name}")

@@ -33,10 +33,10 @@ STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
 
 # Left by a job that ran in this process or by a launcher around it; a child would take itself for one of their ranks.
 _FOREIGN = re.compile(
-    r"(LOCAL_|GROUP_|NODE_)?RANK|(LOCAL_|GROUP_)?WORLD_SIZE|MASTER_(ADDR|PORT)|ROLE_\w+|TORCHELASTIC_\w+|KTB_DECIDED"
+    r"(LOCAL_|GROUP_|NODE_)?RANK|(LOCAL_|GROUP_)?WORLD_SIZE|ROLE_\w+|TORCHELASTIC_\w+|KTB_DECIDED"
     r"|PL_\w+|WANDB_RUN_ID|WANDB_RESUME"
 )
-_OF_SLURM = re.compile(r"SLURM\w*|SRUN_\w+|PMI\w*|SUBMITIT_\w+")
+_OF_SLURM = re.compile(r"SLURM\w*|SRUN_\w+|PMI\w*|SUBMITIT_\w+|MASTER_(ADDR|PORT)")
 
 
 class Interrupted(Exception):

@@ -13,8 +13,8 @@ SRC = Path(__file__).parents[2] / "src"
 MODULES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
 
 ONLY_IN = {  # package → the only modules that may import it
-    "hydra": ("ktb.cli", "ktb.config", "ktb.run", "hydra_plugins.ktb"),
-    "omegaconf": ("ktb.cli", "ktb.config", "ktb.run", "ktb.resume", "hydra_plugins.ktb"),
+    "hydra": ("ktb.cli", "ktb.config", "ktb.run", "hydra_plugins"),
+    "omegaconf": ("ktb.cli", "ktb.config", "ktb.run", "ktb.resume", "hydra_plugins"),
     "wandb": ("ktb.engine.callbacks", "ktb.run", "ktb.report"),
 }
 OF_KTB = {  # part → what of ktb it may import

@@ -4,8 +4,10 @@ ktb-train; everything around it is the real thing."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -14,22 +16,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from ktb import cli, sweep
 from ktb.errors import ConfigError
 
 FAKE = """\
-import json, os, pathlib, signal, sys, time
+import json, math, os, pathlib, signal, sys, time
 
 given = {key: value.strip("'") for key, _, value in (text.partition("=") for text in sys.argv[1:])}
 folder = pathlib.Path(given["run_dir"])
 plan = json.loads((pathlib.Path(__file__).parent / "plan.json").read_text())
-job = plan.get(given["seed"], {})
+job = plan.get(given.get("seed", "0"), {})
 begun = time.time()
 
 def note(**more):
-    line = {"seed": int(given["seed"]), "begun": begun, "ended": time.time(), "argv": sys.argv[1:],
+    line = {"seed": int(given.get("seed", 0)), "begun": begun, "ended": time.time(), "argv": sys.argv[1:],
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "env": [k for k in ("LOCAL_RANK", "KTB_DECIDED", "SLURM_NTASKS", "WORLD_SIZE") if k in os.environ]}
     with open(pathlib.Path(__file__).parent / "ran.jsonl", "a") as file:
@@ -55,7 +58,16 @@ if job.get("bug"):
 until = begun + job.get("seconds", 0)
 while time.time() < until:
     time.sleep(0.01)
-(folder / "result.json").write_text(json.dumps({"status": "finished", "metrics": {"miou": 0.5}}))
+best = 0.5
+if "optim.lr" in given and "epochs" in job:  # the closer to 1e-3, the better, from the first epoch on
+    best = 1 - abs(math.log10(float(given["optim.lr"])) + 3) / 4
+    rows = ["epoch,val/miou"]
+    for epoch in range(job["epochs"]):
+        rows.append(f"{epoch},{best}")
+        (folder / "metrics.csv").write_text("\\n".join(rows) + "\\n")
+        time.sleep(job.get("pause", 0))
+scores = {"best_val_miou": best, "metrics": {"miou": best}}
+(folder / "result.json").write_text(json.dumps({"status": "finished", **scores}))
 note()
 """
 
@@ -160,7 +172,7 @@ def test_an_interrupted_job_goes_on_from_its_checkpoint(train: Train) -> None:
     command = ("-m", "seed=1", "sweep=s", "ckpt_path=start.ckpt")
     assert train(*command) == 0
     assert ran()[0]["argv"][1] == "ckpt_path=start.ckpt"
-    [folder] = Path("sweeps/s").glob("seed1*")
+    folder = Path("sweeps/s/seed1")
     (folder / "result.json").unlink()
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last-1.ckpt").touch()
@@ -233,6 +245,7 @@ def test_visible_gpus_are_the_pool(train: Train, monkeypatch: pytest.MonkeyPatch
         ("launcher.gpus=2 trainer.num_nodes=2", "seed1: trainer.num_nodes=2, but launcher=gpus runs jobs on one"),
         ("launcher.gpus=[1,1]", "launcher.gpus=['1', '1']: a GPU appears twice"),
         ("launcher.gpus=many", "launcher.gpus=many: expected auto, a number, or a list like [0,2]"),
+        ("launcher.gpus=2 sweeper=optuna", "sweeper=optuna has nothing to search"),
         ("jobs=0", "jobs=0: expected a number, 1 or more, or null"),
         ("launcher=sloorm", "unknown hydra/launcher 'sloorm' (there are: basic, gpus, local"),
         ("run_dir=x", "'run_dir=x': a sweep gives every job a folder of its own, below sweep=NAME"),
@@ -242,7 +255,7 @@ def test_what_cannot_run_is_said_in_one_line_before_anything_runs(
     words: str, message: str, train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = words if words.startswith("launcher=") else f"launcher=gpus {words}"
-    assert train("-m", "seed=1,2", *words.split()) == 2
+    assert train("-m", "seed=1" if "optuna" in words else "seed=1,2", *words.split()) == 2
     error = capsys.readouterr().err
     assert f"ktb-train: error: {message}" in error
     assert ran() == []
@@ -251,6 +264,60 @@ def test_what_cannot_run_is_said_in_one_line_before_anything_runs(
 def test_the_words_of_a_sweep_need_m(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("seed=1", "jobs=2") == 2
     assert capsys.readouterr().err == "ktb-train: error: 'jobs=2' is for sweeps: add -m\n"
+
+
+# ------------------------------------------------------------------------------------------------ Optuna
+
+SEARCH = ("-m", "sweeper=optuna", "optim.lr=tag(log,interval(1e-5,1e-1))", "loss=ce,ohem", "sweep=s")
+
+
+def trials() -> list[Any]:
+    return optuna.load_study(study_name="sweep", storage="sqlite:///sweeps/s/optuna.db").trials
+
+
+def test_a_search_finds_what_is_best_and_goes_on(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    plan: dict[int, dict[str, Any]] = {0: {"epochs": 1}}
+    command = (*SEARCH, "sweeper.pruner=null", "jobs=2")
+    assert train(*command, "sweeper.n_trials=8", plan=plan) == 0
+    assert len(trials()) == 8
+    for trial in trials():
+        assert trial.value == pytest.approx(1 - abs(math.log10(trial.params["optim.lr"]) + 3) / 4)
+        assert 1e-5 <= trial.params["optim.lr"] <= 1e-1
+    best = max(trials(), key=lambda trial: trial.value)
+    assert f"{100 * best.value:.2f} % with optim.lr={best.params['optim.lr']} loss=" in capsys.readouterr().out
+    assert train(*command, "sweeper.n_trials=9", plan=plan) == 0
+    assert len(ran()) == 1
+    assert train(*command, "sweeper.n_trials=9", plan=plan) == 0
+    assert (len(ran()), len(trials())) == (0, 9)
+
+
+def test_a_bad_trial_is_pruned_while_it_runs(train: Train) -> None:
+    plan: dict[int, dict[str, Any]] = {0: {"epochs": 20, "pause": 0.1}}
+    search = (*SEARCH, "sweeper.n_trials=6", "sweeper.pruner.n_startup_trials=2", "sweeper.pruner.n_warmup_steps=1")
+    assert train(*search, "sweeper.sampler._target_=optuna.samplers.RandomSampler", plan=plan) == 0
+    pruned = [trial for trial in trials() if trial.state.name == "PRUNED"]
+    assert pruned
+    for trial in pruned:
+        earlier = [t.params["optim.lr"] for t in trials()[: trial.number]]
+        distance = [abs(math.log10(lr) + 3) for lr in earlier]
+        assert abs(math.log10(trial.params["optim.lr"]) + 3) > statistics.median(distance) - 1e-9
+        record = records(Path("sweeps/s"))[f"trial_{trial.number:03d}"]
+        assert record["error"].startswith("pruned after epoch ")
+        assert 1 <= len(trial.intermediate_values) < 20
+
+
+def test_a_failed_trial_is_repeated_and_an_interrupted_one_goes_on(train: Train) -> None:
+    search = (*SEARCH, "sweeper.n_trials=2", "sweeper.pruner=null")
+    assert train(*search, plan={0: {"fail": "disk full"}}) == 1
+    tried = [trial.params for trial in trials()]
+    thread = when(lambda: Path("sweeps/s/trial_000/began").exists(), lambda: os.kill(os.getpid(), signal.SIGINT))
+    Path("sweeps/s/trial_000/began").unlink()
+    assert train(*search, plan={0: {"seconds": 60}}) == 130
+    thread.join()
+    assert train(*search, plan={0: {"epochs": 1}}) == 0
+    assert [line["argv"][-2:][0] for line in ran()] == ["ckpt_path=auto"] * 2
+    assert [trial.params for trial in trials() if trial.state.name == "COMPLETE"] == tried
+    assert {record["status"] for record in records(Path("sweeps/s")).values()} == {"finished"}
 
 
 # ------------------------------------------------------------------------------------------------ signals and the lock
