@@ -129,7 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
     sub.add_argument("--split", action="append", metavar="SPLIT", help="this split only; may be repeated")
     sub.add_argument("--samples", type=positive, default=8, help="per split, spread evenly over it (default: 8)")
-    sub.add_argument("--epoch", type=int, default=0, help="another one draws another augmentation (default: 0)")
+    sub.add_argument(
+        "--epoch",
+        type=partial(positive, least=0),
+        default=0,
+        help="another one draws another augmentation (default: 0)",
+    )
     sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.set_defaults(run=_preview)
 
@@ -145,14 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--layout", help=f"where the data set has several, the usual one first ({layouts})")
     sub.add_argument("--samples", type=positive, default=4, help="per split (default: 4)")
     sub.add_argument("--size", type=_size, default=(96, 128), metavar="HxW", help="of the pictures (default: 96x128)")
-    sub.add_argument("--seed", type=int, default=0, help="of their content (default: 0)")
+    sub.add_argument("--seed", type=partial(positive, least=0), default=0, help="of their content (default: 0)")
     sub.set_defaults(run=_make_fixture)
     return parser
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+def positive(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 

@@ -202,6 +202,9 @@ def test_preview(nyu, tmp_path, capsys):
     assert capsys.readouterr().out.split() == [str(out / "train.png"), str(out / "test.png")]
     with Image.open(out / "train.png") as image:
         assert image.format == "PNG"
+    with pytest.raises(SystemExit, match="2"):
+        call(*arguments, "--epoch", "-1")
+    assert "--epoch: '-1' is not a whole number of at least 0" in capsys.readouterr().err
     assert call(*arguments, "--split", "val") == 2
     assert "nyu has no split 'val'; it has train, test" in capsys.readouterr().err
     (nyu / "RGB/0.jpg").write_bytes(b"")

@@ -127,9 +127,10 @@ class Kind:
 
 def find_files(root: Path) -> tuple[list[File], list[str]]:
     """All files of readable kinds below `root`, hidden ones left out, and notes on others."""
-    found, others = [], Counter[str]()
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith("."))
+    found, others, seen = [], Counter[str](), set[Path]()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        seen.add(Path(folder).resolve())  # links may lead in circles
+        subfolders[:] = sorted(n for n in subfolders if n[0] != "." and Path(folder, n).resolve() not in seen)
         for name in sorted(n for n in names if not n.startswith(".")):
             path = PurePosixPath(Path(folder, name).relative_to(root).as_posix())
             suffix = path.suffix

@@ -130,6 +130,17 @@ def test_folders_of_several_depths_and_words_that_part_the_samples(tmp_path):
     assert sorted(ids) == ["1_day", "2_night", "north/3_day", "north/hill/4_night"]
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"disk/{i}.png", rgb(i))
+        save(tmp_path / f"mine/label/{i}.png", label(0, 1))
+    (tmp_path / "mine/rgb").symlink_to(tmp_path / "disk")
+    (tmp_path / "mine/rgb/again").symlink_to(tmp_path / "mine")
+    found = look(tmp_path / "mine")
+    assert modalities(found) == {"rgb": {"files": "rgb/*.png"}}
+    assert len(opened(found).open_split("train")) == 2
+
+
 def test_cities_with_several_renderings_of_one_label(tmp_path):
     for split in ("train", "val"):
         for city in ("ulm", "bonn"):
