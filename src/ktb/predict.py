@@ -77,6 +77,10 @@ class Job:
 _hash = partial(hashlib.blake2b, digest_size=16)
 
 
+def _first(job: Job) -> Path:
+    return next(iter(job.files.values()))[0]
+
+
 class _Found(NamedTuple):
     path: Path
     name: str
@@ -235,8 +239,10 @@ def _distinct(jobs: list[Job]) -> list[Job]:
     seen: dict[str, Job] = {}
     for job in jobs:
         if job.name in seen:
-            first, second = (next(iter(j.files.values()))[0] for j in (seen[job.name], job))
-            raise DataError(f"{first} and {second} would both be called {job.name}; name them in a CSV (column name)")
+            raise DataError(
+                f"{_first(seen[job.name])} and {_first(job)} would both be called {job.name}; name them in a CSV "
+                "(column name)"
+            )
         seen[job.name] = job
     return jobs
 
@@ -352,6 +358,8 @@ class Predictor:
             return Outcome(index, "failed", str(error))
         except OSError as error:
             return Outcome(index, "failed", f"{error.filename or index}: {error.strerror or error}")
+        except MemoryError:
+            return Outcome(index, "failed", f"{_first(job)}: needs more memory than there is; make it smaller")
 
     def _stamp(self, job: Job) -> str:
         sources: dict[str, list[str]] = {}
@@ -374,7 +382,7 @@ class Predictor:
             height, width = self._transform.size(size)
             if height * width > MAX_PIXELS:
                 raise DataError(
-                    f"{next(iter(files.values()))[0]}: {size[1]} x {size[0]} pixels would become {width} x {height} for"
+                    f"{_first(job)}: {size[1]} x {size[0]} pixels would become {width} x {height} for"
                     f" the model; expected at most {MAX_PIXELS} pixels: use --short-side native"
                 )
         modalities = [self._modalities[name] for name in files]
@@ -533,7 +541,7 @@ def run(predictor: Predictor, jobs: Sequence[Job], *, overwrite: bool = False) -
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(READ_AHEAD) as readers:
         try:
             while True:
-                while len(reading) < READ_AHEAD and (job := next(rest, None)) is not None:
+                while len(reading) <= READ_AHEAD and (job := next(rest, None)) is not None:
                     reading.append(readers.submit(predictor.load, job, overwrite=overwrite))
                 if not reading:
                     break
@@ -543,6 +551,7 @@ def run(predictor: Predictor, jobs: Sequence[Job], *, overwrite: bool = False) -
                 if isinstance(outcome, Outcome):
                     yield outcome
                     continue
+                outcome.loaded.inputs.clear()  # what waits to be written needs them no more
                 writing.append(writer.submit(predictor.save, outcome))
                 del outcome
                 while len(writing) > READ_AHEAD or (writing and writing[0].done()):
@@ -570,8 +579,8 @@ def _segment(predictor: Predictor, loaded: _Loaded) -> _Segmented | Outcome:
         return Outcome(
             index,
             "failed",
-            f"{next(iter(loaded.job.files.values()))[0]}: {loaded.size[1]} x {loaded.size[0]} pixels need more memory "
-            f"than there is; use a --tile below {predictor.tile}",
+            f"{_first(loaded.job)}: {loaded.size[1]} x {loaded.size[0]} pixels need more memory than there is; use a "
+            f"--tile below {predictor.tile}",
         )
 
 
@@ -586,12 +595,10 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
         ConfigError: it holds another `predict.json`.
     """
     file = out / MANIFEST
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        folder = os.open(out, os.O_RDONLY)
+    with ExitStack() as stack:
         try:
-            if not _lock(folder):
-                raise DataError(f"{out}: another ktb-predict is writing into it; wait for it, or choose another --out")
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(out))
             if file.exists() and not _is_manifest(file):
                 raise ConfigError(f"{file}: was not written by ktb-predict; move it away, or choose another --out")
             for output in ("index", *OUTPUTS):
@@ -600,24 +607,32 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
                         left.unlink()
             with atomic_file(file) as temporary:
                 temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-            yield
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise DataError(f"{error.filename or out}: no results can be written here ({error.strerror})") from None
+        except OSError as error:
+            raise DataError(f"{error.filename or out}: no results can be written here ({error.strerror})") from None
+        yield
 
 
-def _lock(folder: int) -> bool:
-    """Lock an open folder until it is closed; False if another process has it. Not where the system knows no locks."""
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of ours out, where the system and the file system know locks."""
     try:
         import fcntl
-
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass
-    return True
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{folder}: another ktb-predict is writing into it; wait for it, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)  # and so the lock, however the process ends
 
 
 def _is_manifest(file: Path) -> bool:
