@@ -505,7 +505,8 @@ def _write_robustness(run_dir: Path, result: dict[str, Any], found: dict[str, An
     about = ("dataset", "split", "protocol", "checkpoint", "modalities", "seed")
     content = {key: result[key] for key in about} | found
     _write_json(run_dir / ROBUSTNESS[0], content)
-    tables.robustness_figure(content).savefig(run_dir / ROBUSTNESS[1], dpi=130)
+    if found["full"]["metrics"]["miou"] is not None:  # a split without any label has no scores
+        tables.robustness_figure(content).savefig(run_dir / ROBUSTNESS[1], dpi=130)
     return content
 
 
@@ -576,17 +577,16 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, distur
     """The tables a person reads at the end."""
     from rich.console import Console
 
-    console = Console()
-    shown = tables.score_tables(result) if "metrics" in result else []
-    shown += tables.robustness_tables(disturbed) if disturbed else []
-    if shown:
+    blocks = [tables.score_tables(result)] if "metrics" in result else []
+    blocks += [tables.robustness_tables(disturbed)] if disturbed else []
+    for block in blocks:
         print(tables.heading(result))
-    for table in shown:
-        console.print(table)
-    if shown:
+        for table in block:
+            Console().print(table)
+    if blocks:
         print(tables.score_line(result))
     if panels is not None and panels.path.exists():
         print(f"pictures: {panels.path}")
     if disturbed:
-        print(f"sensors:  {run_dir / ROBUSTNESS[0]}, {run_dir / ROBUSTNESS[1]}")
+        print(f"sensors:  {run_dir / ROBUSTNESS[0]}, {ROBUSTNESS[1]}")
     print(f"results:  {run_dir / RESULT}\nreport:   {run_dir / PAGE}")

@@ -111,18 +111,25 @@ def robustness_figure(result: Result) -> Any:
 
     draw = {"emm": _draw_emm, "rmm": _draw_rmm, "nm": _draw_nm}
     shown = [name for name in draw if name in result]
-    bars = _bars(result) if "emm" in result else []
-    height = max(3.4, 1.2 + 0.24 * sum(len(values) + 1 for _, values in bars))
+    bars = sum(len(values) + 1 for _, values in _bars(result)) if "emm" in result else 0
     widths = [1.5 if name == "emm" else 1.0 for name in shown]
-    figure = Figure(figsize=(4.2 * sum(widths), height), layout="constrained")
+    figure = Figure(figsize=(4.2 * sum(widths), max(4.0, 1.6 + 0.2 * bars)), layout="constrained")
     figure.suptitle(heading(result), fontsize=9, x=0.01, ha="left")
-    for axis, name in zip(figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)[0], shown, strict=True):
+    axes = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)[0]
+    for axis, name in zip(axes, shown, strict=True):
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=9)
+        if name != "emm":  # whose height goes with the number of its bars
+            axis.set_box_aspect(0.8)
+            axis.set_anchor("N")
         draw[name](axis, result)
+    if "emm" in result:
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
+_WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
 _COLOURS = {"zeros": "#4878a8", "masked": "#d9822b", "black": "#6b6b6b"}
 
 
@@ -146,36 +153,38 @@ def _points(value: float | None) -> float:
 
 def _draw_emm(axis: Any, result: Result) -> None:
     full = _points(result["full"]["metrics"]["miou"])
-    place, ticks = 0.0, []
-    legend: dict[str, Any] = {}
+    axis.axvline(full, color="black", linestyle="--", linewidth=1, zorder=0, label=f"nothing missing: {full:.1f}")
+    place, ticks, named = 0.0, [], set()
     for name, bars in _bars(result):
         ticks.append((place + (len(bars) - 1) / 2, name))
         for label, value, way, side in bars:
             face = {"color": "white", "edgecolor": _COLOURS[way], "hatch": "////"} if side else {"color": _COLOURS[way]}
-            legend.setdefault(label, axis.barh(place, value, height=0.86, linewidth=1, **face))
-            axis.text(value + 0.008 * full, place, f"{value:.1f}", va="center", fontsize=8)
+            axis.barh(place, value, height=0.86, linewidth=1, label=None if label in named else label, **face)
+            axis.text(value + 0.008 * full, place, f"{value:.1f}", va="center", fontsize=8, bbox=_WHITE)
+            named.add(label)
             place += 1
         place += 0.8
-    line = axis.axvline(full, color="black", linestyle="--", linewidth=1)
     axis.set_yticks([y for y, _ in ticks], [name for _, name in ticks])
-    axis.set(xlabel="mIoU, %", ylabel="missing", xlim=(0, 1.12 * full), title="Missing modalities (EMM)")
-    axis.invert_yaxis()
-    axis.legend(
-        [line, *legend.values()], [f"nothing missing: {full:.1f}", *legend],
-        loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8, frameon=False,
-    )  # fmt: skip
+    axis.set(xlabel="mIoU, %", ylabel="missing", xlim=(0, 1.15 * full), ylim=(place - 1, -0.8))
+    axis.set_title("Missing modalities (EMM)")
 
 
 def _draw_rmm(axis: Any, result: Result) -> None:
     full = result["full"]["metrics"]["miou"]
     rates = [0.0, *map(float, result["rmm"])]
     groups = list(result["rmm"].values())
+    lines: dict[str, list[list[float]]] = {}
     for i, run in enumerate(groups[0]["runs"]):
-        values = [full, *(group["runs"][i]["metrics"]["miou"] for group in groups)]
-        axis.plot(rates, [_points(v) for v in values], marker="o", label=" + ".join(run["affected"]))
+        affected = run["affected"]
+        few = len(groups[0]["runs"]) <= 6
+        name = " + ".join(affected) if few else f"{len(affected)} of {len(result['modalities'])} (mean)"
+        lines.setdefault(name, []).append([_points(g["runs"][i]["metrics"]["miou"]) for g in groups])
+    for name, values in lines.items():
+        means = [sum(column) / len(column) for column in zip(*values, strict=True)]
+        axis.plot(rates, [100 * full, *means], marker="o", label=name)
     averages = [full, *(group["summary"]["avg"] for group in groups)]
     axis.plot(rates, [_points(v) for v in averages], color="black", linestyle="--", marker="s", label="Avg")
-    axis.set(xlabel="share of elements zeroed", ylabel="mIoU, %", ylim=(0, None), title="Partly missing (RMM)")
+    axis.set(xlabel="share of elements zeroed", ylabel="mIoU, %", ylim=(0, 110 * full), title="Partly missing (RMM)")
     axis.set_xticks(rates)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8, frameon=False, title="affected", title_fontsize=8)
@@ -186,5 +195,5 @@ def _draw_nm(axis: Any, result: Result) -> None:
     names = ["none", *result["nm"]]
     axis.bar(names, [_points(v) for v in values], color=["black", *["#4878a8"] * len(result["nm"])], width=0.7)
     for i, value in enumerate(values):
-        axis.text(i, _points(value), percent(value)[:-1], ha="center", va="bottom", fontsize=8)
-    axis.set(xlabel="noise on all modalities", ylabel="mIoU, %", title="Noise (NM)")
+        axis.text(i, _points(value), f"{_points(value):.1f}", ha="center", va="bottom", fontsize=8)
+    axis.set(xlabel="noise on all modalities", ylabel="mIoU, %", ylim=(0, 1.1 * _points(values[0])), title="Noise (NM)")
