@@ -33,8 +33,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ktb-report`; the exit code: 0 done, 2 the call was wrong, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = argv[0] if argv[:1] in (["sweep"],) else ""
-    run = {"": _runs, "sweep": _sweep}[command]
+    command = argv[0] if argv[:1] in (["sweep"], ["wandb"]) else ""
+    run = {"": _runs, "sweep": _sweep, "wandb": _wandb}[command]
     try:
         return run(argv[1:] if command else argv)
     except KTBError as error:
@@ -99,6 +99,39 @@ def _sweep(argv: list[str]) -> int:
         return 0
     sweep = summarise(arguments.folder)
     _print(sweep.score_table() if arguments.table == "scores" else sweep.job_table(), arguments.format)
+    return 0
+
+
+def _wandb(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="ktb-report wandb",
+        description="Create a saved wandb workspace for runs of ktb-train logger=wandb, or update one: results, "
+        "training, validation, pictures with masks, differences. Without an account, or offline, its specification is "
+        "printed.",
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder, for the bars of each class")
+    parser.add_argument("--entity", help="user or team (default: the account's)")
+    parser.add_argument("--project", default="ktb", help="default: ktb, as in logger.wandb.project")
+    parser.add_argument("--name", default="ktb", help="of a new workspace (default: ktb)")
+    parser.add_argument("--url", help="of a saved workspace that gets these sections in place of its own")
+    parser.add_argument("--print", action="store_true", dest="show", help="print the specification and save nothing")
+    arguments = parser.parse_args(argv)
+    from ktb.report import dashboard  # wandb takes a second to import
+
+    classes = list(read_runs([arguments.run])[0].per_class) if arguments.run else []
+    own = None if arguments.show else dashboard.account()
+    if arguments.url and own is None:
+        raise ReportError("--url needs an account, and not --print: the workspace there has to be read (wandb login)")
+    if arguments.url:
+        built = dashboard.update(arguments.url, classes)
+    else:
+        built = dashboard.workspace(arguments.entity or own or "", arguments.project, arguments.name, classes)
+    if own is None:
+        print(dashboard.specification(built))
+        if not arguments.show:
+            print("ktb-report wandb: no account is set up or wandb is offline, so nothing was saved", file=sys.stderr)
+    else:
+        print(dashboard.save(built))
     return 0
 
 

@@ -403,24 +403,32 @@ def _loggers(cfg: DictConfig, run_dir: Path, point: resume.Checkpoint | None) ->
     for node in (cfg.logger or {}).values():  # logger=null: none
         node = _without(node)
         if node["_target_"].endswith(".WandbLogger"):
-            node = _wandb_options(node, run_dir)
+            node = _wandb_options(node, run_dir, cfg.dataset.name)
         loggers.append(instantiate(node))
+        if isinstance(loggers[-1], WandbLogger):
+            loggers[-1].log_hyperparams(cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+            loggers[-1].experiment.define_metric("val/miou", summary="max")  # what the list of runs shows
         if point is not None and isinstance(loggers[-1], MetricsFile):
             loggers[-1].continue_from(point.position["rows"])
     return loggers
 
 
-def _wandb_options(node: DictConfig, run_dir: Path) -> DictConfig:
-    """One run folder, one wandb run: its id lies in the folder, so that a resumed run continues it."""
+def _wandb_options(node: DictConfig, run_dir: Path, dataset: str) -> DictConfig:
+    """One run folder, one wandb run: its id lies in the folder, so that a resumed run continues it.
+
+    Runs are grouped by sweep, or by data set outside of one, unless the user names a group.
+    """
     import wandb
 
-    if node.mode == "online" and not wandb.api.api_key:
+    if node.mode == "online" and not wandb.login(prompt=False, verify=False):
         node.mode = "offline"
         print("wandb: no account is set up, so the run is kept offline in the run folder (upload it with: wandb sync)")
     file = run_dir / WANDB_ID
-    if not file.exists():
+    if not file.exists() and ranks.is_first():
         _write_text(file, secrets.token_hex(4))
-    return OmegaConf.merge(node, {"id": file.read_text().strip(), "resume": "allow"})  # type: ignore[return-value]
+    sweep = next((folder.name for folder in run_dir.parents if (folder / "sweep.json").is_file()), None)
+    own = {"id": file.read_text().strip() if ranks.is_first() else None, "resume": "allow"}
+    return OmegaConf.merge(node, own, {"group": node.group or sweep or dataset})  # type: ignore[return-value]
 
 
 def _finish_wandb(trainer: L.Trainer) -> None:
