@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,11 @@ def _find(cfg: DictConfig, occupied: tuple[str, ...], contents: dict[Path, dict[
 
 def _read(path: Path) -> dict[str, Any]:
     content = checkpoints.read_file(path)
+    if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums it writes
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+        if damaged is not None:
+            raise CheckpointError(f"{path}: not a readable checkpoint ({damaged} in it is damaged); fetch it again")
     if not checkpoints.is_ours(content) or "Saving" not in content.get("callbacks", {}):
         raise CheckpointError(f"{path}: not a checkpoint of ktb-train, so training can't continue from it")
     ours: dict[str, Any] = content

@@ -154,6 +154,9 @@ class Saving(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         self._listen(trainer)
+        if trainer.is_global_zero:
+            for file in self.folder.glob("*.partial"):  # of a process that was killed
+                file.unlink()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
