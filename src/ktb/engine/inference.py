@@ -29,6 +29,9 @@ Size = tuple[int, int]
 BAND_VALUES = 1 << 24
 """Logits that a band of resized rows holds at most (64 MiB of float32)."""
 
+PASS_VALUES = 1 << 26
+"""Logits that a forward pass of several images gives at most (256 MiB of float32)."""
+
 ALIGN = 32
 """Both sides of a scaled image go up to a multiple of this (METHOD §7)."""
 
@@ -68,31 +71,31 @@ def multi_scale_flip(
 ) -> Tensor:
     """Mean probability over scaled copies of the images and their mirror images (METHOD §7).
 
-    Bilinear with align_corners=True both ways. A copy and its mirror image share a forward pass; scales that come to
-    the same size are computed once and counted as often. One image's probabilities at the final size are held at a
-    time beside their sum, so that many classes at a large size do not cost a tensor per scale.
+    Bilinear with align_corners=True both ways. Copies of one size and their mirror images share a forward pass while
+    their logits stay below `PASS_VALUES`; scales that come to the same size are computed once and counted as often.
+    Beside the sum, one image's probabilities at the final size are held at a time.
 
     Returns:
         (B, K, *size): logarithm of the mean probability, so that softmax gives the mean probability back.
     """
-    height, width = next(iter(inputs.values())).shape[-2:]
+    images, _, height, width = next(iter(inputs.values())).shape
     total: Tensor | None = None
     for scaled, times in Counter((_aligned(s * height), _aligned(s * width)) for s in scales).items():
         copies = {m: _interpolate(x, scaled) for m, x in inputs.items()}
         if flip:
             copies = {m: torch.cat([x, x.flip(-1)]) for m, x in copies.items()}
-        logits = model(copies, side=False).logits
-        direct, *mirrored = logits.chunk(2) if flip else (logits,)
-        if total is None:
-            dtype = torch.promote_types(logits.dtype, torch.float32)  # half precision is too coarse for a sum
-            total = logits.new_zeros((*direct.shape[:2], *size), dtype=dtype)
-        for half, undo in [(direct, False), *((half, True) for half in mirrored)]:
-            for b, one in enumerate(half.to(total.dtype)):
-                one = _interpolate((one.flip(-1) if undo else one)[None], size)[0]
+        count = images * (2 if flip else 1)
+        together = max(1, PASS_VALUES // (model.num_classes * math.prod(scaled)))
+        for start in range(0, count, together):
+            logits = model({m: x[start : start + together] for m, x in copies.items()}, side=False).logits
+            if total is None:
+                dtype = torch.promote_types(logits.dtype, torch.float32)  # half precision is too coarse for a sum
+                total = logits.new_zeros((images, logits.shape[1], *size), dtype=dtype)
+            for place, one in enumerate(logits.to(total.dtype), start):
+                one = _interpolate((one.flip(-1) if place >= images else one)[None], size)[0]
                 probability = one.unflatten(0, (-1, model.num_classes)).softmax(1).flatten(0, 1)
-                total[b].add_(probability, alpha=times)
-        del logits, direct, mirrored
-    assert total is not None
+                total[place % images].add_(probability, alpha=times)
+    assert total is not None  # there is a scale
     return total.div_(len(scales) * (2 if flip else 1)).clamp_min_(torch.finfo(total.dtype).tiny).log_()
 
 

@@ -181,6 +181,17 @@ def test_multi_scale_flip_is_the_plain_loop(image: tuple[int, int], size: tuple[
     assert torch.equal(ours.argmax(1), total.argmax(1))
 
 
+def test_large_logits_come_in_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = Averaging(5), images(64, 96, b=3, dtype=torch.float32)
+    options = {"scales": [0.5, 1.0], "flip": True}
+    at_once = multi_scale_flip(model, inputs, (64, 96), **options)
+    assert [call[0] for call in model.calls] == [6, 6]
+    model.calls.clear()
+    monkeypatch.setattr(inference, "PASS_VALUES", 4 * 5 * 64 * 96)
+    torch.testing.assert_close(multi_scale_flip(model, inputs, (64, 96), **options), at_once)
+    assert [call[0] for call in model.calls] == [6, 4, 2]
+
+
 def test_several_heads_are_several_models() -> None:
     both, inputs = Averaging(4, heads=2), images(64, 64, dtype=torch.float32)
     options = {"scales": [0.5, 1.0], "flip": True}
