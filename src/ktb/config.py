@@ -206,6 +206,8 @@ def check(cfg: DictConfig) -> None:
         if key in (values.get("loss") or {}):
             one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
     if "eval" in values:
+        if absent := [key for key in ("name", "method", "scoring") if key not in values["eval"]]:
+            raise ConfigError(f"the chosen member of the group eval has no {absent[0]}; see conf/eval/whole.yaml")
         one_of("eval.scoring", values["eval"]["scoring"], ("native", "published"))
     if values.get("overwrite") and values.get("ckpt_path") is not None:
         raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")

@@ -161,6 +161,8 @@ def cases(settings: Mapping[str, Any], modalities: Sequence[ModalitySpec]) -> li
         found.append(Case("nm", str(level), tuple(names), lambda x, d, n=noise: noisy(x, n["density"], n["sigma"], d)))  # type: ignore[misc]
     for p in settings.get("expected", ()):
         _share("expected", p)
+    if len(found) == 1:
+        raise ConfigError(f"robustness: a model of {names[0]} alone cannot do without it; robustness=nm adds noise")
     return found
 
 

@@ -60,7 +60,11 @@ def test_sums_of_three_modalities_by_hand() -> None:
 
 
 def test_one_modality_has_one_run() -> None:
-    assert [c.protocol for c in cases({"emm": {"missing": ["zeros"]}, "rmm": {"rates": [0.5]}}, [RGB])] == ["full"]
+    settings = {"emm": {"missing": ["zeros"]}, "rmm": {"rates": [0.5]}}
+    with pytest.raises(ConfigError, match="a model of rgb alone cannot do without it"):
+        cases(settings, [RGB])
+    noise = {"nm": {"low": {"density": 0.1, "sigma": 0.1}}}
+    assert [c.protocol for c in cases(settings | noise, [RGB])] == ["full", "nm"]
     assert expectation({(): 0.5}, 1, 0.2) == 0.5
 
 
