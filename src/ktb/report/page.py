@@ -18,7 +18,7 @@ from typing import Any
 from ktb.report.plots import colour, confusion_plot, line_plot
 from ktb.report.runs import SCORES, Run, difference, differing_settings, mapping, number, protocol, run_table
 from ktb.report.sweep import Sweep
-from ktb.report.tables import Spread, Table, Value, shown
+from ktb.report.tables import Spread, Table, Value, factored, shown
 
 _PICTURES = {".png": ("image/png", b"\x89PNG\r\n\x1a\n"), ".jpg": ("image/jpeg", b"\xff\xd8\xff")}
 _CURVES = (  # title, logged names, unit
@@ -93,9 +93,9 @@ def _head(runs: Sequence[Run], sweep: Sweep | None) -> tuple[str, str, str]:
     if trained and total:
         tiles.append(
             f'<div class="tile"><b>{trained / 1e6:.2f} M</b><span>parameters trained</span>'
-            f"<em>of {total / 1e6:.2f} M ({100 * trained / total:.1f} %)</em></div>"
+            f"<em>of {total / 1e6:.2f} M</em></div>"
         )
-    what = [f"{run.result.get('split', '')} split", protocol(run), " + ".join(_modalities(run))]
+    what = [f"{run.result.get('split', '')} split", protocol(run.result), " + ".join(_modalities(run))]
     what += [str(run.result.get("backbone", "")), run.name]
     return _dataset(run), escape(" · ".join(w for w in what if w)), f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -137,13 +137,14 @@ def _comparison(runs: Sequence[Run]) -> str:
     text = f"<h3>mIoU</h3><table><tbody>{''.join(bars)}</tbody></table>" if bars else ""
     if any(run.published for run in scored):
         text += '<p class="soft">The upright line marks the published mIoU of the row that a run reproduces.</p>'
-    text += f"<h3>All scores</h3>{_table(run_table(runs), sort=True)}"
+    table = factored(run_table(runs))
+    text += f'<h3>All scores</h3><p class="soft">{escape(table.title)}</p>{_table(table, sort=True)}'
     differing = differing_settings(runs)
     if differing:
         rows = [[key, *values] for key, values in differing[:60]]
         title = f"Settings that differ ({len(differing)})"
-        table = _table(Table(title, ["setting", *(run.name for run in runs)], rows))
-        text += f"<details><summary>{title}</summary>{table}</details>"
+        settings = _table(Table(title, ["setting", *(run.name for run in runs)], rows))
+        text += f"<details><summary>{title}</summary>{settings}</details>"
     return text
 
 
@@ -159,14 +160,14 @@ def _sweep(sweep: Sweep) -> str:
         )
         hint = escape("\n".join(f"{100 * s:.2f}" for s in scores))
         rows.append(
-            f'<tr><td class="wrap">{escape(" ".join(setting) or "(defaults)")}</td><td class="bars">'
+            f'<tr><td class="wrap">{escape(sweep.told_apart(setting))}</td><td class="bars">'
             f'<div class="bar" data-tip="{hint}"><div class="track">'
             f'<i style="width:{100 * spread.mean / top:.2f}%;background:{colour(0)}"></i>{whisker}</div></div></td>'
             f'<td class="n">{shown(spread)}</td></tr>'
         )
     text = f"<table><tbody>{''.join(rows)}</tbody></table>" if rows else ""
-    text += f"<h3>{escape(sweep.score_table().title)}</h3>{_table(sweep.score_table(), sort=True)}"
-    text += f"<h3>Every job</h3>{_table(sweep.job_table(), sort=True)}"
+    for title, table in (("Scores over seeds", sweep.score_table()), ("Every job", sweep.job_table())):
+        text += f'<h3>{title}</h3><p class="soft">{escape(table.title)}</p>{_table(table, sort=True)}'
     return text + (f"<p><code>{escape(sweep.command)}</code></p>" if sweep.command else "")
 
 
@@ -570,7 +571,7 @@ def _about(run: Run, key: str) -> str:
         "run folder": str(run.folder.absolute()),
         "data set": _dataset(run),
         "split": r.get("split"),
-        "protocol": protocol(run) if r else None,
+        "protocol": protocol(r) if r else None,
         "modalities": ", ".join(_modalities(run)),
         "backbone": r.get("backbone") or run.setting("backbone", "name"),
         "loss": run.setting("loss", "name"),

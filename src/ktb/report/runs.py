@@ -166,19 +166,21 @@ def _names(folders: Sequence[Path]) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def protocol(run: Run) -> str:
-    """How the scores were taken, in words."""
-    text = run.result.get("protocol")
-    if isinstance(text, Mapping):
-        text = text.get("description") or text.get("name")
-    return str(text) if text else f"{run.result.get('scoring', '-')} size"
+def protocol(result: Mapping[str, Any]) -> str:
+    """How the scores of result.json were taken, in words."""
+    return str(mapping(result.get("protocol")).get("description") or "-")
+
+
+def scored_how(result: Mapping[str, Any]) -> str:
+    """Data set, split and protocol of the scores of result.json."""
+    return f"{result.get('dataset', '-')} {result.get('split', '-')} split, {protocol(result)}"
 
 
 def run_table(runs: Sequence[Run]) -> Table:
     """A row per run: what it is, its scores, and the published number beside them."""
     keys = [key for key in SCORES if any(key in run.scores for run in runs)]
     published = any(run.published for run in runs)
-    heads = ["run", "data set", "split", "protocol", "modalities", "backbone", "seed"]
+    heads = ["run", "data set", "split", "protocol", "modalities", "backbone", "checkpoint", "seed"]
     rows: list[list[Value]] = []
     for run in runs:
         r = run.result
@@ -186,9 +188,10 @@ def run_table(runs: Sequence[Run]) -> Table:
             run.name,
             _text(r.get("dataset", run.setting("dataset", "name"))),
             _text(r.get("split")),
-            protocol(run) if r else None,
+            protocol(r) if r else None,
             ", ".join(map(str, r.get("modalities") or run.setting("modality", "streams") or [])) or None,
             _text(r.get("backbone", run.setting("backbone", "name"))),
+            _text(r.get("checkpoint")),
             _text(r.get("seed", run.setting("seed"))),
             *(run.scores.get(key) for key in keys),
         ]
@@ -196,7 +199,7 @@ def run_table(runs: Sequence[Run]) -> Table:
             row += [run.published[0], difference(run)] if run.published else [None, None]
         rows.append(row)
     heads += [SCORES[key] for key in keys] + (["published mIoU", "difference"] if published else [])
-    return Table("Runs (scores in %)", heads, rows)
+    return Table("Runs, scores in %", heads, rows)
 
 
 def difference(run: Run) -> float | None:
@@ -214,7 +217,8 @@ def class_table(runs: Sequence[Run]) -> Table:
     rows: list[list[Value]] = [
         [name, *(number(run.per_class.get(name, {}).get("iou")) for run in runs)] for name in classes
     ]
-    return Table("IoU per class (%)", ["class", *(run.name for run in runs)], rows)
+    scored = " | ".join(dict.fromkeys(scored_how(run.result) for run in runs if run.scores))
+    return Table(f"IoU per class, %; {scored}", ["class", *(run.name for run in runs)], rows)
 
 
 def _text(value: Any) -> str | None:

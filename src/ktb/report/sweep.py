@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ktb.errors import ReportError
-from ktb.report.runs import mapping, number, read_json
+from ktb.report.runs import mapping, number, read_json, scored_how
 from ktb.report.tables import Spread, Table, Value, as_rich
 
 STATES = ("finished", "running", "pending", "interrupted", "failed")
@@ -30,11 +30,8 @@ class Job:
     error: str | None
     attempts: int
     scores: dict[str, float]
-
-    @property
-    def seed(self) -> str | None:
-        """Value of its `seed=` override."""
-        return next((o.partition("=")[2] for o in self.overrides if _is_seed(o)), None)
+    scored: str
+    """What the scores are of: data set, split, protocol."""
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -53,12 +50,28 @@ class Sweep:
 
     def job_table(self) -> Table:
         rows: list[list[Value]] = [
-            [job.name, job.status, " ".join(job.overrides) or "-", job.scores.get("miou"), job.error]
+            [job.name, job.status, self.told_apart(job.overrides), job.scores.get("miou"), job.error]
             for job in self.jobs
         ]
+        heads = ["job", "state", "settings", "mIoU", "error"]
         if not any(job.error for job in self.jobs):
-            return Table("Jobs (mIoU in %)", ["job", "state", "settings", "mIoU"], [row[:-1] for row in rows])
-        return Table("Jobs (mIoU in %)", ["job", "state", "settings", "mIoU", "error"], rows)
+            heads, rows = heads[:-1], [row[:-1] for row in rows]
+        return Table(self._titled("Jobs, mIoU in %"), heads, rows)
+
+    def told_apart(self, overrides: tuple[str, ...]) -> str:
+        """Those overrides that not all jobs share, or a dash."""
+        return " ".join(o for o in overrides if o not in self.common()) or "-"
+
+    def common(self) -> tuple[str, ...]:
+        """The overrides that all jobs share; those of an only job tell nothing apart, and are not counted."""
+        if len(self.jobs) < 2:
+            return ()
+        return tuple(o for o in self.jobs[0].overrides if all(o in job.overrides for job in self.jobs[1:]))
+
+    def _titled(self, title: str) -> str:
+        """Every table says what its scores are of, and what all its rows have in common."""
+        scored = dict.fromkeys(job.scored for job in self.jobs if job.scored)
+        return "; ".join(part for part in (title, " | ".join(scored), " ".join(self.common())) if part)
 
     def groups(self) -> list[tuple[tuple[str, ...], list[Job]]]:
         """Jobs that differ in nothing but the seed, best mean mIoU first, those without a score last."""
@@ -77,14 +90,14 @@ class Sweep:
         keys = {"miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy"}
         rows: list[list[Value]] = []
         for setting, jobs in self.groups():
-            row: list[Value] = [" ".join(setting) or "(defaults)"]
+            row: list[Value] = [self.told_apart(setting)]
             done = [job for job in jobs if job.scores]
             for key in keys:
                 scores = [job.scores[key] for job in done if key in job.scores]
                 row.append(Spread.of(scores) if scores else None)
             rows.append([*row, f"{len(done)}/{len(jobs)}"])
-        title = "Mean ± standard deviation over seeds (%), best first"
-        return Table(title, ["setting", *keys.values(), "finished"], rows)
+        title = "Mean ± standard deviation over seeds, %, best first"
+        return Table(self._titled(title), ["setting", *keys.values(), "finished"], rows)
 
     def counts(self) -> str:
         """ "5 jobs: 4 finished, 1 failed"."""
@@ -137,6 +150,7 @@ def _job(sweep: Path, name: str, overrides: Any) -> Job:
         error=None if error is None else " ".join(str(error).split()),
         attempts=attempts if isinstance(attempts, int) else 0,
         scores={key: value for key, value in metrics.items() if value is not None},
+        scored=scored_how(result) if metrics else "",
     )
 
 

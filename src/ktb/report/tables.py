@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rich.table
+from rich.console import Group
 from rich.text import Text
 
 FORMATS = ("text", "markdown", "latex", "csv")
@@ -68,9 +69,9 @@ def shown(value: Value) -> str:
     return f"{100 * value:.2f}" if isinstance(value, float) else str(value)
 
 
-def as_rich(table: Table) -> rich.table.Table:
-    """For a terminal."""
-    drawn = rich.table.Table(title=Text(table.title), title_justify="left")
+def as_rich(table: Table) -> Group:
+    """For a terminal: the title, then the table, which may be narrower."""
+    drawn = rich.table.Table()
     for i, head in enumerate(table.heads):
         if table.numeric(i):
             drawn.add_column(Text(head), justify="right", min_width=6, overflow="fold")
@@ -78,18 +79,19 @@ def as_rich(table: Table) -> rich.table.Table:
             drawn.add_column(Text(head), overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(shown(value)) for value in row))
-    return drawn
+    return Group(Text(table.title, style="italic"), drawn)
 
 
 def markdown(table: Table) -> str:
-    """A pipe table; scores in percent."""
+    """The title and a pipe table; scores in percent."""
 
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rule = ["---:" if table.numeric(i) else "---" for i in range(len(table.heads))]
     rows = [[_markdown_cell(shown(value)) for value in row] for row in table.rows]
-    return "\n".join([line([_markdown_cell(h) for h in table.heads]), line(rule), *map(line, rows)]) + "\n"
+    head = [_markdown_cell(table.title), "", line([_markdown_cell(h) for h in table.heads]), line(rule)]
+    return "\n".join([*head, *map(line, rows)]) + "\n"
 
 
 def _markdown_cell(text: str) -> str:
@@ -103,14 +105,15 @@ _LATEX = {
 
 
 def latex(table: Table) -> str:
-    """A booktabs tabular; scores in percent."""
+    """The title as a comment and a booktabs tabular; scores in percent."""
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(_LATEX.get(c, c) for c in " ".join(cell.split())) for cell in cells) + r" \\"
 
     columns = "".join("r" if table.numeric(i) else "l" for i in range(len(table.heads)))
     body = [line([shown(value) for value in row]) for row in table.rows]
-    head = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.heads), r"\midrule"]
+    title = "% " + " ".join(table.title.split())
+    head = [title, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.heads), r"\midrule"]
     return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

@@ -17,18 +17,20 @@ from ktb.report_cli import main
 
 SCORES = {("ce", 1): 0.61, ("ce", 2): 0.65, ("ce", 3): 0.66, ("ohem", 1): 0.7}
 
+ABOUT = {"dataset": "nyu", "split": "test", "protocol": {"description": "whole images"}}
+
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     jobs = {}
     for number, (loss, seed) in enumerate([*SCORES, ("ohem", 2), ("ohem", 3)]):
-        overrides = [f"loss={loss}", f"seed={seed}"]
+        overrides = [f"loss={loss}", f"seed={seed}", "optim.lr=1"]
         jobs[str(number)] = overrides
         folder = tmp_path / str(number)
         folder.mkdir()
         score = SCORES.get((loss, seed))
         if score is not None:
-            (folder / "result.json").write_text(json.dumps({"metrics": {"miou": score, "macc": score / 2}}))
+            (folder / "result.json").write_text(json.dumps({**ABOUT, "metrics": {"miou": score, "macc": score / 2}}))
             job = {"overrides": overrides, "status": "finished", "exit_code": 0, "error": None, "attempts": 1}
         elif seed == 2:
             job = {"overrides": overrides, "status": "failed", "exit_code": 2, "error": "no\nmemory", "attempts": 3}
@@ -53,11 +55,13 @@ def test_states_and_scores_over_seeds(sweep: Path, capsys: pytest.CaptureFixture
 
 
 def test_show_prints_jobs_errors_and_spread(sweep: Path) -> None:
-    console = Console(width=120, file=io.StringIO())
+    console = Console(width=160, file=io.StringIO())
     show(sweep, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "no memory" in text
     assert "64.00 ± 2.65" in text
+    assert text.count("nyu test split, whole images; optim.lr=1") == 2  # once in every title, not in every row
+    assert text.count("optim.lr") == 2
     assert text.endswith("6 jobs: 4 finished, 1 pending, 1 failed\n")
 
 

@@ -19,7 +19,8 @@ NASTY = "a|b_<c>&\\$%"
 def run_folder(folder: Path, seed: int = 1, **result: Any) -> Path:
     folder.mkdir(parents=True)
     content = {
-        "dataset": NASTY, "split": "test", "scoring": "native", "modalities": ["rgb", "depth"], "backbone": "swin_b",
+        "dataset": NASTY, "split": "test", "protocol": {"description": "whole"}, "modalities": ["rgb", "depth"],
+        "backbone": "swin_b",
         "seed": seed, "metrics": {"miou": 0.123456789 * seed, "macc": 0.5, "pixel_acc": None},
         "per_class": {NASTY: {"iou": 0.98765 / seed, "acc": 1.0, "f1": None}, "wall": {"iou": None}},
         **result,
@@ -40,7 +41,8 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_markdown(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    head, rule, *rows = printed(capsys, *runs, "--format", "markdown").splitlines()
+    title, empty, head, rule, *rows = printed(capsys, *runs, "--format", "markdown").splitlines()
+    assert (title, empty) == ("Runs, scores in %", "")
     cells = [[c.strip() for c in re.split(r"(?<!\\)\|", row)[1:-1]] for row in (head, *rows)]
     assert {len(row) for row in cells} == {len(rule.split("|")) - 2}
     table = dict(zip(cells[0], cells[2], strict=True))
@@ -52,6 +54,7 @@ def test_markdown(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_latex(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, *runs, "--format", "latex", "--table", "classes").splitlines()
+    assert lines.pop(0) == f"% IoU per class, %; {NASTY} test split, whole"
     assert lines[:4] == [r"\begin{tabular}{lrr}", r"\toprule", r"class & run\_1 & run\_2 \\", r"\midrule"]
     assert lines[4:6] == [r"a|b\_<c>\&\textbackslash{}\$\% & 98.77 & 49.38 \\", r"wall & - & - \\"]
 
