@@ -238,6 +238,40 @@ def test_channels(root, channels):
     np.testing.assert_allclose(model_input[0, -1], values[..., -1] / 255, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [("uint8", None), ("uint16", 4000), ("float32", 0.5)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_the_model_gets_stored_over_scale_in_every_form(root, dtype, scale, channels):
+    """(stored / scale - mean) / std, holes as they are treated, whatever the type and the number of channels."""
+    values = np.random.default_rng(0).integers(40, 200, (*SIZE, channels)).astype(dtype)
+    hole = np.zeros(SIZE, bool)
+    hole[12:15, 20:24] = True
+    values[hole] = 7
+    for stem in STEMS:
+        save(root / f"x/{stem}.npy", values)
+    x = {
+        "files": "x/*.npy",
+        "dtype": dtype,
+        "channels": channels,
+        "scale": scale,
+        "mean": 0.25,
+        "std": 2,
+        "hole_value": 7,
+    }
+    for holes in ("zero", "fill", "validity"):
+        data = module(root, modalities={"x": {**x, "holes": holes}})
+        got = data.modalities[0].normalize(data.dataset("train")[0]["inputs"]["x"][None])[0].numpy()
+        expected = (values.astype(np.float64) / (scale or 255) - 0.25) / 2
+        stored = got[:channels].transpose(1, 2, 0)
+        np.testing.assert_allclose(stored[~hole], expected[~hole], rtol=1e-5, atol=1e-6)
+        if holes == "fill":
+            near = expected[8:19, 16:28][~hole[8:19, 16:28]]
+            assert near.min() <= stored[hole].min() <= stored[hole].max() <= near.max()
+        else:
+            np.testing.assert_allclose(stored[hole], -0.125)
+        if holes == "validity":
+            np.testing.assert_allclose(got[-1], (~hole - 0.25) / 2, atol=1e-6)
+
+
 def test_holes_zero_fill_validity(root):
     image = np.full(SIZE, 30000, np.uint16)
     image[10:20, 10:20] = 0
