@@ -205,16 +205,14 @@ def test_ten_thousand_mutated_files_give_an_error_or_a_valid_sample(tmp_path):
     for turn in range(MUTANTS):
         name = list(files)[turn % len(files)]
         other = whole[list(files)[int(rng.integers(len(files)))]] if rng.random() < 0.25 else None
-        files[name].write_bytes(mutated(rng, whole[name], other))
-        label = name == "palette.png"
-        image = "rgb.png" if label else name
-        samples = FileSamples(
-            tmp_path, [Entry("s", {image: (image,)}, "palette.png")], {image: readers[image]}, readers["palette.png"]
-        )
+        mutant = tmp_path / f"mutant_{name}"
+        mutant.write_bytes(mutated(rng, whole[name], other))
+        image = "rgb.png" if name == "palette.png" else name
+        file, label = ("rgb.png", mutant.name) if name == "palette.png" else (mutant.name, "palette.png")
+        samples = FileSamples(tmp_path, [Entry("s", {image: (file,)}, label)], readers, readers["palette.png"])
         read, error = attempt(samples.read, 0, [image])
-        files[name].write_bytes(whole[name])
         if read is None:
-            assert error.startswith(str(files[name])), error
+            assert error.startswith(str(mutant)), error
             assert "\n" not in error
             refused[name] += 1
             continue
