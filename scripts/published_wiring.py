@@ -23,11 +23,7 @@ from ktb.models.segmentor import SegOutput
 def forward(model: Any, inputs: Mapping[str, Tensor]) -> SegOutput:
     """As `model(inputs, side=True)`."""
     size = next(iter(inputs.values())).shape[-2:]
-    tokens = []
-    for m, image in inputs.items():
-        embed = model.backbone.patch_embed if m == "rgb" else model.patch_embeds[m]
-        image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
-        tokens.append(embed.norm(embed.proj(image).permute(0, 2, 3, 1)))
+    tokens = embed(model, inputs)
     fused: list[Tensor] = []
     streams: dict[str, list[Tensor]] = {m: [] for m in model.modalities}
     for i in range(4):
@@ -35,15 +31,31 @@ def forward(model: Any, inputs: Mapping[str, Tensor]) -> SegOutput:
             tokens = [model.backbone.merge(i, t) for t in tokens]
         if model.prompts is not None:
             tokens = prompt(model.prompts[i], tokens)
-        for n, m in enumerate(model.modalities):
-            for block, adapter in zip(model.backbone.layers[i].blocks, model.adapters[i], strict=True):
-                tokens[n] = swin_block(block, adapter, m, tokens[n])
+        tokens = stage(model, i, tokens)
         normed = [model.norms[m][i](t) for m, t in zip(model.modalities, tokens, strict=True)]
         for m, t in zip(model.modalities, normed, strict=True):
             streams[m].append(t)
         fused.append(model.fused_norms[i](fuse(model.fusion[i], normed)))
     side = {m: head(model.side_heads[m], streams[m], size) for m in model.modalities}
     return SegOutput(head(model.head, fused, size), side)
+
+
+def embed(model: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    tokens = []
+    for m, image in inputs.items():
+        module = model.backbone.patch_embed if m == "rgb" else model.patch_embeds[m]
+        image = F.pad(image, (0, -image.shape[3] % 4, 0, -image.shape[2] % 4))
+        tokens.append(module.norm(module.proj(image).permute(0, 2, 3, 1)))
+    return tokens
+
+
+def stage(model: Any, i: int, tokens: list[Tensor]) -> list[Tensor]:
+    out = []
+    for m, x in zip(model.modalities, tokens, strict=True):
+        for block, adapter in zip(model.backbone.layers[i].blocks, model.adapters[i], strict=True):
+            x = swin_block(block, adapter, m, x)
+        out.append(x)
+    return out
 
 
 def prompt(module: Any, tokens: list[Tensor]) -> list[Tensor]:
@@ -138,10 +150,28 @@ def head(module: Any, features: list[Tensor], size: torch.Size) -> Tensor:
     return F.interpolate(module.predict(x), size=size, mode="bilinear", align_corners=False)
 
 
-def update_matrix(matrix: np.ndarray, prediction: Tensor, target: Tensor, num_classes: int) -> None:
-    """Confusion counts class by class, each count brought to the host on its own."""
+def update_counts(counts: np.ndarray, prediction: Tensor, target: Tensor, num_classes: int) -> None:
+    """Per class, what IoU and accuracy need: pixels that are right, labelled and predicted, each count brought to the
+    host on its own; counts (K, 3)."""
     valid = target != 255
-    for truth in range(num_classes):
-        here = valid & (target == truth)
-        for predicted in range(num_classes):
-            matrix[truth, predicted] += (here & (prediction == predicted)).sum().item()
+    for c in range(num_classes):
+        labelled, predicted = valid & (target == c), valid & (prediction == c)
+        counts[c, 0] += (labelled & predicted).sum().item()
+        counts[c, 1] += labelled.sum().item()
+        counts[c, 2] += predicted.sum().item()
+
+
+def multi_scale_flip(model: Any, inputs: Mapping[str, Tensor], scales: tuple[float, ...]) -> Tensor:
+    """Sum over scales and flips of the softmax (METHOD §7), one pass after the other."""
+    size = next(iter(inputs.values())).shape[-2:]
+    total: Any = 0
+    for scale in scales:
+        scaled = [int(-(-side * scale // 32) * 32) for side in size]
+        for flip in (False, True):
+            views = {m: F.interpolate(x, size=scaled, mode="bilinear", align_corners=True) for m, x in inputs.items()}
+            views = {m: x.flip(-1) if flip else x for m, x in views.items()}
+            logits = forward(model, views).logits
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+            probabilities = logits.softmax(1)
+            total = total + (probabilities.flip(-1) if flip else probabilities)
+    return total

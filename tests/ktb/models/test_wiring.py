@@ -37,3 +37,35 @@ def test_same_logits_and_gradients(modalities: tuple[str, ...], size: tuple[int,
         results.append([x.detach() for x in (out.logits, *out.side.values(), *grads)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10 * float(theirs.abs().max().clamp(min=1e-6)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True])
+def test_compiles_without_graph_breaks(train: bool) -> None:
+    model = KTBSegmentor(FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head_dim=16)
+    model.train(train)
+    inputs = {m: torch.rand(1, 3, 40, 48) for m in ("rgb", "depth")}  # padded and shifted windows
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    results = []
+    with torch.set_grad_enabled(train):
+        for forward in (model, compiled):
+            torch.manual_seed(0)  # dropout and stochastic depth
+            results.append(forward(inputs).logits)
+    assert torch.allclose(*results, atol=1e-6)
+    if train:
+        results[1].square().mean().backward()
+        assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_bf16_autocast() -> None:
+    torch.manual_seed(0)
+    model = KTBSegmentor(FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head_dim=16)
+    model.eval()
+    inputs = {m: torch.rand(1, 3, 40, 48) for m in ("rgb", "depth")}
+    exact = model(inputs).logits.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(inputs).logits
+    rounded.float().square().mean().backward()
+    assert rounded.dtype == torch.bfloat16
+    assert float((rounded.detach() - exact).norm() / exact.norm()) < 0.02
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

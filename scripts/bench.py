@@ -1,0 +1,418 @@
+"""Time and memory of ktb against the published wiring (`published_wiring.py`), in one process and one run.
+
+    python scripts/bench.py                                      # Swin-B, forward at 480 x 640, batch 1
+    python scripts/bench.py --parts forward train parts metric   # see --help for all of them
+    python scripts/bench.py --parts dscf --sizes 480x640 1024x1024 --repeats 5
+    python scripts/bench.py --parts forward --sizes 480x640 1024x1024 --batch 1 4 --json bench.json
+    python scripts/bench.py --parts forward train --device cuda --precision bf16 --sizes 480x640 --batch 1 4 16
+    python scripts/bench.py --scaling docs/scaling_cost.png --backbone swin_nano
+
+Both wirings run on the same random weights and inputs; random weights cost what trained ones do. They alternate,
+beginning with ours; a row holds the median time of each, and the median of the ratios ours / published of
+neighbouring runs, which is what a busy machine disturbs least.
+
+Columns:
+    ours, published   median seconds
+    ratio             median of ours / published per pair; below 1 is faster
+    CPU               the same ratio in seconds of CPU time, which other programs on the machine disturb less
+    MiB               peak memory above what was there before the call (weights and inputs); on a CPU the resident
+                      memory of the process, whose high-water mark is reset before each call, with all free memory
+                      given back first; on CUDA what PyTorch's allocator counts. Measured apart from the times, before.
+    GFLOP             multiplications and additions counted by torch.utils.flop_counter in matrix products,
+                      convolutions and attention
+    rate              the share of the machine's own matrix rate that ours reaches on its GFLOP; the rate is that of
+                      one 2048 x 2048 x 2048 product of the same precision, measured beside every pair
+
+On a CPU freed memory is kept for reuse while times are taken, as ktb's commands do: for both wirings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+import published_wiring as published
+from ktb.engine.inference import multi_scale_flip
+from ktb.engine.losses import SelfTeachingLoss
+from ktb.engine.metrics import ConfusionMatrix
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import FrozenSwin, SwinArch
+
+BACKBONES: dict[str, tuple[SwinArch, int, int]] = {
+    "swin_nano": (SwinArch(32, (2, 2, 4, 2), (1, 2, 4, 8), 8, 2.0, 0.0), 128, 64),
+    "swin_t": (SwinArch(96, (2, 2, 6, 2), (3, 6, 12, 24), 7), 512, 256),
+    "swin_b": (SwinArch(128, (2, 2, 18, 2), (4, 8, 16, 32), 12), 512, 256),
+    "swin_l": (SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48), 12), 512, 256),
+}
+"""Architecture and head widths, as in conf/backbone."""
+
+CLASSES = 40
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+PARTS = ("forward", "compiled", "train", "ms-flip", "metric", "dscf", "parts")
+
+Call = Callable[[], Any]
+
+
+class Seconds(NamedTuple):
+    wall: float
+    cpu: float
+
+
+@dataclass
+class Case:
+    """What is measured: the same work in both wirings."""
+
+    name: str
+    ours: Call
+    published: Call
+
+
+@dataclass
+class Row:
+    """A line of the table; seconds, MiB, GFLOP."""
+
+    name: str
+    ours: float
+    published: float
+    ratio: float
+    cpu_ratio: float
+    ours_mib: float
+    published_mib: float
+    gflop: float
+    published_gflop: float
+    rate: float | None
+
+
+class Bench:
+    """Model, machine and settings; makes cases and measures them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device = torch.device(args.device)
+        self.precision: str = args.precision
+        self.repeats: int = args.repeats
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        self.arch, self.head_dim, self.side_dim = BACKBONES[args.backbone]
+        self.model = self.build(("rgb", "depth"))
+        self.libc = ctypes.CDLL("libc.so.6") if platform.libc_ver()[0] == "glibc" else None
+        self.rates: list[float] = []
+
+    def build(self, modalities: tuple[str, ...]) -> KTBSegmentor:
+        torch.manual_seed(0)
+        backbone = FrozenSwin(self.arch)
+        model = KTBSegmentor(backbone, modalities, CLASSES, head_dim=self.head_dim, side_head_dim=self.side_dim)
+        return model.to(self.device).eval()
+
+    def inputs(self, model: KTBSegmentor, size: tuple[int, int], batch: int) -> dict[str, Tensor]:
+        return {m: torch.rand(batch, 3, *size, device=self.device) for m in model.modalities}
+
+    # ---------------------------------------------------------------------------------------------------------- cases
+
+    def cases(self, part: str, size: tuple[int, int], batch: int) -> Iterator[Case]:
+        model, label = self.model.eval(), f"{size[0]}x{size[1]}, batch {batch}"
+        inputs = self.inputs(model, size, batch)
+        if part == "forward":
+            yield Case(f"forward {label}", lambda: model(inputs), lambda: published.forward(model, inputs))
+        elif part == "compiled":
+            fast, other = torch.compile(model, fullgraph=True), torch.compile(published.forward)
+            plain = partial(published.forward, model, inputs)
+            yield Case(f"forward, ours compiled, {label}", lambda: fast(inputs), plain)
+            yield Case(f"forward, both compiled, {label}", lambda: fast(inputs), lambda: other(model, inputs))
+        elif part == "train":
+            model.train()
+            loss = SelfTeachingLoss()
+            target = torch.randint(0, CLASSES, (batch, *size), device=self.device)
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+            # AdamW's state exists before anything is measured: it is there in every step but the first.
+            for p in optimizer.param_groups[0]["params"]:
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+
+            def step(forward: Call) -> None:
+                optimizer.zero_grad()
+                with self.autocast():
+                    loss(forward(), target)["loss"].backward()
+                optimizer.step()
+
+            yield Case(
+                f"training step {label}",
+                lambda: step(lambda: model(inputs, side=True)),
+                lambda: step(lambda: published.forward(model, inputs)),
+            )
+            optimizer.zero_grad()
+        elif part == "ms-flip":
+            yield Case(
+                f"multi-scale flip {label}",
+                lambda: multi_scale_flip(model, inputs, size, scales=SCALES, flip=True),
+                lambda: published.multi_scale_flip(model, inputs, SCALES),
+            )
+        elif part == "metric":
+            prediction = torch.randint(0, CLASSES, (batch, *size), device=self.device)
+            target = torch.randint(0, CLASSES, (batch, *size), device=self.device)
+            metric, counts = ConfusionMatrix(CLASSES).to(self.device), np.zeros((CLASSES, 3), np.int64)
+            yield Case(
+                f"metric update {label}",
+                lambda: metric.update(prediction, target),
+                lambda: published.update_counts(counts, prediction, target, CLASSES),
+            )
+        else:
+            yield from self.modules(inputs, size, label, only_fusion=part == "dscf")
+
+    def modules(
+        self, inputs: dict[str, Tensor], size: tuple[int, int], label: str, *, only_fusion: bool
+    ) -> Iterator[Case]:
+        """Each part of the model on random tokens of the right shape."""
+        model, names = self.model, self.model.modalities
+        batch = len(inputs[names[0]])
+        grids = [[-(-side // (4 << i)) for side in size] for i in range(4)]
+        maps = [torch.rand(2, batch, *g, c, device=self.device) for g, c in zip(grids, self.arch.channels, strict=True)]
+        if not only_fusion:
+            yield Case(
+                f"patch embedding {label}",
+                lambda: model._embed(inputs, None),
+                lambda: published.embed(model, inputs),
+            )
+        for i, x in enumerate(maps):
+            stage, streams = f"stage {i} {label}", list(x)
+            if not only_fusion:
+                assert model.prompts is not None
+                prompt, adapters = model.prompts[i], model.adapters[i]
+                yield Case(f"prompt, {stage}", partial(prompt, x), partial(published.prompt, prompt, streams))
+                yield Case(
+                    f"Swin blocks, {stage}",
+                    partial(model.backbone.stage, i, x.flatten(0, 1), cast(Any, adapters)),
+                    partial(published.stage, model, i, streams),
+                )
+            fusion = model.fusion[i]
+            yield Case(f"DSCF, {stage}", partial(fusion, x), partial(published.fuse, fusion, streams))
+        if not only_fusion:
+            fused, heads = [x[0] for x in maps], [model.head, *model.side_heads.values()]
+            yield Case(
+                f"heads {label}",
+                partial(model.head, fused, size),
+                lambda: [published.head(head, fused, torch.Size(size)) for head in heads],
+            )
+
+    def autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    # ------------------------------------------------------------------------------------------------------ measuring
+
+    def run(self, call: Call, *, grad: bool) -> Seconds:
+        self.synchronize()
+        start, start_cpu = time.perf_counter(), time.process_time()
+        with torch.set_grad_enabled(grad), self.autocast():
+            call()
+        self.synchronize()
+        return Seconds(time.perf_counter() - start, time.process_time() - start_cpu)
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def measure(self, case: Case, *, memory: bool, repeats: int) -> Row:
+        grad = case.name.startswith("training")
+        mib = [self.peak(call, grad) if memory else float("nan") for call in (case.ours, case.published)]
+        flops = [self.flops(call, grad) for call in (case.ours, case.published)]  # warms up as well
+        self.keep_freed_memory()
+        ours, theirs, rates = [], [], []
+        for _ in range(repeats):
+            ours.append(self.run(case.ours, grad=grad))
+            theirs.append(self.run(case.published, grad=grad))
+            rates.append(self.matrix_rate())
+        self.rates += rates
+        pairs = list(zip(ours, theirs, strict=True))
+        seconds = statistics.median(t.wall for t in ours)
+        return Row(
+            name=case.name,
+            ours=seconds,
+            published=statistics.median(t.wall for t in theirs),
+            ratio=statistics.median(a.wall / b.wall for a, b in pairs),
+            cpu_ratio=statistics.median(a.cpu / b.cpu for a, b in pairs),
+            ours_mib=mib[0],
+            published_mib=mib[1],
+            gflop=flops[0] / 1e9,
+            published_gflop=flops[1] / 1e9,
+            # A share of a rate means little where there are few products.
+            rate=flops[0] / seconds / statistics.median(rates) if flops[0] > 1e9 else None,
+        )
+
+    def matrix_rate(self) -> float:
+        """FLOP/s of one large matrix product: the best of three."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        a, b = (torch.rand(2048, 2048, device=self.device, dtype=dtype) for _ in range(2))
+        return 2 * 2048**3 / min(self.run(lambda: a @ b, grad=False).wall for _ in range(3))
+
+    def flops(self, call: Call, grad: bool) -> float:
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+        def count(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> int:
+            return int(sdpa_flop_count(q, k, v))
+
+        def in_place(x: Any, a: Any, b: Any, **kwargs: Any) -> int:
+            return 2 * int(np.prod(a)) * int(b[-1])
+
+        mapping: Any = {attention: count, torch.ops.aten.baddbmm_: in_place}
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            self.run(call, grad=grad)
+        return float(counter.get_total_flops())
+
+    def peak(self, call: Call, grad: bool) -> float:
+        """Peak MiB above what is held before the call."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.run(call, grad=grad)
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        if self.libc is None or not Path("/proc/self/clear_refs").exists():
+            return float("nan")  # only Linux tells
+        self.libc.mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD, fixed: large tensors go back to the system when freed
+        self.libc.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # peak := now
+        before = _status("VmHWM")
+        self.run(call, grad=grad)
+        return (_status("VmHWM") - before) / 1024
+
+    def keep_freed_memory(self) -> None:
+        """As `ktb.run` does: otherwise zeroing of new pages takes a third of the time, in both wirings."""
+        if self.device.type == "cpu" and self.libc is not None:
+            self.libc.mallopt(-4, 0)
+            self.libc.mallopt(-1, 2**31 - 1)
+
+    # -------------------------------------------------------------------------------------------------- cost's growth
+
+    def scaling(self, path: Path) -> dict[str, list[tuple[float, float]]]:
+        """CPU seconds of a forward pass over image area, modalities and batch: numbers, and a plot at `path`."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        self.keep_freed_memory()
+        areas = [(256, 384), (384, 640), (512, 960), (768, 1280), (1024, 1920), (1536, 2560)]
+        several = {n: self.build(("rgb", "depth", "event", "lidar")[:n]) for n in range(1, 5)}
+        series = {
+            "image area, megapixel": [(h * w / 1e6, self.model, (h, w), 1) for h, w in areas],
+            "modalities (480 x 640)": [(float(n), m, (480, 640), 1) for n, m in several.items()],
+            "batch (480 x 640)": [(float(b), self.model, (480, 640), b) for b in (1, 2, 4, 8)],
+        }
+        jobs = [(name, job) for name, points in series.items() for job in points]
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in series}
+        for name, (at, model, size, batch) in track(jobs, "growth"):
+            call = partial(model, self.inputs(model, size, batch))
+            times = [self.run(call, grad=False).cpu for _ in range(self.repeats + 1)]
+            found[name].append((at, statistics.median(times[1:])))
+        figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+        for axis, (name, points) in zip(axes, found.items(), strict=True):
+            xs, ys = zip(*points, strict=True)
+            axis.plot(xs, ys, "o-", label="measured")
+            axis.plot((0, xs[-1]), (0, ys[-1]), "--", color="0.6", label="proportional to the largest")
+            axis.set(xlabel=name, xlim=(0, None), ylim=(0, None))
+            axis.grid(alpha=0.3)
+        axes[0].set_ylabel("CPU seconds per forward pass")
+        axes[0].legend()
+        figure.savefig(path, dpi=110)
+        return found
+
+
+def _status(key: str) -> int:
+    """KiB of a line of /proc/self/status."""
+    line = next(s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith(f"{key}:"))
+    return int(line.split()[1])
+
+
+def _machine(bench: Bench) -> dict[str, Any]:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
+    if bench.device.type == "cuda":
+        name = torch.cuda.get_device_name()
+    return {
+        "device": name,
+        "threads": torch.get_num_threads() if bench.device.type == "cpu" else None,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+        "matrix_gflops": statistics.median(bench.rates) / 1e9 if bench.rates else None,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table("", "ours", "published", "ratio", "CPU", "MiB", "published", "ratio", "GFLOP", "published", "rate")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for r in rows:
+        table.add_row(
+            r.name, f"{r.ours:.4f}", f"{r.published:.4f}", f"{r.ratio:.2f}", f"{r.cpu_ratio:.2f}",
+            f"{r.ours_mib:.0f}", f"{r.published_mib:.0f}", f"{r.ours_mib / max(r.published_mib, 1e-9):.2f}",
+            f"{r.gflop:.1f}", f"{r.published_gflop:.1f}", "" if r.rate is None else f"{r.rate:.0%}",
+        )  # fmt: skip
+    return table
+
+
+def _size(text: str) -> tuple[int, int]:
+    h, w = text.split("x")
+    return int(h), int(w)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["forward"], help="what is measured")
+    parser.add_argument("--sizes", nargs="+", type=_size, default=[(480, 640)], metavar="HxW")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1])
+    parser.add_argument("--backbone", choices=BACKBONES, default="swin_b")
+    parser.add_argument("--repeats", type=int, default=3, help="pairs per row")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: PyTorch's choice")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, both wirings")
+    parser.add_argument("--no-memory", action="store_true", help="times only")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--scaling", type=Path, metavar="PNG", help="plot how cost grows instead; ours only")
+    args = parser.parse_args()
+    bench = Bench(args)
+    console = Console(width=max(Console().width, 150))
+    result: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(args).items()}}
+    if args.scaling:
+        result["scaling"] = bench.scaling(args.scaling)
+        for name, points in result["scaling"].items():
+            console.print(f"{name}: " + ", ".join(f"{x:.3g}: {y:.3f} s" for x, y in points))
+    else:
+        jobs = [(p, s, b) for p in args.parts for s in args.sizes for b in args.batch]
+        rows = []
+        for part, size, batch in track(jobs, "measuring", console=console):
+            for case in bench.cases(part, size, batch):
+                rows.append(bench.measure(case, memory=not args.no_memory, repeats=args.repeats))
+        console.print(_table(rows))
+        result["rows"] = [asdict(r) for r in rows]
+    result["machine"] = _machine(bench)
+    console.print(result["machine"])
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
