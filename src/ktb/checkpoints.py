@@ -2,12 +2,17 @@
 
 Four namings are known (METHOD §8): the published checkpoints of "Keep the Balance", and Swin backbones as timm,
 Microsoft and OpenMMLab write them. All translations are pure functions of names and tensors; the naming of a file is
-recognised by its names. Files are read as tensors only: nothing stored in one is ever executed.
+recognised by its names. Files are read as tensors only: nothing stored in one is ever executed, and nothing in one
+decides how much memory is taken before it has been compared with what the file really holds.
+
+What `ktb-train` writes and what `ktb.bundles` writes have one content: {"ktb": plain values about the model,
+"state_dict": {"model.NAME": tensor}}.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import pickle
 import re
@@ -22,7 +27,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -34,23 +39,36 @@ StateDict = dict[str, Tensor]
 
 OPENMMLAB_SWIN_B = "swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth"
 
+BUNDLE_WEIGHTS = "model.safetensors"
+"""The file of a bundle that holds tensors and, in its header under "ktb", everything about the model as JSON."""
+
+MAX_PARAMETERS = 4_000_000_000
+"""A file may not ask for a larger model: 20 times Swin-L."""
+
 
 def read_file(path: str | Path) -> Any:
     """Content of a .safetensors file or of a PyTorch file, tensors and plain values only.
 
+    A .safetensors file of `ktb.bundles` comes as the checkpoint it holds, see `is_ours`.
+
     Raises:
-        CheckpointError: missing, damaged, or a pickle that would run code.
+        CheckpointError: missing, damaged, a pickle that would run code, or a file that unpacks to more than its size.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file; check the path")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _read_safetensors(path)
+        if zipfile.is_zipfile(path):
+            _refuse_packed(path)
         with warnings.catch_warnings():
             # A pickle by other hands than torch.save; if it holds more than tensors, it is refused below.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            warnings.filterwarnings("ignore", ".*sparse tensor.*")  # refused below as well
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_stretched(content, path)
+        return content
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         with path.open("rb") as file:
@@ -62,8 +80,55 @@ def read_file(path: str | Path) -> Any:
             f"{path}: refused: it holds {what}, and loading that would run code from the file; "
             "save its state dict alone and pass that file"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({_first_line(error)}); fetch it again") from None
+    except (
+        AttributeError, EOFError, IndexError, KeyError, MemoryError, OSError, OverflowError, RuntimeError,
+        SafetensorError, TypeError, UnicodeError, ValueError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
+        raise CheckpointError(f"{path}: not a readable checkpoint ({first_line(error)}); fetch it again") from None
+
+
+def _read_safetensors(path: Path) -> Any:
+    """The library itself refuses a header whose offsets, shapes and file length do not agree."""
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        text = (file.metadata() or {}).get("ktb")
+    if text is None:
+        return tensors
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path}: damaged: what it says about its model is no JSON object; fetch it again")
+    return {"ktb": about, "state_dict": {f"model.{k}": v for k, v in tensors.items()}}
+
+
+def _refuse_packed(path: Path) -> None:
+    """torch.save stores its records as they are; a compressed one can unpack to a thousand times its size."""
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    unpacked = sum(record.file_size for record in records)
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records) or unpacked > path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: refused: it unpacks to {unpacked:,} bytes from {path.stat().st_size:,}, and torch.save never "
+            "compresses; fetch it again"
+        )
+
+
+def _refuse_stretched(content: Any, path: Path) -> None:
+    """A tensor of stride 0 may claim any shape over four bytes; converting it would allocate all of it."""
+    parts = list(content.values()) if isinstance(content, Mapping) else []
+    while parts:
+        part = parts.pop()
+        if isinstance(part, Mapping):
+            parts += part.values()
+        elif isinstance(part, Tensor) and part.layout != torch.strided:
+            raise CheckpointError(f"{path}: refused: it holds a sparse tensor, and model weights are dense")
+        elif isinstance(part, Tensor) and part.numel() * part.element_size() > part.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: refused: it holds a tensor of shape {tuple(part.shape)} over "
+                f"{part.untyped_storage().nbytes()} bytes"
+            )
 
 
 def read_state_dict(source: str | Path | Mapping[str, Any]) -> StateDict:
@@ -230,13 +295,18 @@ def load_published(
     if missing:
         raise CheckpointError(f"{where}: {_listing('missing', missing)}")
     ours = from_published(state, modalities)
-    model = KTBSegmentor(
-        FrozenSwin(_arch_of(ours, prefix="backbone.")),
-        modalities,
-        num_classes=len(ours["head.predict.bias"]),
-        head_dim=len(ours["head.norm.weight"]),
-        side_head_dim=len(ours["side_heads.rgb.norm.weight"]),
-    )
+    sizes: dict[str, Any] = {
+        "num_classes": len(ours["head.predict.bias"]),
+        "head_dim": len(ours["head.norm.weight"]),
+        "side_head_dim": len(ours["side_heads.rgb.norm.weight"]),
+    }
+    try:
+        arch = _arch_of(ours, prefix="backbone.")
+        with torch.device("meta"):  # shapes first: sizes out of a file must not decide how much memory is taken
+            _refuse_misfit(KTBSegmentor(FrozenSwin(arch), modalities, **sizes).state_dict(), ours, where)
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"{where}: no Swin of four stages: {first_line(error)}") from None
+    model = KTBSegmentor(FrozenSwin(arch), modalities, **sizes)
     load_exactly(model, ours, where)
     return model.eval()
 
@@ -254,6 +324,8 @@ def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
     if any(".w_msa." in k for k in state):
         renamed = {}
         for k, v in state.items():
+            if "_Adapter." in k:  # of a published checkpoint, whose blocks hold their adapters
+                continue
             if ".downsample." in k:
                 v = merging_from_openmmlab(v)
             k = k.replace("stages.", "layers.").replace(".w_msa.", ".").replace("projection", "proj")
@@ -309,19 +381,25 @@ def _from_hub(name: str, timm_name: str | None) -> StateDict:
     if timm_name is None:
         raise CheckpointError(f"backbone {name} is not on timm's hub; pass backbone.weights=FILE")
     import timm
-    from huggingface_hub import constants
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the error below says it once
-    if not _resolves(urlsplit(constants.ENDPOINT).hostname or ""):
-        constants.HF_HUB_OFFLINE = True  # the local cache, or an error at once instead of a minute of retries
+    prepare_hub_client()
     try:
         return timm.create_model(timm_name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # the hub client raises many kinds; all mean that there are no weights
         raise CheckpointError(
-            f"weights of {timm_name} could not be fetched ({_first_line(error)}); without a network pass a local file: "
+            f"weights of {timm_name} could not be fetched ({first_line(error)}); without a network pass a local file: "
             f"backbone.weights=/path/to/FILE, in timm naming (model.safetensors of {timm_name}), Microsoft naming, or "
             f"OpenMMLab naming (for swin_b: {OPENMMLAB_SWIN_B}); backbone.weights=random trains on random weights"
         ) from None
+
+
+def prepare_hub_client() -> None:
+    """Without a network the hub client takes its local cache or fails at once, and says nothing of its own."""
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; our error says it once
+    if not _resolves(urlsplit(constants.ENDPOINT).hostname or ""):
+        constants.HF_HUB_OFFLINE = True  # instead of a minute of retries
 
 
 def _resolves(host: str) -> bool:
@@ -347,7 +425,7 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file, or the best (else the last) one of a run folder."""
+    """A checkpoint file, the best (else the last) one of a run folder, or the weights of a bundle."""
     path = Path(path).expanduser()
     if not path.is_dir():
         if not path.exists():
@@ -357,11 +435,16 @@ def find_checkpoint(path: str | Path) -> Path:
         file = path / "checkpoints" / f"{name}.ckpt"
         if file.is_file():
             return file
-    raise CheckpointError(f"{path}: no checkpoints/best.ckpt or last.ckpt in this folder; is it a run of ktb-train?")
+    if (path / BUNDLE_WEIGHTS).is_file():
+        return path / BUNDLE_WEIGHTS
+    raise CheckpointError(
+        f"{path}: no checkpoints/best.ckpt or last.ckpt and no {BUNDLE_WEIGHTS} in this folder; is it a run of "
+        "ktb-train or a bundle?"
+    )
 
 
 def is_ours(content: Any) -> bool:
-    """Whether this is what `ktb-train` writes."""
+    """Whether this is what `ktb-train` or `ktb.bundles` writes."""
     return isinstance(content, Mapping) and isinstance(content.get("ktb"), Mapping) and "state_dict" in content
 
 
@@ -377,31 +460,83 @@ def model_from_checkpoint(content: Mapping[str, Any], where: str, *, weights: st
         CheckpointError: the backbone can't be had or is another one than in training, or something does not fit.
     """
     about = content["ktb"]
-    config, backbone = dict(about["model"]), about["backbone"]
-    arch = SwinArch.from_dict(config.pop("arch"))
     state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
-    complete = any(k.startswith("backbone.") for k in state)
-    source = "random" if complete else (weights or backbone["weights"])
-    swin = load_backbone(arch, source, name=backbone["name"], timm_name=backbone["timm_name"])
+    _refuse_other_sizes(about, state, where)
+    config, backbone = dict(about["model"]), about.get("backbone") or {}
+    arch = SwinArch.from_dict(config.pop("arch"))
+    if any(k.startswith("backbone.") for k in state):
+        swin, source = FrozenSwin(arch), None
+    else:
+        source = weights or str(backbone.get("weights"))
+        swin = _base(arch, source, backbone, where)
     model = KTBSegmentor(swin, **config)
-    if not complete:
+    if source is not None:
         found = fingerprint(swin)
         if found != backbone["sha256"]:
             raise CheckpointError(
                 f"{where}: was trained on backbone weights with SHA-256 {backbone['sha256'][:16]}..., but {source} "
                 f"gives {found[:16]}...; pass the file used in training as backbone.weights=FILE"
             )
-        frozen = {k: p.detach() for k, p in model.named_parameters() if not p.requires_grad}
-        state = {**frozen, **state}
-    load_exactly(model, state, where)
+    # Frozen parameters that the file leaves out are as they are built: the backbone just loaded, the output norms.
+    frozen = {k: p.detach() for k, p in model.named_parameters() if not p.requires_grad}
+    if source is None:
+        frozen = {k: p for k, p in frozen.items() if not k.startswith("backbone.")}
+    load_exactly(model, {**frozen, **state}, where)
+    model.about = {k: v for k, v in about.items() if k != "model"}
     return model
 
 
+def _base(arch: SwinArch, source: str, backbone: Mapping[str, Any], where: str) -> FrozenSwin:
+    """The frozen backbone that a checkpoint without one names."""
+    name, timm_name, sha256 = (str(backbone.get(key) or "") for key in ("name", "timm_name", "sha256"))
+    if not re.fullmatch(r"\w+", name) or not re.fullmatch(r"[\w.]*", timm_name) or not sha256:
+        raise CheckpointError(f"{where}: damaged: its base weights are {name!r}, {timm_name!r}, SHA-256 {sha256!r}")
+    if source not in ("hub", "bundled", "random") and not Path(source).is_file():
+        also = f" (on timm's hub: {timm_name})" if timm_name else ""
+        raise CheckpointError(
+            f"{where}: holds what was trained only; its base weights, {Path(source).name} of {name}{also} with SHA-256 "
+            f"{sha256[:16]}..., are not here: pass them as backbone.weights=FILE"
+        )
+    return load_backbone(arch, source, name=name, timm_name=timm_name or None)
+
+
+def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:
+    """Build the model that a file describes without memory, and compare it with the tensors the file holds.
+
+    Whatever comes out of a file decides nothing else: names and shapes must agree, so a description that lies cannot
+    make us allocate or loop without bound.
+    """
+    try:
+        config = dict(about["model"])
+        arch = SwinArch.from_dict(config.pop("arch"))
+        depths = _depths(state, r"adapters\.(\d+)\.(\d+)\.")
+        limits = {"embed_dim": 4096, "window_size": 64, "mlp_ratio": 16}
+        if arch.depths != depths or any(not 0 < getattr(arch, k) <= limit for k, limit in limits.items()):
+            raise ValueError(f"{arch} does not describe tensors of stages with {depths} blocks")
+        if len(config["modalities"]) > 64 or not all(0 < c <= 4096 for c in dict(config["modalities"]).values()):
+            raise ValueError(f"modalities {config['modalities']}")
+        with torch.device("meta"):
+            model = KTBSegmentor(FrozenSwin(arch), **config)
+        if (size := sum(p.numel() for p in model.parameters())) > MAX_PARAMETERS:
+            raise ValueError(f"{size:,} parameters")
+    except (
+        ArithmeticError, AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        raise CheckpointError(
+            f"{where}: damaged: no model is as this file describes it ({type(error).__name__}: {first_line(error)})"
+        ) from None
+    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
+    if any(k.startswith("backbone.") for k in state):
+        frozen -= {k for k in frozen if k.startswith("backbone.")}
+    expected = {k: v for k, v in model.state_dict().items() if k in state or k not in frozen}
+    _refuse_misfit(expected, state, where)
+
+
 def load_model(path: str | Path, *, weights: str | None = None) -> KTBSegmentor:
-    """The model of a run folder or checkpoint file of `ktb-train`, in evaluation mode.
+    """The model of a run folder or checkpoint file of `ktb-train`, or of a bundle, in evaluation mode.
 
     Args:
-        path: a run folder (its best checkpoint is taken) or a .ckpt file.
+        path: a run folder (its best checkpoint is taken), a .ckpt file, a bundle's folder or its .safetensors file.
         weights: the backbone's weights, if they are no longer where they were in training.
     """
     file = find_checkpoint(path)
@@ -416,7 +551,11 @@ def load_model(path: str | Path, *, weights: str | None = None) -> KTBSegmentor:
 
 def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load `state`, all of it and nothing less; says which names are missing, unknown or of another shape."""
-    expected = module.state_dict()
+    _refuse_misfit(module.state_dict(), state, where)
+    module.load_state_dict(state)
+
+
+def _refuse_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
     problems = [
         _listing("missing", set(expected) - set(state)),
         _listing("unknown", set(state) - set(expected)),
@@ -431,7 +570,6 @@ def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], where: st
     ]
     if any(problems):
         raise CheckpointError(f"{where}: does not fit this model: " + "; ".join(p for p in problems if p))
-    module.load_state_dict(state)
 
 
 def _listing(what: str, names: Iterable[str], limit: int = 6) -> str:
@@ -444,7 +582,8 @@ def _listing(what: str, names: Iterable[str], limit: int = 6) -> str:
 
 def _depths(state: Iterable[str], pattern: str) -> tuple[int, ...]:
     blocks = {(int(m[1]), int(m[2])) for k in state if (m := re.match(pattern, k))}
-    return tuple(1 + max(j for i, j in blocks if i == stage) for stage in sorted({i for i, _ in blocks}))
+    # Counted, not the largest number: a name like stages.0.blocks.999999999 must not make the others missing.
+    return tuple(sum(i == stage for i, _ in blocks) for stage in sorted({i for i, _ in blocks}))
 
 
 def _arch_of(state: Mapping[str, Tensor], prefix: str) -> SwinArch:
@@ -462,5 +601,5 @@ def _arch_of(state: Mapping[str, Tensor], prefix: str) -> SwinArch:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

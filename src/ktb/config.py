@@ -348,13 +348,13 @@ laptop without saying so."""
 
 
 def saved_config(checkpoint: str | Path) -> Path | None:
-    """The config.yaml of the run that `checkpoint`, a run folder or a file in its checkpoints/, belongs to; None for
-    anything else, such as a published state dict."""
+    """The config.yaml of the run that `checkpoint`, a run folder or a file in its checkpoints/, belongs to, or of the
+    bundle it is or lies in; None for anything else, such as a published state dict."""
     path = Path(checkpoint).expanduser()
     if not path.is_dir():
-        if path.parent.name != "checkpoints":
+        if path.parent.name != "checkpoints" and path.name != "model.safetensors":
             return None
-        path = path.parent.parent
+        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     file = path / "config.yaml"
     return file if file.is_file() else None
 

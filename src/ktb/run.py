@@ -32,6 +32,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ktb import checkpoints, ranks, resume, tables
 from ktb.config import instantiate, merge_saved, user_overrides
@@ -242,8 +244,9 @@ def open_checkpoint(
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
     ours = checkpoints.is_ours(content)
-    if ours:
-        cfg = merge_saved(OmegaConf.create(content["ktb"]["config"]), cfg, overrides)
+    about = content["ktb"] if ours else {}
+    if "config" in about:  # not in a bundle of a published checkpoint, whose data the groups say
+        cfg = merge_saved(_config_in(about, file), cfg, overrides)
     with open_dict(cfg):
         cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
         if cfg.split:
@@ -251,8 +254,10 @@ def open_checkpoint(
     data = build_data(cfg)
     streams = [m.name for m in data.modalities]
     if ours:
-        backbone = content["ktb"]["backbone"]
-        moved = cfg.backbone.weights if cfg.backbone.weights != backbone["weights"] else None
+        given = "config" in about or any(text.startswith("backbone.weights=") for text in overrides)
+        moved = cfg.backbone.weights if given else None
+        if moved == (about.get("backbone") or {}).get("weights"):
+            moved = None
         model = checkpoints.model_from_checkpoint(content, str(file), weights=moved)
     elif checkpoints.is_published(checkpoints.read_state_dict(content)):
         if len(streams) != 2 or streams[0] != "rgb":
@@ -263,8 +268,19 @@ def open_checkpoint(
             f"{file}: neither a checkpoint of ktb-train nor a published one "
             f"(names like {next(iter(checkpoints.read_state_dict(content)))})"
         )
-    _check_fit(model, data, file, content["ktb"]["classes"] if ours else None)
+    _check_fit(model, data, file, about.get("classes"))
     return cfg, data, model
+
+
+def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:
+    """The run's own configuration out of a checkpoint."""
+    try:
+        config = OmegaConf.create(str(about["config"]))
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: damaged: the config in it is no YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, DictConfig):
+        raise CheckpointError(f"{file}: damaged: the config in it is no mapping")
+    return config
 
 
 def _check_fit(model: KTBSegmentor, data: RGBXDataModule, file: Path, classes: list[str] | None) -> None:
@@ -337,6 +353,7 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
         "config": OmegaConf.to_yaml(cfg, resolve=True),
         "dataset": data.spec.name,
         "classes": list(data.spec.classes),
+        "palette": [list(colour) for colour in data.spec.palette],
         "modalities": [asdict(m) for m in data.modalities],
         "backbone": {
             "name": cfg.backbone.name,

@@ -44,7 +44,7 @@ class MLPHead(nn.Module):
         x: Tensor | None = None
         for feature, linear, share in zip(features, cast(Iterable[nn.Linear], self.linear), shares, strict=True):
             part = F.linear(feature, share @ linear.weight, share @ linear.bias).movedim(-1, 1)
-            if part.shape[-2:] != grid:
+            if x is not None:
                 part = F.interpolate(part, size=grid, mode="bilinear", align_corners=False)
             x = part if x is None else x + part
         assert x is not None

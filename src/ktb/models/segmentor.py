@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -90,6 +91,8 @@ class KTBSegmentor(nn.Module):
         self.modalities = names
         self.num_classes = num_classes
         self.recompute = recompute
+        self.about: dict[str, Any] = {}
+        """Plain values that `save_pretrained` keeps: classes, data set, which base weights the backbone is."""
         self.backbone = backbone
         self.patch_embeds = nn.ModuleDict(
             {m: _patch_embed_for(backbone.patch_embed, c) for m, c in channels.items() if m != "rgb"}
@@ -111,6 +114,37 @@ class KTBSegmentor(nn.Module):
         """Rebuild the model a `config` attribute describes, with fresh weights."""
         options = dict(config)
         return cls(FrozenSwin(SwinArch.from_dict(options.pop("arch"))), **options)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, weights: str | None = None) -> KTBSegmentor:
+        """The model of a bundle: a local folder, or the name of a model on the Hugging Face hub (OWNER/NAME).
+
+        Args:
+            source: the folder or name.
+            weights: a file of the frozen backbone's weights, where the bundle leaves them out and they are neither on
+                timm's hub nor shipped with ktb.
+
+        Returns:
+            the model in evaluation mode, float32.
+
+        Raises:
+            CheckpointError: not such a bundle, no network, or base weights other than in training.
+        """
+        from ktb.bundles import load_pretrained
+
+        return load_pretrained(source, weights=weights)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a bundle into a new folder: model.safetensors, config.json and a model card, README.md.
+
+        A backbone that `about` identifies (a model of `load_model` or `from_pretrained`) is left out and named.
+
+        Raises:
+            CheckpointError: the folder holds something already or can't be written.
+        """
+        from ktb.bundles import save_bundle
+
+        save_bundle(self, folder)
 
     def forward(
         self, inputs: Mapping[str, Tensor], *, side: bool | None = None, masked: Tensor | None = None
@@ -165,12 +199,13 @@ class KTBSegmentor(nn.Module):
         if unknown or not inputs:
             raise ValueError(f"inputs must hold some of {list(self.modalities)}, got {list(inputs)}")
         shapes = {m: tuple(x.shape) for m, x in inputs.items()}
-        if len({(s[0], *s[2:]) for s in shapes.values()}) > 1:
+        first = next(iter(shapes.values()))
+        if any((s[0], *s[2:]) != (first[0], *first[2:]) for s in shapes.values()):
             raise ValueError(f"batch and image size of all modalities must agree, got {shapes}")
         for m, shape in shapes.items():
             if len(shape) != 4 or shape[1] != self.config["modalities"][m]:
                 raise ValueError(f"{m} must be (B, {self.config['modalities'][m]}, H, W), got {shape}")
-        b, _, h, w = next(iter(shapes.values()))
+        h, w = first[2:]
         streams = []
         for m in self.modalities:
             if m in inputs:

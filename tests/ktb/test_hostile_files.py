@@ -1,0 +1,324 @@
+"""Files made to harm: refused in one line, nothing executed, and no more memory taken than the file is large."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import resource
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ktb import KTBSegmentor, load_model, load_published
+from ktb.checkpoints import read_file
+from ktb.data.readers import decode
+from ktb.errors import CheckpointError, DataError, KTBError
+from ktb.model_cli import main
+from ktb.models.swin import FrozenSwin, SwinArch
+from tests.ktb.reference import filled_state, load_json
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(autouse=True)
+def little_memory() -> object:
+    """Whatever asks for 8 GiB more than there is now fails instead of being given it."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def refusal(read: Callable[[], object]) -> str:
+    with pytest.raises(KTBError) as error:
+        read()
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+    return str(error.value)
+
+
+# ----------------------------------------------------------------------------------------------------------- pickles
+
+
+class Evil:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("command", ["info", "convert", "bundle", "export"])
+def test_a_pickle_with_code_is_not_run_by_any_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    file, trace, out = tmp_path / "evil.ckpt", tmp_path / "executed", tmp_path / "out.onnx"
+    torch.save({"state_dict": {"model.a": torch.zeros(1)}, "ktb": {"model": Evil(trace)}}, file)
+    more = {
+        "info": [], "bundle": [str(out)], "convert": [str(tmp_path / "o.pth"), "--to", "timm"],
+        "export": [str(out), "--size", "64x64"],
+    }[command]  # fmt: skip
+    assert main([command, str(file), *more]) == 2
+    assert "refused: it holds the Python object" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["evil.ckpt"]
+
+
+def test_a_pickle_named_safetensors_is_not_run(tmp_path: Path) -> None:
+    file, trace = tmp_path / "evil.safetensors", tmp_path / "executed"
+    file.write_bytes(pickle.dumps(Evil(trace)))
+    assert "not a readable checkpoint" in refusal(lambda: read_file(file))
+    assert not trace.exists()
+
+
+# ------------------------------------------------------------------------------------------------------- safetensors
+
+
+def lying(tmp_path: Path, header: object, data: bytes = b"\0" * 64, length: int | None = None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file = tmp_path / "lies.safetensors"
+    file.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return file
+
+
+def entry(shape: list[int], start: int, end: int, dtype: str = "F32") -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param({"a": entry([16], 0, 640)}, id="offsets beyond the file"),
+        pytest.param({"a": entry([10**12], 0, 64)}, id="a shape larger than its data"),
+        pytest.param({"a": entry([2**62, 2**62], 0, 64)}, id="a shape that overflows"),
+        pytest.param({"a": entry([16], 0, 64), "b": entry([16], 0, 64)}, id="overlapping"),
+        pytest.param({"a": entry([8], 0, 32)}, id="data that no tensor owns"),
+        pytest.param({"a": entry([16], 64, 0)}, id="backwards"),
+        pytest.param({"a": entry([-16], 0, 64)}, id="negative"),
+        pytest.param({"a": entry([16], 0, 64, "F1")}, id="unknown type"),
+        pytest.param({"a": {"dtype": "F32"}}, id="incomplete"),
+        pytest.param([1, 2, 3], id="a list"),
+        pytest.param(b"{" * 5000, id="nested without end"),
+        pytest.param(b"\xff\xfe\xfd", id="no text"),
+    ],
+)
+def test_safetensors_headers_that_lie(tmp_path: Path, header: object) -> None:
+    assert "lies.safetensors: not a readable checkpoint" in refusal(lambda: read_file(lying(tmp_path, header)))
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 1 << 20, 0])
+def test_a_header_length_that_lies(tmp_path: Path, length: int) -> None:
+    file = lying(tmp_path, {"a": entry([16], 0, 64)}, length=length)
+    assert "not a readable checkpoint" in refusal(lambda: read_file(file))
+
+
+# ------------------------------------------------------------------------------------------------------ PyTorch files
+
+
+def repacked(file: Path, compression: int, change: Callable[[str, bytes], bytes] = lambda _, data: data) -> None:
+    with zipfile.ZipFile(file) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, change(name, data))
+
+
+def test_a_compressed_checkpoint_is_a_bomb(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.pth"
+    torch.save({"a": torch.zeros(1 << 24)}, file)
+    repacked(file, zipfile.ZIP_DEFLATED)
+    assert file.stat().st_size < 1 << 20
+    assert "refused: it unpacks to 67," in refusal(lambda: read_file(file))
+
+
+def test_a_tensor_stretched_over_four_bytes_is_a_bomb(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.pth"
+    torch.save({"model": {"a": [torch.zeros(1), {"b": 3}], "b": torch.zeros(1, dtype=torch.half).expand(10**12)}}, file)
+    assert "refused: it holds a tensor of shape (1000000000000,) over 2 bytes" in refusal(lambda: read_file(file))
+    sparse = torch.sparse_coo_tensor(torch.zeros(1, 1), torch.ones(1), (10**12,), check_invariants=True)
+    torch.save({"a": sparse}, file)
+    assert "refused: it holds a sparse tensor" in refusal(lambda: read_file(file))
+
+
+def test_storages_shorter_than_they_say(tmp_path: Path) -> None:
+    file = tmp_path / "short.pth"
+    torch.save({"a": torch.zeros(4096)}, file)
+    repacked(file, zipfile.ZIP_STORED, lambda name, data: data[:16] if name.endswith("data/0") else data)
+    assert "short.pth: not a readable checkpoint" in refusal(lambda: read_file(file))
+
+
+def test_names_that_count_without_end() -> None:
+    state = filled_state(load_json("mini.json"))
+    state["backbone.stages.0.blocks.999999999.norm1.weight"] = torch.zeros(1)
+    assert "blocks.2." in refusal(lambda: load_published(state))
+    state = filled_state(load_json("mini.json"))
+    state["decode_head.linear_pred.bias"] = torch.zeros(1).expand(10**11)  # as a class count
+    assert "of another shape" in refusal(lambda: load_published(state))
+
+
+# ------------------------------------------------------------------------------------------------------------ bundles
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "small"
+    torch.manual_seed(0)
+    arch = SwinArch(32, (1, 1, 1, 1), (1, 2, 4, 8), 4)
+    model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 10, head_dim=8, side_head_dim=8)
+    model.save_pretrained(folder)
+    return folder
+
+
+def changed(bundle: Path, tmp_path: Path, change: Change, *, without_backbone: bool = False) -> Path:
+    """The bundle's weights with other words about the model in their header."""
+    source, file = bundle / "model.safetensors", tmp_path / "model.safetensors"
+    with safe_open(source, "pt") as opened:
+        about = json.loads(opened.metadata()["ktb"])
+    change(about)
+    state: dict[str, Tensor] = load_file(source)
+    if without_backbone:
+        state = {k: v for k, v in state.items() if not k.startswith("backbone.")}
+    save_file(state, file, metadata={"ktb": json.dumps(about)})
+    return file
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda a: a["model"].update(num_classes=10**9), id="classes"),
+        pytest.param(lambda a: a["model"].update(head_dim=10**9), id="head"),
+        pytest.param(lambda a: a["model"]["arch"].update(depths=[10**9] * 4), id="depths"),
+        pytest.param(lambda a: a["model"]["arch"].update(embed_dim=1 << 40), id="width"),
+        pytest.param(lambda a: a["model"]["arch"].update(window_size=10**6), id="window"),
+        pytest.param(lambda a: a["model"]["arch"].update(mlp_ratio=1e12), id="mlp"),
+        pytest.param(lambda a: a["model"]["arch"].update(num_heads=[0, 0, 0, 0]), id="no heads"),
+        pytest.param(lambda a: a["model"]["arch"].update(num_heads="1248"), id="heads as text"),
+        pytest.param(lambda a: a["model"].update(modalities={"rgb": 3, "depth": 10**9}), id="channels"),
+        pytest.param(lambda a: a["model"].update(modalities={f"m{i}": 3 for i in range(10**4)}), id="modalities"),
+        pytest.param(lambda a: a["model"].update(modalities={"__init__": 3}), id="names"),
+        pytest.param(lambda a: a["model"].update(_target_="os.system"), id="an argument there is none of"),
+        pytest.param(lambda a: a["model"].update(fusion="os.system"), id="fusion"),
+        pytest.param(lambda a: a.update(model=3), id="no model"),
+        pytest.param(lambda a: a.pop("model"), id="nothing"),
+    ],
+)
+def test_descriptions_that_lie(bundle: Path, tmp_path: Path, change: Change) -> None:
+    file = changed(bundle, tmp_path, change)
+    message = refusal(lambda: load_model(file))
+    assert message.startswith(f"{file}: ")
+    assert "damaged" in message or "does not fit this model" in message
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        {"name": "../../etc/passwd", "timm_name": None, "weights": "bundled", "sha256": "0"},
+        {"name": "swin", "timm_name": "hf-hub:somebody/evil", "weights": "hub", "sha256": "0"},
+        {"name": "swin", "timm_name": "local-dir:/tmp", "weights": "hub", "sha256": "0"},
+        {"name": "swin", "weights": "bundled"},
+        {"name": "swin", "timm_name": None, "weights": "/dev/zero", "sha256": "0"},
+        {},
+    ],
+)
+def test_base_weights_are_named_and_nothing_else(bundle: Path, tmp_path: Path, base: dict[str, Any]) -> None:
+    file = changed(bundle, tmp_path, lambda about: about.update(backbone=base), without_backbone=True)
+    message = refusal(lambda: load_model(file))
+    assert "damaged: its base weights are" in message or "are not here" in message
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "{", "[" * 100_000, '{"a": NaN'])
+def test_words_about_the_model_that_are_none(bundle: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(bundle / "model.safetensors"), file, metadata={"ktb": text})
+    assert "damaged" in refusal(lambda: load_model(file))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"dataset": {"name": "x", "_target_": "os.system", "command": "touch executed"}}, "not a class of ktb"),
+        ({"dataset": {"name": "x", "_target_": "ktb.run.os.system"}}, "not a class of ktb"),
+        ({"dataset": {"name": "x", "root": "${oc.env:HOME}"}}, "has a reference"),
+        ("!!python/object/apply:os.system [touch executed]", "the config in it is no YAML"),
+        ("- a\n- b", "is no mapping"),
+    ],
+)
+def test_a_config_with_foreign_code_is_refused(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: object, message: str
+) -> None:
+    from hydra import compose, initialize_config_dir
+
+    from ktb import run
+    from ktb.config import conf_dir
+
+    text = config if isinstance(config, str) else yaml.safe_dump(config)
+    file = changed(bundle, tmp_path, lambda about: about.update(config=text))
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("eval", overrides=[f"checkpoint={file}"])
+    assert message in refusal(lambda: run.open_checkpoint(file, cfg, []))
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+def png(width: int, height: int, body: bytes) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (8193, 8192)])
+def test_a_png_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, size: tuple[int, int]) -> None:
+    file = tmp_path / "bomb.png"
+    file.write_bytes(png(*size, zlib.compress(bytes(1 << 20), 9)))
+    with pytest.raises(DataError, match="bomb.png: claims .* pixels; expected at most"):
+        decode(file)
+
+
+def test_a_png_that_unpacks_to_more_than_its_header_says(tmp_path: Path) -> None:
+    """256 MiB of zeros in 256 KiB: at most what 16 x 16 pixels take is unpacked."""
+    packer = zlib.compressobj(9)
+    body = b"".join(packer.compress(bytes(1 << 24)) for _ in range(16)) + packer.flush()
+    file = tmp_path / "bomb.png"
+    file.write_bytes(png(16, 16, body))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert decode(file).shape == (16, 16, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+
+
+def test_an_npy_bomb_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.npy"
+    text = io.BytesIO()
+    np.lib.format.write_array_header_1_0(text, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
+    file.write_bytes(text.getvalue() + bytes(64))
+    with pytest.raises(DataError, match="bomb.npy"):
+        decode(file)
+    np.save(file, np.array([Evil(tmp_path / "executed")], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="bomb.npy"):
+        decode(file)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_nothing_of_the_above_is_caught_by_accident(bundle: Path, tmp_path: Path) -> None:
+    """The same file unchanged is read."""
+    assert load_model(changed(bundle, tmp_path, lambda about: None)).num_classes == 10
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load_model(changed(bundle, tmp_path, lambda about: about["model"].update(side_head_dim=9, head_dim=8)))
