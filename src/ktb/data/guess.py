@@ -441,10 +441,12 @@ class Labels:
     notes: list[str]
 
 
-def guess_labels(
-    seen: Sequence[LabelSeen], names: Mapping[int, str], colours: Mapping[tuple[int, int, int], str]
-) -> Labels:
-    """What the ids or colours of the labels mean. names, colours: id or colour → class, from a file of the user's."""
+def guess_labels(seen: Sequence[LabelSeen], names: ClassNames) -> Labels:
+    """What the ids or colours of the labels mean.
+
+    Raises:
+        DataError: labels of several forms, or with more ids than there can be classes.
+    """
     counted: Counter[int] = Counter()
     for s in seen:
         counted.update(dict(s.counted))
@@ -460,20 +462,26 @@ def guess_labels(
             len({(g, b) for _, g, b in split}) == 1 and max((r for r, _, _ in split if r != IGNORE), default=0) < 100
         )
         if not (equal or first):
-            return _from_colours(split, colours)
+            return _from_colours(split, names.colours)
         counted = Counter({r: n for (r, _, _), n in split.items()})
         settings["channel"] = 0
         channel = ["several channels with the same ids: the first is taken" if equal else "ids in the first channel"]
     else:
         channel = []
     palette = max((s.palette for s in seen), key=len, default=())
-    found = _from_ids(counted, names, palette)
+    found = _from_ids(counted, names.ids, names.numbered, palette, seen[0].path)
     found.settings = settings | found.settings
     found.reasons = channel + found.reasons
     return found
 
 
-def _from_ids(counted: Counter[int], names: Mapping[int, str], palette: Sequence[tuple[int, int, int]]) -> Labels:
+def _from_ids(
+    counted: Counter[int],
+    names: Mapping[int, str],
+    numbered: bool,
+    palette: Sequence[tuple[int, int, int]],
+    where: Path,
+) -> Labels:
     ids, total = sorted(counted), sum(counted.values())
     reasons = [f"ids {_ranges(ids)}"]
     settings: dict[str, Any] = {}
@@ -486,12 +494,20 @@ def _from_ids(counted: Counter[int], names: Mapping[int, str], palette: Sequence
         kept.remove(IGNORE)
         void.append(IGNORE)
         reasons.append("255 is void")
-    if 0 in kept and len(names) == len(kept) - 1 and 0 not in names and kept == list(range(len(kept))):
+    if not numbered and len(names) == max(kept, default=0) and len(kept) > 1 and not stretched:
+        # K names for ids up to K: they are those of 1 to K.
+        names = {i + 1: name for i, name in names.items()}
+    if 0 in kept and names and 0 not in names and max(names) == max(kept):
         kept.remove(0)
         void.append(0)
         reasons.append("0 has no name in the list of classes: void")
-    first = min(kept, default=0)
-    last = max([*kept, *(i for i in names if i not in void)], default=0)
+    if len(kept) >= IGNORE:
+        raise DataError(
+            f"{where}: and the other labels hold {len(kept)} different ids; expected at most {IGNORE - 1} classes: are "
+            "they instances, or measurements?"
+        )
+    known = [*kept, *(i for i in names if i not in void and names[i].lower() not in VOID_NAMES)]
+    first, last = min(known, default=0), max(known, default=0)
     dense = not stretched and len(kept) * 2 >= last - first + 1
     if dense:
         classes = list(range(first, last + 1))
@@ -560,29 +576,35 @@ def _ranges(ids: Sequence[int]) -> str:
     return ", ".join([*shown, *(["..."] if len(parts) > 12 else [])])
 
 
-def read_class_names(root: Path) -> tuple[dict[int, str], dict[tuple[int, int, int], str], str]:
-    """Names by id and by colour from a classes.txt or the like in `root`, and that file's name; empty if there is none.
+@dataclass
+class ClassNames:
+    """Names of classes from a file of the user's, by id and by colour; numbered: the file has the ids itself."""
+
+    ids: dict[int, str] = field(default_factory=dict)
+    colours: dict[tuple[int, int, int], str] = field(default_factory=dict)
+    numbered: bool = True
+    source: str = ""
+
+
+def read_class_names(root: Path) -> ClassNames:
+    """From a classes.txt or the like in `root`; empty if there is none.
 
     One class per line, alone or as `id name`, `name r g b` or `name:r,g,b`; lines starting with # do not count.
     """
-    for name in CLASS_FILES:
-        path = root / name
-        if not path.is_file():
-            continue
-        ids: dict[int, str] = {}
-        colours: dict[tuple[int, int, int], str] = {}
-        lines = [t.strip() for t in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-        for number, line in enumerate(t for t in lines if t and not t.startswith("#")):
-            m = re.fullmatch(
-                r"(?:(\d+)[\s:,]+)?(.*?[^\s:,])(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?[:,\s]*", line
-            )
-            if m is None:
-                continue
-            ids[int(m[1]) if m[1] else number] = m[2]
-            if m[3]:
-                colours[int(m[3]), int(m[4]), int(m[5])] = m[2]
-        return ids, colours, name
-    return {}, {}, ""
+    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    if path is None:
+        return ClassNames()
+    number, colour = r"(?:(\d+)[\s:,]+)?", r"(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?"
+    lines = [t.strip() for t in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    found = [re.fullmatch(rf"{number}(.*?[^\s:,]){colour}[:,\s]*", t) for t in lines if t and t[0] != "#"]
+    matches = [m for m in found if m]
+    numbered = all(m[1] for m in matches)
+    return ClassNames(
+        ids={int(m[1]) if numbered else i: m[2] for i, m in enumerate(matches)},
+        colours={(int(m[3]), int(m[4]), int(m[5])): m[2] for m in matches if m[3]},
+        numbered=numbered,
+        source=path.name,
+    )
 
 
 # --- the whole -------------------------------------------------------------------------------------------------------
@@ -641,10 +663,10 @@ def survey(root: Path, *, watch: Watch = _plain_watch, workers: int | None = Non
     if failed := [o for o in outcomes if o.state == "failed"]:
         raise DataError(min(o.message for o in failed))
     seen = [o for o in outcomes if isinstance(o, LabelSeen)]
-    names, colours, source = read_class_names(root)
-    found = guess_labels(seen, names, colours)
-    if source:
-        found.reasons.append(f"names from {source}")
+    names = read_class_names(root)
+    found = guess_labels(seen, names)
+    if names.source:
+        found.reasons.append(f"names from {names.source}")
     sizes = Counter(s.size for s in seen)
     for k in partners:
         for size in stats[id(k)].sizes:

@@ -279,6 +279,10 @@ def labelled(root: Path, images: list[np.ndarray], names: str = "", folder: str 
         ((0, 1, 2), "1 road\n2 car\n", {"offset": -1, "ignore": [0, 255]}, ["road", "car"], {0: IGNORE, 2: 1}),
         ((0, 1, 2), "0: void\n1: road\n2: car\n", {"offset": -1, "ignore": [0, 255]}, ["road", "car"],
          {0: IGNORE, 1: 0}),
+        ((0, 1, 2), "road\ncar\n", {"offset": -1, "ignore": [0, 255]}, ["road", "car"], {0: IGNORE, 2: 1}),
+        ((1, 2), "road\ncar\n", {"offset": -1, "ignore": [0, 255]}, ["road", "car"], {1: 0, 2: 1}),
+        ((1, 2), "0 sky\n1 road\n2 car\n", {}, ["sky", "road", "car"], {1: 1, 2: 2}),
+        ((0, 1), "road\ncar\n", {}, ["road", "car"], {1: 1}),
         ((0, 255), "", {"map": {0: 0, 255: 1}, "ignore": []}, ["class_0", "class_255"], {255: 1}),
         ((0, 128, 255), "", {"map": {0: 0, 128: 1, 255: 2}, "ignore": []}, ["class_0", "class_128", "class_255"],
          {128: 1, 255: 2}),
@@ -334,6 +338,17 @@ def test_palette_files_bring_their_colours(tmp_path):
     found = look(tmp_path)
     assert found.palette == [(10, 20, 30), (200, 100, 0)]
     assert found.label.settings == {"files": "label/*.png"}
+
+
+def test_labels_with_too_many_ids(tmp_path):
+    stripes = [
+        np.repeat(np.arange(i * 50, i * 50 + 50), 8)[None].repeat(40, axis=0).astype(np.uint16) for i in range(6)
+    ]
+    for i, stripe in enumerate(stripes):
+        save(tmp_path / f"rgb/{i}.png", np.zeros((*stripe.shape, 3), np.uint8))
+        save(tmp_path / f"label/{i}.png", stripe)
+    with pytest.raises(DataError, match=r"hold 299 different ids; expected at most 254 classes: are they instances"):
+        look(tmp_path)
 
 
 def test_labels_are_known_by_their_look(tmp_path):
