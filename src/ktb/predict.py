@@ -95,7 +95,7 @@ def plan(
         sources: modality → a file, a folder (searched with its subfolders) or a glob pattern (`*`, `?` and `**/`);
             several where the modality is stored in several files. Files of folders belong together when their paths
             below the folder agree but for the suffix, those of patterns when the wildcards match the same.
-        out: folder of the results, never searched.
+        out: folder of the results; where it lies in a folder that is searched, it is left out.
         allow_missing: a picture that lacks a modality is no failure.
 
     Raises:
@@ -140,7 +140,7 @@ def _find(source: str, out: Path) -> dict[str, _Found]:
             raise DataError(f"{path}: is the folder for the results; expected another one")
         files: dict[str, _Found] = {}
         for file in sorted(path.rglob("*")):
-            if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or out in file.resolve().parents:
+            if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or _is_result(file, path, out):
                 continue
             key = file.relative_to(path).with_suffix("").as_posix()
             if key in files:
@@ -159,15 +159,19 @@ def _find(source: str, out: Path) -> dict[str, _Found]:
         raise DataError(f"{source}: no such folder as {root}{similar(root)}")
     pattern = path.relative_to(root).as_posix()
     matches = {key: root / file for key, file in match_files(Tree(root), pattern).items()}
-    # A result beneath the pattern's folder is no input of the next call.
     files = {
         key: _Found(file, file.relative_to(root).with_suffix("").as_posix())
         for key, file in matches.items()
-        if out not in file.resolve().parents
+        if not _is_result(file, root, out)
     }
     if not files:
         raise DataError(f"{source}: no file matches this pattern; is it quoted, and is {root} the right folder?")
     return files
+
+
+def _is_result(file: Path, root: Path, out: Path) -> bool:
+    """Whether a file below `root` is of an earlier call, whose results folder lies there too."""
+    return root.resolve() in out.parents and out in file.resolve().parents
 
 
 def plan_csv(
@@ -186,7 +190,7 @@ def plan_csv(
         rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig")), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: is no table in CSV ({error}); expected text, columns separated by commas") from None
-    header = [cell.strip() for cell in rows[0]]
+    header = [cell.strip() for cell in (rows[0] if rows else ())]
     for column in header:
         if column != "name" and column not in modalities:
             raise DataError(

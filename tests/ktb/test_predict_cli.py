@@ -294,10 +294,11 @@ def test_a_table(trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.Capt
         ("rgb,dept\n", "column 'dept'; expected rgb, depth or name; did you mean 'depth'?"),
         ("rgb,depth\na.png\n", "row 2: 1 columns; expected 2"),
         ("rgb,depth,name\na.png,b.png,../x\n", "row 2: the name '../x' leaves the results folder"),
+        ("", "its first row is ''; expected some of rgb, depth"),
         ("rgb,depth\n", "no row below the names of the columns"),
         ("rgb,depth,name\na.png,a.png,x\nb.png,b.png,x\n", "would both be called x"),
     ):
-        table.write_text(text)
+        table.write_text("\ufeff" + text)
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
 
@@ -330,6 +331,7 @@ def test_pairing(pairs: Path, tmp_path: Path) -> None:
     (results / "a.png").write_bytes(b"")
     jobs, _ = plan({"rgb": [str(pairs / "rgb")], "pol": [str(pairs / "depth"), str(pairs / "rgb")]}, results)
     assert [job.name for job in jobs] == list(SIZES)
+    assert [job.name for job in plan({"rgb": [str(pairs / "rgb" / "sub")]}, pairs)[0]] == ["b", "deep/c.1"]
     assert jobs[0].files["pol"] == (pairs / "depth" / "a.png", pairs / "rgb" / "a.png")
 
 
