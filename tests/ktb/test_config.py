@@ -14,7 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from ktb import config
-from ktb.data.spec import DatasetSpec
+from ktb.data.spec import DatasetSpec, ModalitySpec
+from ktb.engine.robustness import cases
 from ktb.errors import ConfigError, DataError
 
 CONF = config.conf_dir()
@@ -79,6 +80,19 @@ def test_every_member_composes_and_passes_the_checks(group: str, member: str) ->
         assert cfg[group].name == member
     if group == "logger":
         assert cfg.logger.csv.save_dir == "runs/here", "metrics.csv is always written"
+
+
+@pytest.mark.parametrize(
+    ("member", "runs"),
+    [("emm", 1 + 2 * 6), ("rmm", 1 + 3 * 6), ("nm", 1 + 3), ("all", 1 + 2 * 6 + 3 * 6 + 3)],
+)
+def test_robustness_of_three_modalities(member: str, runs: int) -> None:
+    cfg = composed("checkpoint=x", f"robustness={member}", name="eval")
+    config.check(cfg)
+    assert cfg.robustness.name == member
+    settings = OmegaConf.to_container(cfg.robustness)
+    assert isinstance(settings, dict)
+    assert len(cases({str(k): v for k, v in settings.items()}, [ModalitySpec(m) for m in "abc"])) == runs
 
 
 @pytest.mark.parametrize("member", [m for m in GROUPS["modality"] if m != "default"])

@@ -127,7 +127,6 @@ class Case:
     protocol: str
     setting: str
     affected: tuple[str, ...]
-    change: Callable[[Inputs, Draws], Inputs]
 
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
@@ -142,23 +141,21 @@ def cases(settings: Mapping[str, Any], modalities: Sequence[ModalitySpec]) -> li
         ConfigError: a value that cannot work.
     """
     names = [m.name for m in modalities]
-    found = [Case("full", "", (), lambda inputs, draws: inputs)]
+    found = [Case("full", "", ())]
     for way in _given(settings, "emm", "missing"):
         if way not in MISSING:
             raise ConfigError(f"robustness.emm.missing: {way!r} is unknown; expected some of {', '.join(MISSING)}")
-        for s in subsets(names):
-            found.append(Case("emm", way, s, lambda x, _, s=s, way=way: without(x, s, way, modalities)))  # type: ignore[misc]
+        found += [Case("emm", way, missing) for missing in subsets(names)]
     for rate in _given(settings, "rmm", "rates"):
         _share("rmm.rates", rate)
-        for s in subsets(names):
-            found.append(Case("rmm", f"{rate:g}", s, lambda x, d, s=s, rate=rate: randomly_zeroed(x, s, rate, d)))  # type: ignore[misc]
+        found += [Case("rmm", str(rate), chosen) for chosen in subsets(names)]
     for level, noise in (settings.get("nm") or {}).items():
         if not isinstance(noise, Mapping) or set(noise) != {"density", "sigma"}:
             raise ConfigError(f"robustness.nm.{level}={noise}: expected {{density: ..., sigma: ...}}")
         _share(f"nm.{level}.density", noise["density"])
         if not isinstance(noise["sigma"], int | float) or noise["sigma"] < 0:
             raise ConfigError(f"robustness.nm.{level}.sigma={noise['sigma']}: expected 0 or more")
-        found.append(Case("nm", str(level), tuple(names), lambda x, d, n=noise: noisy(x, n["density"], n["sigma"], d)))  # type: ignore[misc]
+        found.append(Case("nm", str(level), tuple(names)))
     for p in settings.get("expected", ()):
         _share("expected", p)
     if len(found) == 1:
@@ -207,6 +204,7 @@ class Robustness(Callback):
         self.cases = cases(settings, modalities)
         self._with_emm = any(case.protocol == "emm" for case in self.cases)
         self.modalities = tuple(modalities)
+        self.noise = {str(level): dict(noise) for level, noise in (settings.get("nm") or {}).items()}
         self.expected: list[float] = list(settings.get("expected", []))
         self.seed = seed
         self.result: dict[str, Any] = {}
@@ -229,6 +227,8 @@ class Robustness(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        if not batch["id"]:  # a process that no sample was left for
+            return
         module = cast(SegmentationModule, pl_module)
         inputs = normalize(batch["inputs"], self.modalities)
         draws = Draws(self.seed, batch["id"])
@@ -240,13 +240,22 @@ class Robustness(Callback):
                 continue
             model: Model = _AllHeads(module.model, heads[1:]) if len(heads) > 1 else module.model
             with trainer.precision_plugin.test_step_context():
-                logits = module.inference(model, case.change(inputs, draws), size)
+                logits = module.inference(model, self._changed(inputs, case, draws), size)
             for head, part in zip(heads, logits.split(module.model.num_classes, dim=1), strict=True):
                 self._counts[case, head].update(part.argmax(1), batch["label"])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         found = {key: scores(metric.compute().cpu().numpy()) for key, metric in self._counts.items()}
         self.result = summarise(found, [m.name for m in self.modalities], self.expected)
+
+    def _changed(self, inputs: Inputs, case: Case, draws: Draws) -> Inputs:
+        if case.protocol == "emm":
+            return without(inputs, case.affected, case.setting, self.modalities)
+        if case.protocol == "rmm":
+            return randomly_zeroed(inputs, case.affected, float(case.setting), draws)
+        if case.protocol == "nm":
+            return noisy(inputs, **self.noise[case.setting], draws=draws)
+        return inputs
 
     def _heads(self, case: Case, model: KTBSegmentor) -> list[str]:
         """The fused head, and where modalities are missing the side heads of the others."""
