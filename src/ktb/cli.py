@@ -56,7 +56,7 @@ With -m also:
   jobs=2                     jobs at a time                launcher=gpus     each with GPUs of its own; local, slurm
   sweep=NAME                 where it goes: sweeps/NAME    launcher.KEY=...  settings of the launcher
 
-A run folder holds config.yaml, result.json, metrics.csv, checkpoints/ and picture panels.
+A run folder holds config.yaml, result.json, metrics.csv, checkpoints/, pictures and report.html.
 """
 _EVAL_HELP = """\
 Score a checkpoint: a run of ktb-train (with its own config) or a published state dict.
