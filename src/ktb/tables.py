@@ -187,7 +187,7 @@ def _draw_rmm(axis: Any, result: Result) -> None:
     axis.set(xlabel="share of elements zeroed", ylabel="mIoU, %", ylim=(0, 110 * full), title="Partly missing (RMM)")
     axis.set_xticks(rates)
     axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, frameon=False, title="affected", title_fontsize=8)
+    axis.legend(fontsize=8, frameon=False, title="affected", title_fontsize=8, loc="lower left")
 
 
 def _draw_nm(axis: Any, result: Result) -> None:
