@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ktb.report.plots import colour, confusion_plot, line_plot
-from ktb.report.runs import SCORES, Run, difference, differing_settings, mapping, number, protocol, run_table
+from ktb.report.runs import SCORES, Run, difference, differing_settings, listed, mapping, number, protocol, run_table
 from ktb.report.sweep import Sweep
 from ktb.report.tables import Spread, Table, Value, factored, shown
 
@@ -95,7 +95,7 @@ def _head(runs: Sequence[Run], sweep: Sweep | None) -> tuple[str, str, str]:
             f'<div class="tile"><b>{trained / 1e6:.2f} M</b><span>parameters trained</span>'
             f"<em>of {total / 1e6:.2f} M</em></div>"
         )
-    what = [f"{run.result.get('split', '')} split", protocol(run.result), " + ".join(_modalities(run))]
+    what = [f"{run.result.get('split', '')} split", protocol(run.result), " + ".join(run.modalities)]
     what += [str(run.result.get("backbone", "")), run.name]
     return _dataset(run), escape(" · ".join(w for w in what if w)), f'<div class="tiles">{"".join(tiles)}</div>'
 
@@ -113,10 +113,6 @@ def _against_published(run: Run) -> str:
 
 def _dataset(run: Run) -> str:
     return str(run.result.get("dataset") or run.setting("dataset", "name") or run.name)
-
-
-def _modalities(run: Run) -> list[str]:
-    return [str(m) for m in run.result.get("modalities") or run.setting("modality", "streams") or []]
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -289,7 +285,8 @@ def _matrix(run: Run) -> list[list[int]]:
     matrix, count = run.result.get("confusion_matrix"), len(run.per_class)
     if not isinstance(matrix, list) or len(matrix) != count:
         return []
-    fits = all(isinstance(row, list) and len(row) == count and all(isinstance(v, int) for v in row) for row in matrix)
+    cells = [v for row in matrix if isinstance(row, list) and len(row) == count for v in row]
+    fits = len(cells) == count**2 and all(isinstance(v, int) and v >= 0 for v in cells)
     return matrix if fits else []
 
 
@@ -382,9 +379,8 @@ def _panels(run: Run, key: str) -> str:
 
 def _samples(run: Run) -> list[dict[str, Any]]:
     """The entries of panels.json that are as they should be, with their pictures as text."""
-    samples = run.panels.get("samples")
     found = []
-    for sample in samples if isinstance(samples, list) else []:
+    for sample in listed(run.panels.get("samples")):
         pictures = mapping(sample).get("pictures")
         if isinstance(pictures, list):
             shown = [(str(mapping(p).get("title", "")), _data_uri(run, mapping(p).get("file"))) for p in pictures]
@@ -416,8 +412,7 @@ def _fusion(run: Run, key: str) -> str:
     modalities = {str(k): str(v) for k, v in mapping(run.fusion.get("modalities")).items()}
     panels = _samples(run)
     samples: list[dict[str, Any]] = []
-    entries = run.fusion.get("samples")
-    for entry in entries if isinstance(entries, list) else []:
+    for entry in listed(run.fusion.get("samples")):
         index, stages = mapping(entry).get("panel"), mapping(entry).get("stages")
         if not isinstance(index, int) or not 0 <= index < len(panels) or not _drawable(stages, list(modalities)):
             continue
@@ -528,8 +523,8 @@ def _robustness(run: Run, key: str) -> str:
         bars = []
         for setting, group in mapping(run.robustness.get(name)).items():
             words = _MISSING.get(setting, f"{phrase} {setting}")
-            for entry in mapping(group).get("runs") or []:
-                affected = " + ".join(map(str, mapping(entry).get("affected") or []))
+            for entry in listed(mapping(group).get("runs")):
+                affected = " + ".join(map(str, listed(mapping(entry).get("affected"))))
                 label = words if name == "nm" else f"{affected} {words}"
                 bars.append((label, number(mapping(mapping(entry).get("metrics")).get("miou"))))
                 for head, value in mapping(mapping(entry).get("side")).items():
@@ -572,7 +567,7 @@ def _about(run: Run, key: str) -> str:
         "data set": _dataset(run),
         "split": r.get("split"),
         "protocol": protocol(r) if r else None,
-        "modalities": ", ".join(_modalities(run)),
+        "modalities": ", ".join(run.modalities),
         "backbone": r.get("backbone") or run.setting("backbone", "name"),
         "loss": run.setting("loss", "name"),
         "checkpoint": r.get("checkpoint"),

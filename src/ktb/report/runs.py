@@ -56,6 +56,11 @@ class Run:
         miou = number(row.get("miou"))
         return None if miou is None else (miou / 100, str(row.get("split", "")))
 
+    @property
+    def modalities(self) -> list[str]:
+        """Names, in the model's order."""
+        return [str(m) for m in listed(self.result.get("modalities") or self.setting("modality", "streams"))]
+
     def setting(self, *path: str) -> Any:
         """A value of config.yaml, or None."""
         node: Any = self.config
@@ -66,6 +71,10 @@ class Run:
 
 def mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def number(value: Any) -> float | None:
@@ -117,6 +126,7 @@ def read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half characters can be written nowhere
     except (OSError, ValueError, RecursionError) as error:
         raise ReportError(f"{file}: not readable as JSON ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
@@ -189,7 +199,7 @@ def run_table(runs: Sequence[Run]) -> Table:
             _text(r.get("dataset", run.setting("dataset", "name"))),
             _text(r.get("split")),
             protocol(r) if r else None,
-            ", ".join(map(str, r.get("modalities") or run.setting("modality", "streams") or [])) or None,
+            ", ".join(run.modalities) or None,
             _text(r.get("backbone", run.setting("backbone", "name"))),
             _text(r.get("checkpoint")),
             _text(r.get("seed", run.setting("seed"))),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import csv
 import html
+import itertools
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,12 @@ import pytest
 from PIL import Image
 from tests.ktb.report.test_tables import run_folder
 
+from ktb.errors import ReportError
 from ktb.report.page import page
 from ktb.report.plots import thinned, ticks
-from ktb.report.runs import read_run, read_runs
+from ktb.report.runs import read_run, read_runs, run_table
 from ktb.report.sweep import summarise
+from ktb.report.tables import latex
 from ktb.report_cli import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -164,6 +170,33 @@ def test_odd_content_leaves_a_section_out(tmp_path: Path, damage: dict[str, Any]
     assert 'id="fusion"' in page([read_run(folder)])
     (folder / "panels" / "fusion.json").write_text(json.dumps({**fusion, **damage}))
     assert ('id="fusion"' in page([read_run(folder)])) == ("panels" in damage)
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where every value of nested dicts and lists is."""
+    yield path
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in pairs:
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("name", ["result.json", "panels/panels.json", "panels/fusion.json", "robustness.json"])
+def test_no_content_breaks_the_page(tmp_path: Path, name: str) -> None:
+    file = with_panels(tmp_path / "run") / name
+    content = json.loads(file.read_text())
+    odd = itertools.cycle([None, True, -1, 1e308, float("nan"), "x", "\ud800", [], [[]], {}, [{}]])
+    for path in places(content):
+        for value in itertools.islice(odd, 4):
+            mutant = copy.deepcopy(content)
+            node = {None: mutant}
+            for key in (None, *path)[:-1]:
+                node = node[key]
+            node[(None, *path)[-1]] = value
+            file.write_text(json.dumps(mutant if path else value))
+            with contextlib.suppress(ReportError):
+                run = read_run(tmp_path / "run")
+                page([run, run]).encode()
+                latex(run_table([run])).encode()
 
 
 def test_the_command_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
