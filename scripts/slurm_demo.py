@@ -1,4 +1,4 @@
-"""A real Slurm on this machine, and what ktb-train does on it: a job on two nodes, and a sweep with a preempted job.
+"""A real Slurm on this machine, and what ktb-train does on it: a job on two nodes, and a sweep with disturbed jobs.
 
     sudo apt-get install slurmctld slurmd slurm-client munge
     python scripts/slurm_demo.py [FOLDER]
@@ -9,8 +9,10 @@ FOLDER, and ends them again. Needs root, as slurmd does. docs/sweeps.md shows it
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -77,19 +79,17 @@ def main() -> int:
         print("\n=== one job on two nodes, one process on each (DDP)", flush=True)
         two = ["trainer.max_epochs=2", "trainer.strategy=ddp", "trainer.num_nodes=2", "trainer.devices=1"]
         train(env, *TINY, *two, "sweep=two_nodes", "seed=1")
-        print("\n=== six jobs, one of which is taken off its node and queued again", flush=True)
+        print(
+            "\n=== six jobs, of which one is preempted and one gets the signal that its time is nearly up", flush=True
+        )
         command = [*TINY, "trainer.max_epochs=12", "loss=self_teaching,ce", "seed=1,2,3", "sweep=six"]
         sweep = subprocess.Popen(ktb_train(*command), env=env)
         stack.callback(sweep.kill)
-        number = preempt(folder / "sweeps" / "six", env)
+        jobs = folder / "sweeps" / "six"
+        disturbed = [disturb(jobs, env, "scontrol", "requeue"), disturb(jobs, env, "scancel", "--signal=USR2")]
         assert sweep.wait() == 0
-        again = folder / "sweeps" / "six" / number
-        record, log = json.loads((again / "job.json").read_text()), (again / "log.txt").read_text()
-        print(f"preempted job {number}: {record['status']} after {record['attempts']} attempts")
-        assert record["attempts"] == 2
-        assert "ckpt_path" not in log or "continue" in log
-        epochs = [row.split(",")[0] for row in (again / "metrics.csv").read_text().splitlines()[1:]]
-        print(f"its metrics.csv: one curve, {len(epochs)} rows")
+        for name in disturbed:
+            check_one_curve(jobs / name)
         print("\n=== the same command: nothing left to do", flush=True)
         train(env, *command)
     print(f"everything is stopped; logs and runs: {folder}")
@@ -128,21 +128,42 @@ def start_slurm(folder: Path, stack: ExitStack) -> dict[str, str]:
     return env
 
 
-def preempt(sweep: Path, env: dict[str, str]) -> str:
-    """Once a job has written a checkpoint, do to it what a preempting partition does; returns its folder's name."""
+def disturb(sweep: Path, env: dict[str, str], *command: str) -> str:
+    """Run a command of Slurm's on a job in its first attempt, once it has a checkpoint; returns its folder's name."""
 
-    def running() -> list[Path]:
-        return [file.parent.parent for file in sweep.glob("*/checkpoints/last.ckpt") if status(file) == "running"]
+    def undisturbed() -> list[Path]:
+        files = sorted(sweep.glob("*/checkpoints/last.ckpt"))
+        return [
+            file.parents[1]
+            for file in files
+            if (r := record(file.parents[1]))["status"] == "running" and r["attempts"] == 1
+        ]
 
-    def status(file: Path) -> Any:
-        return json.loads((file.parent.parent / "job.json").read_text())["status"]
-
-    wait_for(lambda: bool(running()), "a job with a checkpoint", 300)
-    job = running()[0]
-    number = json.loads((job / "job.json").read_text())["slurm_job"]
-    print(f"scontrol requeue {number}  ({job.name})", flush=True)
-    subprocess.run(["scontrol", "requeue", number], env=env, check=True)
+    wait_for(lambda: bool(undisturbed()), "a job with a checkpoint", 300)
+    job = undisturbed()[0]
+    number = record(job)["slurm_job"]
+    print(" ".join([*command, number]), f"({job.name})", flush=True)
+    subprocess.run([*command, number], env=env, check=True)
+    wait_for(lambda: record(job)["status"] != "running", "the job to write its checkpoint", 120)
     return job.name
+
+
+def check_one_curve(job: Path) -> None:
+    """A job that was disturbed went on where it stopped: as many rows as without, every step once."""
+    assert (record(job)["status"], record(job)["attempts"]) == ("finished", 2), record(job)
+    with (job / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    log = (job / "log.txt").read_text()
+    first, second = (re.findall(r"^epoch (\d+)/", part, re.MULTILINE) for part in log.split(", attempt 2\n"))
+    assert steps == sorted(set(steps))
+    assert len(steps) == 24
+    assert not set(first) & set(second)
+    print(f"{job.name}: epochs {first[0]} to {first[-1]}, then {second[0]} to {second[-1]}; {len(steps)} steps")
+
+
+def record(job: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((job / "job.json").read_text())
+    return content
 
 
 def ktb_train(*overrides: str) -> list[str]:

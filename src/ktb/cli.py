@@ -192,9 +192,10 @@ def _job(command: str, cfg: DictConfig) -> Any:
 def _sweep_word(text: str) -> str:
     """What the short settings of a sweep stand for in Hydra's own terms; other settings as they are."""
     key, equals, value = text.partition("=")
-    group, dot, rest = key.partition(".")
+    name = key.lstrip("+~")
+    group, dot, rest = name.partition(".")
     if group in ("launcher", "sweeper"):
-        return f"hydra{'.' if dot else '/'}{group}{dot}{rest}{equals}{value}"
+        return f"{key.removesuffix(name)}hydra{'.' if dot else '/'}{group}{dot}{rest}{equals}{value}"
     if key == "jobs":
         return f"hydra.launcher.jobs={value}"
     if key == "sweep":

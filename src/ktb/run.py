@@ -442,7 +442,9 @@ def _wandb_options(node: DictConfig, run_dir: Path, dataset: str) -> DictConfig:
         print("wandb: no account is set up, so the run is kept offline in the run folder (upload it with: wandb sync)")
     file = run_dir / WANDB_ID
     if not file.exists() and ranks.is_first():
-        _write_text(file, secrets.token_hex(4))
+        # wandb's agent has made the run of its sweep already.
+        given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        _write_text(file, given or secrets.token_hex(4))
     sweep = next((folder.name for folder in run_dir.parents if (folder / "sweep.json").is_file()), None)
     own = {"id": file.read_text().strip() if ranks.is_first() else None, "resume": "allow"}
     return OmegaConf.merge(node, own, {"group": node.group or sweep or dataset})  # type: ignore[return-value]

@@ -18,8 +18,11 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from ktb import cli, sweep
+from ktb import cli, config, sweep
 from ktb.errors import ConfigError
 
 FAKE = """\
@@ -320,6 +323,22 @@ def test_a_failed_trial_is_repeated_and_an_interrupted_one_goes_on(train: Train)
     assert {record["status"] for record in records(Path("sweeps/s")).values()} == {"finished"}
 
 
+def test_the_command_of_a_wandb_agent_is_one_of_ours() -> None:
+    """As its agent writes it, for values of every kind that the shipped sweep has."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    given = yaml.safe_load((config.conf_dir() / "sweep" / "wandb.yaml").read_text(encoding="utf-8"))
+    drawn = {key: p["values"][-1] if "values" in p else p["min"] for key, p in given["parameters"].items()}
+    args = create_sweep_command_args({"args": {key: {"value": value} for key, value in drawn.items()}})
+    env, program, place, *fixed = given["command"]
+    assert (env, program, place) == ("${env}", "ktb-train", "${args_no_hyphens}")
+    assert config.mistake("train", [*args["args_no_hyphens"], *fixed]) is None
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=[*args["args_no_hyphens"], *fixed])
+    assert cfg.loss.name == drawn.pop("loss")
+    assert {key: OmegaConf.select(cfg, key) for key in drawn} == drawn
+
+
 # ------------------------------------------------------------------------------------------------ signals and the lock
 
 
@@ -419,3 +438,122 @@ def test_names_are_safe_in_shells_and_overrides() -> None:
     swept = [text.lstrip("+").partition("=")[0] for text in given[:-1]]
     assert sweep.job_name(given, swept, ["dataset"]) == "nyu_streams-rgb-depth_x-a-b-c_lr1e-4"
     assert len(sweep.job_name([f"k{n}=value" for n in range(50)], [f"k{n}" for n in range(50)], [])) == 100
+
+
+# ------------------------------------------------------------------------------------------------ Slurm
+
+SLURM = {
+    # What sbatch does with submitit's script, at once and on this machine; %j is for Slurm to fill in.
+    "sbatch": """#!/bin/sh
+number=$(($(ls {jobs}/*.sh | wc -l) + 1))
+[ -e {refuse} ] && {{ echo "sbatch: error: invalid partition specified: gold" >&2; exit 1; }}
+cp "$1" {jobs}/$number.sh; : > {jobs}/$number.running
+export SLURM_JOB_ID=$number SLURM_NTASKS=1 SLURM_PROCID=0
+( sh "$1"; rm {jobs}/$number.running ) > {jobs}/$number.out 2>&1 &
+echo "Submitted batch job $number"
+""",
+    "srun": """#!/bin/sh
+while [ "${{1#--}}" != "$1" ]; do case $1 in --output|--error) shift;; esac; shift; done
+exec "$@"
+""",
+    "squeue": "#!/bin/sh\ncd {jobs}; for f in *.running; do [ -e $f ] && echo ${{f%.running}} RUNNING; done; true\n",
+}
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Commands that behave as Slurm's do, for the glue around them; scripts/slurm_demo.py runs a real one."""
+    jobs = tmp_path / "slurm"
+    (tmp_path / "bin").mkdir()
+    jobs.mkdir()
+    for name, text in SLURM.items():
+        file = tmp_path / "bin" / name
+        file.write_text(text.format(jobs=jobs, refuse=tmp_path / "refuse"))
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr("hydra_plugins.ktb.SlurmLauncher.poll_s", 0.1)
+    return jobs
+
+
+def test_slurm_jobs_are_submitted_watched_and_found_again(
+    train: Train, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = (
+        "-m",
+        "seed=1,2,3",
+        "launcher=slurm",
+        "launcher.parameters.partition=gold",
+        "sweep=s",
+        "trainer.devices=1",
+    )
+    thread = when(lambda: began(1, 2, 3), lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert train(*command, plan={n: {"seconds": 6, "fail": "no" if n == 2 else ""} for n in (1, 2, 3)}) == 130
+    thread.join()
+    assert "submitted jobs stay with Slurm" in capsys.readouterr().err
+    script = (slurm / "1.sh").read_text()
+    for line in ("partition=gold", "nodes=1", "ntasks-per-node=1", "gpus-per-node=1", "time=1440", "signal=USR2@120"):
+        assert f"#SBATCH --{line}\n" in script
+    assert train(*command) == 0  # finds 1 and 3 at work, and submits 2, which has failed by itself meanwhile
+    found = records(Path("sweeps/s"))
+    assert [(r["status"], r["attempts"]) for r in found.values()] == [("finished", 1), ("finished", 2), ("finished", 1)]
+
+
+def test_what_sbatch_says_is_said(train: Train, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (slurm.parent / "refuse").touch()
+    assert train("-m", "seed=1", "launcher=slurm", "sweep=s") == 2
+    assert "seed1: sbatch refused it: " in (error := capsys.readouterr().err)
+    assert "invalid partition specified: gold" in error
+    assert train("-m", "seed=1", "launcher=slurm", "+launcher.parameters.partitoin=x", "sweep=s") == 2
+    assert (
+        "launcher.parameters: Unavailable parameter(s): ['partitoin'] (there are: account, " in capsys.readouterr().err
+    )
+
+
+def test_a_slurm_job_that_vanishes_has_failed(train: Train, slurm: Path) -> None:
+    thread = when(lambda: began(1), lambda: (slurm / "1.running").unlink())
+    assert train("-m", "seed=1", "launcher=slurm", "sweep=s", plan={1: {"seconds": 3}}) == 1
+    thread.join()
+    assert records(Path("sweeps/s"))["seed1"]["error"].startswith("Slurm job 1 ended without a word")
+
+
+# ------------------------------------------------------------------------------------------------ the real jobs
+
+
+@pytest.mark.slow
+def test_real_jobs(tmp_path: Path) -> None:
+    """One killed, one made to fail, one left alone; the same command repairs the two and leaves the third alone."""
+    command = [
+        str(Path(sys.executable).with_name("ktb-train")), "-m", "seed=1,2,3", "trainer=debug",
+        "trainer.accelerator=cpu", "trainer.max_epochs=1", "dataset.size=[32,64]", "dataset.train=4", "dataset.val=2",
+        "dataset.test=2",
+        "dataset.batch_size=2", "jobs=3", "sweep=s",
+    ]  # fmt: skip
+    folder = tmp_path / "sweeps" / "s"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "LOCAL_RANK": "1"}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "seed3" / "log.txt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (folder / "seed2" / "panels.png").mkdir()  # where a file is to go
+        for child in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                text = child.read_bytes()
+            except OSError:
+                continue
+            if text.endswith(f"run_dir={folder / 'seed3'}\0".encode()):
+                os.kill(int(child.parent.name), signal.SIGKILL)
+        _, error = process.communicate(timeout=200)
+    assert process.returncode == 1, error
+    assert {name: r["status"] for name, r in records(folder).items()} == {
+        "seed1": "finished", "seed2": "failed", "seed3": "failed",
+    }, error  # fmt: skip
+    (folder / "seed2" / "panels.png").rmdir()
+    before = {name: t for name, t in times(folder).items() if name.startswith("seed1")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "3 jobs: 3 finished" in done.stdout
+    assert {name: t for name, t in times(folder).items() if name.startswith("seed1")} == before
+    assert {name: r["attempts"] for name, r in records(folder).items()} == {"seed1": 1, "seed2": 2, "seed3": 2}
+    assert all((folder / name / "checkpoints" / "last.ckpt").exists() for name in ("seed1", "seed2", "seed3"))
