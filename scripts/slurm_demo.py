@@ -124,8 +124,16 @@ def start_slurm(folder: Path, stack: ExitStack) -> dict[str, str]:
             wait_for(lambda: (folder / "munge.socket").exists(), "munged's socket", 20)
     idle = ["sinfo", "-h", "-t", "idle", "-o", "%D"]
     wait_for(lambda: output(idle, env) == "2", "two idle nodes", 60)
+    stack.callback(cancel_jobs, env)
     print(output(["sinfo"], env))
     return env
+
+
+def cancel_jobs(env: dict[str, str]) -> None:
+    """No job outlives the daemons."""
+    for command in (["scancel", "--signal=KILL", "--me"], ["scancel", "--me"]):
+        subprocess.run(command, env=env, check=False)
+    wait_for(lambda: not output(["squeue", "-h"], env), "the last job to end", 90)
 
 
 def disturb(sweep: Path, env: dict[str, str], *command: str) -> str:

@@ -428,7 +428,7 @@ class SlurmTask:
             with (self.folder / f"log_{rank}.txt").open("ab") as log:
                 return subprocess.run(command, stdout=log, stderr=log, env=env, check=False).returncode
         self.running = sweep.start(job, command, env)
-        code = self.running.wait()
+        code = self._code()
         if code in sweep.STOPPED:
             # Slurm stopped it and queues it again itself, or ends it. Ending first would make the job a finished one.
             job.end(code, stopped=True)
@@ -443,11 +443,17 @@ class SlurmTask:
         """Called by submitit when the time is up or Slurm preempts, before it has the job queued again."""
         import submitit
 
-        if self.running.poll() is None:
-            self.running.send_signal(signal.SIGTERM)
-        Job(self.folder, self.overrides).end(self.running.wait(), stopped=True)
+        os.kill(self.running.pid, signal.SIGTERM)  # not yet reaped, so still its own id
+        Job(self.folder, self.overrides).end(self._code(), stopped=True)
         again = SlurmTask(self.folder, self.overrides, self.program, self.tasks)
         return submitit.helpers.DelayedSubmission(again)
+
+    def _code(self) -> int:
+        """Exit code of the process, once it has ended; without `Popen.wait`, whose lock a signal handler that waits for
+        the same process would wait for in vain."""
+        ended = os.waitid(os.P_PID, self.running.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 class _Signals:
