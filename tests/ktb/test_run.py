@@ -130,6 +130,7 @@ def test_every_protocol_is_repeated_too(
     assert whole["protocol"]["description"] == "whole image, scored at the label's own size"
 
 
+@pytest.mark.slow
 def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = finished
     evaluate(folder, tmp_path / "a", "robustness=all", "robustness.emm.missing=[zeros,black,masked]")

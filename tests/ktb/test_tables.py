@@ -1,0 +1,86 @@
+"""What is printed and drawn at the end of an evaluation holds the numbers of its result."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from ktb import tables
+
+ABOUT = {
+    "dataset": "rooms",
+    "split": "val",
+    "modalities": ["rgb", "depth"],
+    "protocol": {"name": "whole", "description": "whole image, scored at the label's own size"},
+    "checkpoint": "runs/mine/checkpoints/best.ckpt",
+}
+
+
+def run(miou: float, *affected: str, **side: float) -> dict[str, Any]:
+    return {"affected": list(affected), "metrics": {"miou": miou}} | ({"side": side} if side else {})
+
+
+def sums(avg: float, worst: float) -> dict[str, Any]:
+    return {"avg": avg, "expected": {"0.2": avg + 0.1}, "worst": worst, "drop": 0.6 - worst}
+
+
+RESULT = ABOUT | {
+    "full": run(0.6, rgb=0.5, depth=0.4),
+    "emm": {
+        "zeros": {
+            "runs": [run(0.1, "rgb", depth=0.2), run(0.3, "depth", rgb=0.45)],
+            "summary": sums(0.33, 0.1),
+            "summary_side": sums(0.42, 0.2),
+        },
+        "masked": {
+            "runs": [run(0.25, "rgb", depth=0.21), run(0.35, "depth", rgb=0.46)],
+            "summary": sums(0.4, 0.25),
+            "summary_side": sums(0.43, 0.21),
+        },
+    },
+    "rmm": {"0.5": {"runs": [run(0.5, "rgb"), run(0.55, "depth")], "summary": sums(0.55, 0.5)}},
+    "nm": {"low": {"runs": [run(0.52, "rgb", "depth")], "drop": 0.08}},
+}
+
+
+def rows(table: Table) -> dict[str, list[str]]:
+    text = io.StringIO()
+    Console(file=text, width=200).print(table)
+    cells = [[c.strip() for c in re.split("[│┃]", line)[1:-1]] for line in text.getvalue().splitlines()]
+    return {first: rest for first, *rest in filter(None, cells) if first}
+
+
+def test_tables_of_failing_sensors() -> None:
+    emm, rmm, nm = map(rows, tables.robustness_tables(RESULT))
+    assert emm["nothing"] == ["60.00"] * 4
+    assert emm["rgb"] == ["10.00", "depth 20.00", "25.00", "depth 21.00"]
+    assert emm["depth"] == ["30.00", "rgb 45.00", "35.00", "rgb 46.00"]
+    assert emm["Avg"] == ["33.00", "42.00", "40.00", "43.00"]
+    assert emm["E(0.2)"] == ["43.00", "52.00", "50.00", "53.00"]
+    assert emm["worst"] == ["10.00", "20.00", "25.00", "21.00"]
+    assert emm["drop (nothing - worst)"] == ["50.00", "40.00", "35.00", "39.00"]
+    assert rmm["depth"] == ["55.00"]
+    assert nm["low"] == ["52.00", "8.00"]
+
+
+def test_a_model_without_side_heads_has_the_fused_column_only() -> None:
+    plain = {"runs": [run(0.1, "rgb"), run(0.3, "depth")], "summary": sums(0.33, 0.1)}
+    (emm,) = tables.robustness_tables(ABOUT | {"full": run(0.6), "emm": {"zeros": plain}})
+    assert rows(emm)["rgb"] == ["10.00"]
+
+
+def test_plot_of_failing_sensors() -> None:
+    figure = tables.robustness_figure(RESULT)
+    emm, rmm, nm = figure.axes
+    assert [bar.get_width() for bar in emm.patches] == pytest.approx([10, 20, 25, 21, 30, 45, 35, 46])
+    for line, values in zip(rmm.lines, ([60, 50], [60, 55], [60, 55]), strict=True):
+        assert list(line.get_ydata()) == pytest.approx(values)
+    assert [bar.get_height() for bar in nm.patches] == pytest.approx([60, 52])
+    title = figure.get_suptitle()
+    assert title == tables.heading(RESULT)
+    assert all(word in title for word in ("rooms", "val", "rgb + depth", "whole image", "best.ckpt"))
