@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,12 @@ def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_reading_run_folders_needs_no_torch(runs: list[str]) -> None:
+    code = (
+        f"import sys; from ktb.report_cli import main; main({[*runs, '--format', 'csv']!r});"
+        "assert not {'torch', 'numpy', 'matplotlib', 'wandb', 'omegaconf'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
