@@ -85,6 +85,9 @@ class ModelConfig:
     prompts: bool = MISSING
     head_dim: int = MISSING
     side_head_dim: int = MISSING
+    recompute: bool = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
 
 
 @dataclass

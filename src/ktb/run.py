@@ -91,13 +91,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     backbone = checkpoints.load_backbone(
         _arch(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.timm_name
     )
+    options = {str(k): v for k, v in cfg.model.items()}
+    switches = {name: options.pop(name, False) for name in ("channels_last", "compile")}
     try:
         model = KTBSegmentor(
             backbone,
             {m.name: m.channels for m in data.modalities},
             data.spec.num_classes,
             side_heads=loss.uses_side_heads,
-            **{str(k): v for k, v in cfg.model.items()},
+            **options,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -113,6 +115,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         seed=cfg.seed,
         inference=how,
         keep_frozen=cfg.backbone.weights == "random",
+        **switches,
         provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone)),
     )
 

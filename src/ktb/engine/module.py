@@ -36,6 +36,8 @@ class SegmentationModule(L.LightningModule):
             what an undisturbed one would have drawn.
         inference: how the test split is predicted; validation is one pass over whole images in any case.
         keep_frozen: also write the frozen backbone into checkpoints (needed when its weights exist nowhere else).
+        channels_last: let convolutions work on NHWC memory.
+        compile: torch.compile the model.
         provenance: plain values stored in every checkpoint under "ktb" (config, data set, backbone identity).
     """
 
@@ -50,6 +52,8 @@ class SegmentationModule(L.LightningModule):
         seed: int,
         inference: Inference = whole_image,
         keep_frozen: bool = False,
+        channels_last: bool = False,
+        compile: bool = False,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -63,11 +67,20 @@ class SegmentationModule(L.LightningModule):
         self.keep_frozen = keep_frozen
         self.provenance = provenance or {}
         self._draws = per_sample(model)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        model.to(memory_format=self.memory_format)
+        if compile:
+            model.compile()
         self.val_matrix = ConfusionMatrix(len(classes))
         self.evaluation = Evaluation(len(classes))
         """What the last test run counted, over all ranks."""
 
     # ------------------------------------------------------------------------------------------------------- training
+
+    def inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """What the model takes of a batch."""
+        normal = normalize(batch["inputs"], self.modalities)
+        return {name: x.contiguous(memory_format=self.memory_format) for name, x in normal.items()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Every draw belongs to a place in the global batch. The sampler deals that out in turn: of W processes this one
@@ -80,8 +93,7 @@ class SegmentationModule(L.LightningModule):
         if self.loss.masking:
             masks = draw_masks(len(self.modalities), size * world, np.random.default_rng(_mix(*key, 0)))
             masked = masks[:, mine].to(self.device)
-        inputs = normalize(batch["inputs"], self.modalities)
-        terms = self.loss(self.model(inputs, side=self.loss.uses_side_heads, masked=masked), batch["label"])
+        terms = self.loss(self.model(self.inputs(batch), side=self.loss.uses_side_heads, masked=masked), batch["label"])
         means = summed(torch.stack(list(terms.values()))) / world
         logged = dict(zip(terms, means, strict=True))
         self.log_dict({f"train/{k}": v for k, v in logged.items()}, on_step=True, on_epoch=False, prog_bar=False)
@@ -105,7 +117,7 @@ class SegmentationModule(L.LightningModule):
         if not batch["id"]:  # a process that no sample was left for
             return batch["label"].long()
         size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
-        return inference(self.model, normalize(batch["inputs"], self.modalities), size).argmax(1)
+        return inference(self.model, self.inputs(batch), size).argmax(1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.val_matrix.update(self.predict_batch(batch, whole_image), batch["label"])

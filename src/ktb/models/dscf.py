@@ -98,11 +98,15 @@ class DSCF(nn.Module):
         return self.up(out.movedim(1, -1))
 
     def sampling_points(self, maps: Tensor) -> Tensor:
-        """Points of all modalities in [-1, 1], (B, groups, M·N, 2) as (y, x); N points per modality (§3.2-3.3)."""
+        """Points of all modalities in [-1, 1], (B, groups, M·N, 2) as (y, x); N points per modality (§3.2-3.3).
+
+        At least float32, also under autocast: a bfloat16 coordinate is off by more than a pixel on a map of 200.
+        """
         points = []
         for offset, m in zip(self.offset.values(), maps.unbind(0), strict=True):
             b = m.shape[0]
             off = offset(m.reshape(b * self.groups, -1, *m.shape[-2:]))  # B·g, 2, Hk, Wk
+            off = off.to(torch.promote_types(off.dtype, torch.float32))
             hk, wk = off.shape[-2:]
             y, x = (_reference(n, off) for n in (hk, wk))
             reference = torch.stack(torch.meshgrid(y, x, indexing="ij"))
@@ -128,7 +132,7 @@ class DSCF(nn.Module):
         sources = torch.cat([maps, query[None]]).unflatten(2, (self.groups, -1))  # M+1, B, g, r/g, H, W
         sources = sources.permute(1, 2, 0, 3, 4, 5).reshape(b * self.groups, -1, h, w)
         grid = points.flatten(0, 1)[:, None].flip(-1)
-        sampled = F.grid_sample(sources, grid.to(sources.dtype), mode="bilinear", align_corners=True)
+        sampled = F.grid_sample(sources.to(grid.dtype), grid, mode="bilinear", align_corners=True).to(sources.dtype)
         sampled = sampled.view(b, self.groups, m + 1, r // self.groups, -1).transpose(1, 2).reshape(b, m + 1, r, -1)
         weights = self.weight(sampled[:, m, :, None])[:, :, 0].softmax(dim=1)
         return weights, torch.einsum("bmp,bmrp->brp", weights, sampled[:, :m])
