@@ -71,7 +71,10 @@ def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
 
 def _save(state: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
     with _partial(file) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(state, partial, metadata={"format": "pt", **metadata})
+        partial.chmod(mode)  # safetensors writes for the owner only, and a bundle is there to be shared
 
 
 @contextmanager
@@ -159,6 +162,8 @@ def model_card(model: KTBSegmentor, about: Mapping[str, Any], name: str, size: i
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     arch, base = model.config["arch"], about.get("backbone") or {}
+    needs_file = not whole and base.get("weights") not in ("hub", "bundled")
+    weights = ', weights="FILE"' if needs_file else ""
     front = ["---", "library_name: ktb", "pipeline_tag: image-segmentation", "license: other", "tags:"]
     front += [f"- {tag}" for tag in ("semantic-segmentation", "multimodal", *model.modalities)] + ["---", ""]
     lines = [
@@ -197,14 +202,14 @@ def model_card(model: KTBSegmentor, about: Mapping[str, Any], name: str, size: i
         "```python",
         "from ktb import KTBSegmentor",
         "",
-        f'model = KTBSegmentor.from_pretrained("{name}")  # this folder, or OWNER/NAME on the hub',
+        f'model = KTBSegmentor.from_pretrained("{name}"{weights})  # this folder, or OWNER/NAME on the hub',
         f"out = model({{{', '.join(f'{m!r}: {m}' for m in model.modalities)}}})  # each (B, C, H, W), normalised",
         "out.logits  # (B, K, H, W)",
         "```",
         "",
         "```bash",
-        f"ktb-eval checkpoint={name} dataset.root=DIR",
-        f"ktb-model info {name}",
+        f"ktb-eval checkpoint={name} dataset.root=DIR{' backbone.weights=FILE' if needs_file else ''}",
+        f"ktb-model info {name}{' --base FILE' if needs_file else ''}",
         "```",
         "",
         *_normalisation(about),

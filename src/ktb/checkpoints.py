@@ -513,6 +513,15 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
         limits = {"embed_dim": 4096, "window_size": 64, "mlp_ratio": 16}
         if arch.depths != depths or any(not 0 < getattr(arch, k) <= limit for k, limit in limits.items()):
             raise ValueError(f"{arch} does not describe tensors of stages with {depths} blocks")
+        classes, base = about.get("classes"), dict(about.get("backbone") or {})
+        if classes is not None and (
+            not isinstance(classes, list)
+            or not all(isinstance(name, str) for name in classes)
+            or len(classes) != config["num_classes"]
+        ):
+            raise ValueError(f"{config['num_classes']} classes called {str(classes)[:60]}")
+        if not all(isinstance(value, str | None) for value in base.values()):
+            raise ValueError(f"base weights {str(base)[:60]}")
         if len(config["modalities"]) > 64 or not all(0 < c <= 4096 for c in dict(config["modalities"]).values()):
             raise ValueError(f"modalities {config['modalities']}")
         with torch.device("meta"):

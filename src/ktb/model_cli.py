@@ -326,7 +326,7 @@ def _show_info(report: Mapping[str, Any], title: str) -> None:
     if about.get("dataset"):
         base = about.get("backbone") or {}
         weights = f"; base weights {base['weights']}, SHA-256 {base['sha256'][:16]}..." if base.get("sha256") else ""
-        console.print(f"data set {about['dataset']}, {len(about['classes'])} classes{weights}", highlight=False)
+        console.print(f"data set {about['dataset']}{weights}", highlight=False)
     table = Table()
     for name in ("size", "GFLOP", "s/image", "images/s", "peak MiB"):
         table.add_column(name, justify="right")
@@ -412,8 +412,8 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
     source = _open(arguments, arguments.source)
     model = source.model
-    if not source.published:
-        model.about["result"] = _result(source.file) or model.about.get("result")
+    if not source.published and (result := _result(source.file)):
+        model.about["result"] = result
     config = model.about.get("config")
     size = bundles.save_bundle(model, arguments.output, run_config=_portable(config) if config else None)
     base = model.about.get("backbone") or {}
