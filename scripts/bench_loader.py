@@ -4,8 +4,8 @@
 
 Pictures of NYU's size (480 x 640 JPEG for RGB and HHA, PNG labels) are made in a temporary folder; both versions read
 them with one worker process, apply the published training augmentation and return batches of 4. They alternate, the
-best epoch of each counts. Then come the CPU time of each step of ours, in this process, and the worker's memory over
-5,000 samples.
+best epoch of each counts. Then come CPU times, in this process, which other processes disturb less: of both versions,
+and of each step of ours. Then the worker's memory over 5,000 samples.
 """
 
 from __future__ import annotations
@@ -97,11 +97,22 @@ def worker_memory(loader: DataLoader[Any]) -> float:
     return int(pages) * 4096 / 2**20
 
 
+def whole(straight: Straight, rounds: int = 5) -> float:
+    """CPU milliseconds per sample of the straight version, the best round."""
+    times = []
+    for seed in range(rounds):
+        random.seed(seed)
+        started = time.process_time()
+        for index in range(len(straight)):
+            straight[index]
+        times.append(1000 * (time.process_time() - started) / len(straight))
+    return min(times)
+
+
 def steps(data: NYUDataModule, rounds: int = 5) -> dict[str, float]:
     """CPU milliseconds per sample of each step of reading one, the best round of each."""
     dataset = data.dataset("train", train=True)
     samples: Any = dataset.samples
-    cv2.setNumThreads(0)  # as in a worker
     best: dict[str, float] = {}
     for epoch in range(rounds):
         spent = dict.fromkeys(("decode RGB and HHA", "decode label", "augment", "to tensors"), 0.0)
