@@ -157,16 +157,18 @@ def main() -> None:
             rates["ktb"].append(epoch_rate(ours, args.samples, lambda e=epoch: sampler.set_epoch(e)))  # type: ignore[misc]
         best = {name: max(values[1:]) for name, values in rates.items()}  # the first one starts the workers
         print(f"straight {best['straight']:.0f}/s, ktb {best['ktb']:.0f}/s: {best['ktb'] / best['straight']:.1f} x")
-        spent = steps(data)
-        print(
-            ", ".join(f"{name} {ms:.1f} ms" for name, ms in spent.items()), f"; together {sum(spent.values()):.1f} ms"
-        )
+        cv2.setNumThreads(0)  # as in a worker
+        torch.set_num_threads(1)
+        spent, plain = steps(data), whole(Straight(root, args.samples))
+        mine = sum(spent.values())
+        print(f"CPU per sample: straight {plain:.1f} ms, ktb {mine:.1f} ms: {plain / mine:.1f} x")
+        print("of which", ", ".join(f"{name} {ms:.1f} ms" for name, ms in spent.items()))
+        if not args.memory:
+            return
         memory = []
         for epoch in track(range(-(-args.memory // args.samples)), "worker memory"):
             epoch_rate(ours, args.samples, lambda e=epoch: sampler.set_epoch(1000 + e))  # type: ignore[misc]
             memory.append(worker_memory(ours))
-        if not memory:
-            return
         quarter = max(1, len(memory) // 4)
         shown = ", ".join(f"{m:.0f}" for m in memory[quarter - 1 :: quarter])
         print(f"worker memory, MiB, after each quarter: {shown}")
