@@ -494,6 +494,7 @@ def test_slurm_jobs_are_submitted_watched_and_found_again(
     script = (slurm / "1.sh").read_text()
     for line in ("partition=gold", "nodes=1", "ntasks-per-node=1", "gpus-per-node=1", "time=1440", "signal=USR2@120"):
         assert f"#SBATCH --{line}\n" in script
+    when(lambda: not (slurm / "2.running").exists(), lambda: None).join()
     assert train(*command) == 0  # finds 1 and 3 at work, and submits 2, which has failed by itself meanwhile
     found = records(Path("sweeps/s"))
     assert [(r["status"], r["attempts"]) for r in found.values()] == [("finished", 1), ("finished", 2), ("finished", 1)]
