@@ -193,6 +193,8 @@ class ProcessLauncher(Launcher):
                         finished += 1
                         job.write(error=why)
                         say(job, why)
+                    elif not signals.seen:  # someone else ended it: scancel
+                        say(job, str(job.record["error"]))
                     done(job)
                 show()
                 if signals.seen and self.detaches:
