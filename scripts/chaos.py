@@ -30,7 +30,7 @@ from ktb.checkpoints import read_file
 SETTINGS = (
     "dataset.size=[40,48]", "dataset.train=60", "dataset.val=12", "dataset.test=4", "dataset.eval_batch_size=1",
     "trainer.max_epochs=3", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false",
-    "trainer.log_every_n_steps=1", "save.every_n_steps=3", "ckpt_path=auto",
+    "trainer.log_every_n_steps=1", "save.every_n_steps=3", "ckpt_path=auto", "test=false",
 )  # fmt: skip
 UNLIKE = ("train/samples_per_s",)
 """Columns of metrics.csv that tell the time."""

@@ -1,0 +1,94 @@
+"""What a training step keeps in memory, computed without running it: python scripts/memory.py
+
+Shapes alone go through the model (PyTorch's fake tensors); what autograd saves for the backward pass is counted, each
+storage once. Weights, gradients and AdamW's moments are added. Not in it: the allocator's reserve, workspaces, the CUDA
+context (together some 1 to 2 GiB on a GPU).
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ktb.engine.losses import SelfTeachingLoss
+from ktb.models.segmentor import KTBSegmentor
+from ktb.models.swin import FrozenSwin, SwinArch
+
+ARCHS = {
+    "swin_nano": SwinArch(32, (2, 2, 4, 2), (1, 2, 4, 8), 8, mlp_ratio=2.0),
+    "swin_t": SwinArch(96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
+    "swin_b": SwinArch(128, (2, 2, 18, 2), (4, 8, 16, 32), 12),
+    "swin_l": SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
+}
+NAMES = ("rgb", "depth", "event", "lidar")
+
+
+def step(
+    arch: SwinArch, *, size: int, batch: int, modalities: int, classes: int, recompute: bool, bf16: bool
+) -> dict[str, float]:
+    """GiB: `weights` (with gradients and moments), `kept` for the backward pass; `trained` in millions."""
+    storages: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storages[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
+        keep.append(x)
+        return x
+
+    keep: list[Any] = []
+    names = NAMES[:modalities]
+    model = KTBSegmentor(FrozenSwin(arch), names, classes, recompute=recompute).train()
+    everything = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = {m: torch.empty(batch, 3, size, size) for m in names}
+        target = torch.zeros(batch, size, size, dtype=torch.int64)
+        mixed = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), mixed:
+            SelfTeachingLoss()(model(inputs), target)
+    kept = float(sum(n for key, n in storages.items() if key not in own))
+    if recompute:  # a block's input, which checkpointing keeps out of sight of the hooks
+        for i, depth in enumerate(arch.depths):
+            side = -(-size // (4 * 2**i))
+            kept += depth * modalities * batch * side * side * arch.channels[i] * 4
+    return {"weights": (everything + 3 * trained) * 4 / 2**30, "kept": kept / 2**30, "trained": trained / 1e6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", choices=ARCHS, default="swin_l")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 768, 1024])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--modalities", type=int, nargs="+", default=[2])
+    parser.add_argument("--classes", type=int, nargs="+", default=[25])
+    arguments = parser.parse_args()
+    print(
+        "| size | batch | modalities | classes | recompute | bf16 | weights, GiB | kept, GiB | sum |\n"
+        + "|---" * 9
+        + "|"
+    )
+    for size in arguments.sizes:
+        for batch in arguments.batches:
+            for modalities in arguments.modalities:
+                for classes in arguments.classes:
+                    for recompute, bf16 in ((False, False), (False, True), (True, False), (True, True)):
+                        found = step(
+                            ARCHS[arguments.backbone], size=size, batch=batch, modalities=modalities, classes=classes,
+                            recompute=recompute, bf16=bf16,
+                        )  # fmt: skip
+                        both = found["weights"] + found["kept"]
+                        yes = {True: "yes", False: "no"}
+                        print(
+                            f"| {size} | {batch} | {modalities} | {classes} | {yes[recompute]} | {yes[bf16]} "
+                            f"| {found['weights']:.2f} | {found['kept']:.2f} | {both:.1f} |",
+                            flush=True,
+                        )
+
+
+if __name__ == "__main__":
+    main()
