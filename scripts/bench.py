@@ -302,7 +302,7 @@ class Bench:
 
     # -------------------------------------------------------------------------------------------------- cost's growth
 
-    def scaling(self, path: Path) -> dict[str, list[tuple[float, float]]]:
+    def scaling(self, path: Path, megapixels: float) -> dict[str, list[tuple[float, float]]]:
         """CPU seconds of a forward pass over image area, modalities and batch: numbers, and a plot at `path`."""
         import matplotlib
 
@@ -313,7 +313,9 @@ class Bench:
         areas = [(256, 384), (384, 640), (512, 960), (768, 1280), (1024, 1920), (1536, 2560)]
         several = {n: self.build(("rgb", "depth", "event", "lidar")[:n]) for n in range(1, 5)}
         series = {
-            "image area, megapixel": [(h * w / 1e6, self.model, (h, w), 1) for h, w in areas],
+            "image area, megapixel": [
+                (h * w / 1e6, self.model, (h, w), 1) for h, w in areas if h * w <= 1e6 * megapixels
+            ],
             "modalities (480 x 640)": [(float(n), m, (480, 640), 1) for n, m in several.items()],
             "batch (480 x 640)": [(float(b), self.model, (480, 640), b) for b in (1, 2, 4, 8)],
         }
@@ -392,12 +394,13 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
     parser.add_argument("--scaling", type=Path, metavar="PNG", help="plot how cost grows instead; ours only")
+    parser.add_argument("--megapixels", type=float, default=4.0, help="largest image of --scaling")
     args = parser.parse_args()
     bench = Bench(args)
     console = Console(width=max(Console().width, 150))
     result: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(args).items()}}
     if args.scaling:
-        result["scaling"] = bench.scaling(args.scaling)
+        result["scaling"] = bench.scaling(args.scaling, args.megapixels)
         for name, points in result["scaling"].items():
             console.print(f"{name}: " + ", ".join(f"{x:.3g}: {y:.3f} s" for x, y in points))
     else:
