@@ -263,7 +263,6 @@ def _preview(arguments: argparse.Namespace) -> int:
     from ktb.data.preview import contact_sheet, draw_samples, write_sheet
 
     data = _data(arguments.overrides, arguments.config_dir)
-    make_folder(arguments.out)
     for split in arguments.split or data.spec.splits:
         with Progress(*_COLUMNS, console=Console(stderr=True)) as progress:
             samples = draw_samples(
@@ -274,6 +273,7 @@ def _preview(arguments: argparse.Namespace) -> int:
                 watch=partial(progress.track, description=f"{data.spec.name}, {split}"),
             )
         path = arguments.out / f"{split}.png"
+        make_folder(arguments.out)  # not before something could be read
         try:
             write_sheet(contact_sheet(data, split, samples, epoch=arguments.epoch), path)
         except OSError as error:
