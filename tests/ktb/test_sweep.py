@@ -20,6 +20,7 @@ import optuna
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from ktb import cli, config, sweep
@@ -77,13 +78,19 @@ note()
 Train = Callable[..., int | str | None]
 
 
+def plugin() -> Any:
+    """The module as Hydra has loaded it, which is not always the one that an import statement would give."""
+    Plugins.instance()
+    return sys.modules["hydra_plugins.ktb"]
+
+
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
     """ktb-train in this process, with the script in place of its jobs; plan: seed → what its job does."""
     (tmp_path / "fake.py").write_text(FAKE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ktb.sweep.program", lambda command: [sys.executable, str(tmp_path / "fake.py")])
-    monkeypatch.setattr("hydra_plugins.ktb.ProcessLauncher.poll_s", 0.02)
+    monkeypatch.setattr(plugin().ProcessLauncher, "poll_s", 0.02)
 
     def command(*argv: str, plan: dict[int, dict[str, Any]] | None = None) -> int | str | None:
         (tmp_path / "plan.json").write_text(json.dumps(plan or {}))
@@ -472,7 +479,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setattr("hydra_plugins.ktb.SlurmLauncher.poll_s", 0.1)
+    monkeypatch.setattr(plugin().SlurmLauncher, "poll_s", 0.1)
     return jobs
 
 
