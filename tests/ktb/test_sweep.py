@@ -320,8 +320,8 @@ def test_a_failed_trial_is_repeated_and_an_interrupted_one_goes_on(train: Train)
     search = (*SEARCH, "sweeper.n_trials=2", "sweeper.pruner=null")
     assert train(*search, plan={0: {"fail": "disk full"}}) == 1
     tried = [trial.params for trial in trials()]
+    Path("sweeps/s/trial_000/began").unlink()  # of the first attempt; the signal is for the second
     thread = when(lambda: Path("sweeps/s/trial_000/began").exists(), lambda: os.kill(os.getpid(), signal.SIGINT))
-    Path("sweeps/s/trial_000/began").unlink()
     assert train(*search, plan={0: {"seconds": 60}}) == 130
     thread.join()
     assert train(*search, plan={0: {"epochs": 1}}) == 0
