@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ktb.arguments import HelpFormatter
 from ktb.data.fixtures import FIXTURES, make_fixture
 from ktb.data.hha import NYU_CAMERA, Camera
 from ktb.data.tools import Outcome, convert_hha, parallel, parse_unit, plan_hha
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Look at a folder with your own pictures and labels, guess what they are, and write a "
         "configuration for it (dataset=folder), with the reason of every guess in it.",
         epilog="Example: ktb-data new /data/fields --name fields, then ktb-train --config-dir conf dataset=fields",
+        formatter_class=HelpFormatter,
     )
     sub.add_argument("folder", type=Path, help="holds pictures and labels, in folders or with names that run parallel")
     sub.add_argument("--name", help="of the data set (default: the folder's name)")
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Read every sample of every split the way training does, and report counts, sizes, value ranges, "
         "classes, and every file that cannot be used. Settings are those of ktb-train.",
         epilog="Example: ktb-data check dataset=nyu dataset.root=/data/NYUDepthv2 --out report",
+        formatter_class=HelpFormatter,
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
     sub.add_argument("--out", type=Path, help="folder for report.json and report.html")
@@ -124,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         "transform (val, test), with the label over the first input, void hatched, and a legend of the classes that "
         "occur. Settings are those of ktb-train.",
         epilog="Example: ktb-data preview dataset=nyu dataset.root=/data/NYUDepthv2 --out sheets",
+        formatter_class=HelpFormatter,
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
     sub.add_argument("--out", type=Path, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
@@ -199,11 +203,12 @@ def _hha(arguments: argparse.Namespace) -> int:
 
 def _new(arguments: argparse.Namespace) -> int:
     from ktb import config
-    from ktb.data.guess import show, survey, write_yaml
+    from ktb.data.guess import new_file, show, survey, write_yaml
 
     name = arguments.name or re.sub(r"\W+", "_", arguments.folder.resolve().name).strip("_").lower()
     if name in config.groups("train")["dataset"]:
         raise ConfigError(f"{name!r} is one of ktb's own data sets; choose another --name")
+    new_file(name, arguments.config_dir)  # before a look at a large folder, which takes its time
     found = survey(arguments.folder, watch=watch, workers=arguments.workers)
     path = write_yaml(found, name, arguments.config_dir)
     show(found, Console())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ktb.arguments import HelpFormatter
 from ktb.errors import CheckpointError, ConfigError, KTBError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         help="parameters by part, operations, speed and memory",
         description="Parameters by part, operations per image, and speed and peak memory measured on this machine.",
         epilog="Example: ktb-model info --backbone swin_b --classes 40 --modalities rgb,depth --size 480x640",
+        formatter_class=HelpFormatter,
     )
     sub.add_argument("source", nargs="?", help=f"{source}; without it, name an architecture")
     sub.add_argument("--backbone", help="an architecture: a member of the backbone group, such as swin_b")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ktb.arguments import HelpFormatter
 from ktb.data_cli import USER_ERROR, positive, print_outcomes, watch
 from ktb.errors import ConfigError, KTBError
 
@@ -45,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "data set that the model was trained on: formats, units and treatment of holes are its own. Finished "
         "pictures are kept, so a stopped call goes on where it stopped.",
         epilog="Example: ktb-predict runs/mine --rgb frames/rgb --depth frames/depth --out masks",
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, .ckpt, or a published .pth (dataset=...)")

@@ -61,19 +61,20 @@ def _runs(argv: list[str]) -> int:
     parser.add_argument(
         "--table",
         choices=("runs", "classes"),
-        default="runs",
-        help="a row per run (default), or the IoU of every class",
+        help="a row per run (default), or the IoU of every class; without --format as text",
     )
     arguments = parser.parse_args(argv)
     runs = read_runs(arguments.runs)
+    if arguments.table and arguments.format is None:
+        arguments.format = "text"
     if arguments.format is None:
         if len(runs) > 1 and arguments.out is None:
             raise ReportError(f"--out FILE is needed: the page of {len(runs)} runs belongs into none of their folders")
         _write(arguments.out or arguments.runs[0] / "report.html", runs)
         return 0
     if arguments.out is not None:
-        raise ReportError("--out FILE is for the page; a table of --format goes to standard output (> FILE)")
-    _print({"runs": run_table, "classes": class_table}[arguments.table](runs), arguments.format)
+        raise ReportError("--out FILE is for the page; a table goes to standard output (> FILE)")
+    _print({"runs": run_table, "classes": class_table}[arguments.table or "runs"](runs), arguments.format)
     return 0
 
 

@@ -3,6 +3,8 @@ them."""
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +116,9 @@ def robustness_figure(result: Result) -> Any:
     bars = sum(len(values) + 1 for _, values in _bars(result)) if "emm" in result else 0
     widths = [1.5 if name == "emm" else 1.0 for name in shown]
     figure = Figure(figsize=(4.2 * sum(widths), max(4.0, 1.6 + 0.2 * bars)), layout="constrained")
-    figure.suptitle(heading(result), fontsize=9, x=0.01, ha="left")
+    across = int(15 * figure.get_figwidth())  # letters of this size
+    lines = [part for line in heading(result).splitlines() for part in textwrap.wrap(line, across)]
+    figure.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left")
     axes = figure.subplots(1, len(shown), squeeze=False, width_ratios=widths)[0]
     for axis, name in zip(axes, shown, strict=True):
         axis.spines[["top", "right"]].set_visible(False)
@@ -155,17 +159,20 @@ def _draw_emm(axis: Any, result: Result) -> None:
     full = _points(result["full"]["metrics"]["miou"])
     axis.axvline(full, color="black", linestyle="--", linewidth=1, zorder=0, label=f"nothing missing: {full:.1f}")
     place, ticks, named = 0.0, [], set()
-    for name, bars in _bars(result):
+    rows = _bars(result)
+    # A sensor less can be better than all; and a model that has learned nothing has bars of no length.
+    reach = max(1.0, *(v for v in (full, *(bar[1] for _, bars in rows for bar in bars)) if not math.isnan(v)))
+    for name, bars in rows:
         ticks.append((place + (len(bars) - 1) / 2, name))
         for label, value, way, side in bars:
             face = {"color": "white", "edgecolor": _COLOURS[way], "hatch": "////"} if side else {"color": _COLOURS[way]}
             axis.barh(place, value, height=0.86, linewidth=1, label=None if label in named else label, **face)
-            axis.text(value + 0.008 * full, place, f"{value:.1f}", va="center", fontsize=8, bbox=_WHITE)
+            axis.text(value + 0.008 * reach, place, f"{value:.1f}", va="center", fontsize=8, bbox=_WHITE)
             named.add(label)
             place += 1
         place += 0.8
     axis.set_yticks([y for y, _ in ticks], [name for _, name in ticks])
-    axis.set(xlabel="mIoU, %", ylabel="missing", xlim=(0, 1.15 * full), ylim=(place - 1, -0.8))
+    axis.set(xlabel="mIoU, %", ylabel="missing", xlim=(0, 1.15 * reach), ylim=(place - 1, -0.8))
     axis.set_title("Missing modalities (EMM)")
 
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ktb import config, run
+from ktb.data import guess
 from ktb.data.fixtures import draw, make_fixture
 from ktb.data.hha import NYU_CAMERA, Camera, hha
 from ktb.data_cli import main
@@ -257,6 +258,19 @@ def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, t
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
     weed = [float(row["val_iou/weed"]) for row in rows if row["val_iou/weed"]]
     assert weed[0] < 0.2 < 0.4 < weed[-1]
+
+
+def test_new_refuses_a_taken_name_before_it_looks(tmp_path, capsys, monkeypatch):
+    def survey(*_, **__):
+        raise AssertionError("looked")
+
+    monkeypatch.setattr(guess, "survey", survey)
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/mine.yaml").touch()
+    assert call("new", tmp_path, "--config-dir", tmp_path, "--name", "mine") == 2
+    assert "mine.yaml: exists already; choose another --name" in capsys.readouterr().err
+    assert call("new", tmp_path, "--config-dir", tmp_path, "--name", "my own") == 2
+    assert "'my own' cannot name a data set" in capsys.readouterr().err
 
 
 def test_new_for_masks_of_0_and_255(fields, tmp_path, capsys):

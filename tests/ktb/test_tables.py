@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -82,5 +84,30 @@ def test_plot_of_failing_sensors() -> None:
         assert list(line.get_ydata()) == pytest.approx(values)
     assert [bar.get_height() for bar in nm.patches] == pytest.approx([60, 52])
     title = figure.get_suptitle()
-    assert title == tables.heading(RESULT)
+    assert title.replace("\n", " ") == tables.heading(RESULT).replace("\n", " ")
     assert all(word in title for word in ("rooms", "val", "rgb + depth", "whole image", "best.ckpt"))
+
+
+def test_nothing_of_the_plot_is_cut_off() -> None:
+    emm = copy.deepcopy({key: value for key, value in RESULT.items() if key not in ("rmm", "nm")})
+    emm["protocol"]["description"] = "multi-scale (0.5, 0.75, 1, 1.25, 1.5, 1.75) and flip, scored at the label size"
+    emm["full"]["metrics"]["miou"] = 0.05  # less than with a sensor missing
+    figure = tables.robustness_figure(emm)
+    figure.draw_without_rendering()
+    title = figure._suptitle.get_window_extent()
+    assert figure.bbox.x0 <= title.x0
+    assert title.x1 <= figure.bbox.x1
+    (axis,) = figure.axes
+    assert axis.get_xlim()[1] > 46
+
+
+def test_plot_of_a_model_that_has_learned_nothing() -> None:
+    emm = copy.deepcopy({key: value for key, value in RESULT.items() if key not in ("rmm", "nm")})
+    emm["full"]["metrics"]["miou"] = 0.0
+    for group in emm["emm"].values():
+        for run in group["runs"]:
+            run["metrics"]["miou"] = 0.0
+            run["side"] = dict.fromkeys(run["side"], 0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tables.robustness_figure(emm)

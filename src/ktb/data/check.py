@@ -10,6 +10,7 @@ import copy
 import hashlib
 import html
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -298,6 +299,7 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
         failures += _batching(data, split, count, read)
     return {
         "dataset": data.spec.name,
+        "root": str(data.root.absolute()) if hasattr(data, "root") else "",  # generated data have none
         "modalities": [m.name for m in data.modalities],
         "splits": splits,
         "unopened": planned.unopened,
@@ -403,31 +405,55 @@ def write_report(report: Report, folder: Path) -> None:
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.2rem}
 table{border-collapse:collapse;margin:0 0 1.5rem}caption{text-align:left;font-weight:600;padding:.3rem 0}
-th,td{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}
-.bar{display:inline-block;height:.7em;background:#3b75af;margin-right:.4em}
-li{overflow-wrap:anywhere}.bad{color:#a11}
+th,td{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #ddd}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.bar{display:inline-block;height:.7em;background:#3b75af;margin-left:.4em}.track{display:inline-block;width:6em;text-align:left}
+li{overflow-wrap:anywhere}.bad{color:#a11}.good{color:#175}
 """
+_NUMBER = re.compile(r"-|-?\d[\d.e+-]*%?")
 
 
 def _page(report: Report) -> str:
     escape = html.escape
+    samples = sum(split["samples"] for split in report["splits"].values())
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(report['dataset'])}</title>",
-        f"<style>{_STYLE}</style><h1>{escape(report['dataset'])}: {escape(', '.join(report['modalities']))}</h1>",
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{escape(report['dataset'])}: data check</title><style>{_STYLE}</style>",
+        f"<h1>{escape(report['dataset'])}: {escape(', '.join(report['modalities']))}</h1>",
     ]
-    for title, items in (("Failed", report["failures"]), ("Findings", report["findings"])):
-        kind = " class=bad" if title == "Failed" else ""
-        lines = "".join(f"<li>{escape(item)}</li>" for item in items)
-        parts.append(f"<h2{kind}>{title}: {len(items)}</h2><ul>{lines}</ul>")
+    if report["root"]:
+        parts.append(f"<p>{escape(report['root'])}</p>")
+    if not report["failures"]:
+        parts.append(f"<h2 class=good>No failures: all {samples} samples can be read as training reads them</h2>")
+    for title, items in (("Failures", report["failures"]), ("Findings", report["findings"])):
+        if items:
+            lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+            kind = " class=bad" if title == "Failures" else ""
+            parts.append(f"<h2{kind}>{title}: {len(items)}</h2><ul>{lines}</ul>")
     for title, heads, rows in _rows(report):
-        bars = title.startswith("Classes")
-        body = "".join(f"<tr>{''.join(_cell(c, bars and i > 1) for i, c in enumerate(row))}</tr>" for row in rows)
-        head = "".join(f"<th>{escape(h)}</th>" for h in heads)
+        numeric = [all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(heads))]
+        greatest = max((_percent(c) for row in rows for c in row[2:]), default=0) if title.startswith("Classes") else 0
+        # Above numbers, but not at the end of bars.
+        right = [n and not (greatest and i > 1) for i, n in enumerate(numeric)]
+        head = "".join(f"<th{' class=n' * r}>{escape(h)}</th>" for h, r in zip(heads, right, strict=True))
+        body = "".join(
+            f"<tr>{''.join(_cell(c, numeric[i], greatest if i > 1 else 0) for i, c in enumerate(row))}</tr>"
+            for row in rows
+        )
         parts.append(f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{body}</table>")
     return "\n".join(parts) + "\n"
 
 
-def _cell(text: str, bar: bool) -> str:
-    drawn = f'<span class="bar" style="width:{float(text[:-1]) * 0.1:.2f}em"></span>' if bar and text != "-" else ""
-    return f"<td>{drawn}{html.escape(text)}</td>"
+def _percent(text: str) -> float:
+    return 0.0 if text == "-" else float(text.removesuffix("%"))
+
+
+def _cell(text: str, numeric: bool, greatest: float) -> str:
+    """One cell; with a bar behind its percentage that the `greatest` one fills, unless that is 0."""
+    drawn = ""
+    if greatest:
+        width = 5.5 * _percent(text) / greatest
+        drawn = f'<span class="track"><span class="bar" style="width:{width:.2f}em"></span></span>'
+    return f"<td{' class=n' * numeric}>{html.escape(text)}{drawn}</td>"

@@ -31,7 +31,7 @@ from ktb.data.spec import IGNORE
 from ktb.data.tools import Outcome, atomic_file, parallel
 from ktb.errors import ConfigError, DataError, KTBError
 
-__all__ = ["Survey", "show", "survey", "write_yaml"]
+__all__ = ["Survey", "new_file", "show", "survey", "write_yaml"]
 
 Array = NDArray[Any]
 Watch = Callable[[Iterator[Outcome], int, str], Iterable[Outcome]]
@@ -891,11 +891,11 @@ def module_settings(found: Survey) -> dict[str, Any]:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def write_yaml(found: Survey, name: str, folder: Path) -> Path:
-    """Write `folder`/dataset/`name`.yaml (and lists beside it, where needed); returns its path.
+def new_file(name: str, folder: Path) -> Path:
+    """`folder`/dataset/`name`.yaml, which is yet to be written.
 
     Raises:
-        DataError: there is such a file already, or it cannot be written.
+        DataError: there is such a file already.
         ConfigError: `name` cannot be a data set's.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
@@ -905,6 +905,17 @@ def write_yaml(found: Survey, name: str, folder: Path) -> Path:
     path = folder / "dataset" / f"{name}.yaml"
     if path.exists():
         raise DataError(f"{path}: exists already; choose another --name, or delete it")
+    return path
+
+
+def write_yaml(found: Survey, name: str, folder: Path) -> Path:
+    """Write `folder`/dataset/`name`.yaml (and lists beside it, where needed); returns its path.
+
+    Raises:
+        DataError: there is such a file already, or it cannot be written.
+        ConfigError: `name` cannot be a data set's.
+    """
+    path = new_file(name, folder)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if found.lists:

@@ -69,10 +69,10 @@ def contact_sheet(data: RGBXDataModule, split: str, samples: Sequence[Sample], *
     legend_columns = max(1, int(across / LEGEND_ENTRY))
     figure = Figure(
         figsize=(across, (height + CAPTION) * rows + CAPTION * math.ceil(entries / legend_columns) + 0.7),
-        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.01, wspace=0.0, hspace=0.0),
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.04, wspace=0.0, hspace=0.0),
         facecolor="white",
     )
-    figure.suptitle(_heading(data, split, len(samples), epoch), fontsize=10, x=0.01, ha="left")
+    figure.suptitle(_heading(data, split, len(samples), epoch), fontsize=10, x=0.02 / across, ha="left")
     # A narrow empty column between samples that lie side by side.
     block = [1.0] * len(titles) + [0.06]
     axes = figure.subplots(rows, len(block) * beside - 1, squeeze=False, width_ratios=(block * beside)[:-1])

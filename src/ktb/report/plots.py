@@ -28,7 +28,7 @@ def line_plot(series: Sequence[tuple[str, int, Curve]], unit: str = "") -> str:
     x0, x1 = _span([x for _, _, c in drawn for x, _ in c])
     y0, y1 = _span([y for _, _, c in drawn for _, y in c])
     y_ticks = ticks(y0, y1)
-    x_ticks = [tick for tick in ticks(x0, x1) if x0 <= tick <= x1]
+    x_ticks = [tick for tick in ticks(x0, x1) if x0 <= tick <= x1 and tick.is_integer()]
     y0, y1 = min(y0, y_ticks[0]), max(y1, y_ticks[-1])
 
     def at(x: float, y: float) -> tuple[float, float]:

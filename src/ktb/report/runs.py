@@ -96,8 +96,14 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         ReportError: not a run folder, or a file in it that cannot be read.
     """
     config_file, result_file = folder / "config.yaml", folder / "result.json"
+    if not folder.exists():
+        raise ReportError(f"{folder}: no such folder; expected a run folder of ktb-train or ktb-eval")
     if not config_file.is_file() and not result_file.is_file():
-        raise ReportError(f"{folder}: no run folder of ktb-train or ktb-eval (neither config.yaml nor result.json)")
+        within = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
+        hint = f"; runs in it: {', '.join(within[:3])}{', ...' * (len(within) > 3)}" if within else ""
+        raise ReportError(
+            f"{folder}: no run folder of ktb-train or ktb-eval (neither config.yaml nor result.json){hint}"
+        )
     return Run(
         folder=folder,
         name=name or _names([folder])[0],

@@ -22,7 +22,7 @@ from tests.ktb.report.test_tables import run_folder
 
 from ktb.errors import ReportError
 from ktb.report.page import page
-from ktb.report.plots import thinned, ticks
+from ktb.report.plots import line_plot, thinned, ticks
 from ktb.report.runs import read_run, read_runs, run_table
 from ktb.report.sweep import summarise
 from ktb.report.tables import latex
@@ -234,6 +234,11 @@ def test_ticks_are_round_and_cover_the_range() -> None:
         assert found[0] <= low
         assert found[-1] >= high
         assert 4 <= len(found) <= 9
+
+
+def test_a_short_run_has_no_steps_between_steps() -> None:
+    drawn = line_plot([("mIoU", 0, [(1, 0.1), (3, 0.2)])])
+    assert re.findall(r'text-anchor="middle">([^<]+)<', drawn) == ["1", "2", "3"]
 
 
 def test_long_curves_are_averaged() -> None:

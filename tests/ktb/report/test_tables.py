@@ -95,9 +95,21 @@ def test_damaged_files_are_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_table_without_a_format_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path / "run")
+    assert main([str(folder), "--table", "classes"]) == 0
+    as_asked = capsys.readouterr().out
+    assert main([str(folder), "--table", "classes", "--format", "text"]) == 0
+    assert as_asked == capsys.readouterr().out
+    assert not (folder / "report.html").exists()
+
+
 def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder(tmp_path / "one")
     for arguments, message in (
         ([str(tmp_path), "--format", "text"], "no run folder of ktb-train or ktb-eval"),
+        ([str(tmp_path)], f"; runs in it: {tmp_path / 'one'}"),
+        ([str(tmp_path / "nope")], "nope: no such folder; expected a run folder"),
         (["sweep", str(tmp_path)], "no sweep folder of ktb-train -m"),
     ):
         assert main(arguments) == 2
