@@ -6,11 +6,13 @@ run folder of `${now:}`, the checkpoint to continue from) is decided by the firs
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ktb.errors import KTBError
 
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _DECIDED = "KTB_DECIDED"
-_PATIENCE = timedelta(minutes=10)
+_PATIENCE = timedelta(minutes=5)
+"""How long the others may take to start, and the first one to decide."""
+
+_calls = itertools.count()  # the same in all processes of a job
+_kept: list[Any] = []  # served as long as this process lives
 
 
 def is_first() -> bool:
@@ -39,7 +45,7 @@ def decide(decision: Callable[[], T], *, processes: int | None) -> T:
         processes: of the job, as configured; None: not known here.
 
     Raises:
-        KTBError: in the first process, what `decision` raised.
+        KTBError: in the first process, what `decision` raised; in any, the others cannot be reached.
         SystemExit: in the others then; the first one has said why.
     """
     if os.environ.get("LOCAL_RANK", "0") != "0" and _DECIDED in os.environ:
@@ -76,31 +82,88 @@ def slurm() -> SLURMEnvironment | None:
 
 
 def _over_network(decision: Callable[[], T], rank: int, processes: int, host: str, port: int) -> T:
-    from torch.distributed import TCPStore
+    """The store at the job's address is the one that PyTorch's process group will use, opened once and kept: a port
+    that was closed in between could be taken by somebody else, or answer a process that means the other store."""
+    from torch.distributed import DistError
 
-    # torchrun's agent already serves such a store at this address; under Slurm it is closed again before PyTorch opens
-    # its own there.
-    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
-        host, port, processes, is_master=rank == 0 and not agent, wait_for_workers=False, timeout=_PATIENCE
-    )
-    key = f"ktb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    key = f"ktb/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_calls)}"
+    try:
+        store = _store(rank, processes, host, port)
+    except DistError as error:
+        taken = rank == 0 and "EADDRINUSE" in str(error)
+        raise KTBError(
+            f"{host}:{port}: "
+            + ("is in use already, so the job's processes can't meet there; choose another port with MASTER_PORT"
+               if taken else f"process {rank} of {processes} can't reach process 0 there; has that one ended?")
+        ) from None  # fmt: skip
     if rank == 0:
         try:
             answer = {"value": decision()}
         except KTBError as error:
             store.set(key, json.dumps({"error": str(error)}))
-            _wait_for_readers(store, key, processes)
+            _missing(store, key, processes, _PATIENCE / 10)  # or it would be gone before the others have asked
             raise
         store.set(key, json.dumps(answer))
-        _wait_for_readers(store, key, processes)
+        if missing := _missing(store, key, processes, _PATIENCE):
+            raise KTBError(
+                f"processes {', '.join(map(str, missing))} of {processes} have not started within "
+                f"{_PATIENCE.total_seconds():.0f} s; their own output may say why"
+            )
+        store.set(f"{key}/all", "")
     else:
-        answer = json.loads(store.get(key))
-        store.set(f"{key}/read/{rank}", "")
+        try:
+            answer = json.loads(store.get(key))
+            store.set(f"{key}/read/{rank}", "")
+            if "error" not in answer:
+                store.get(f"{key}/all")
+        except DistError:
+            raise KTBError(f"process {rank} of {processes}: process 0 has ended; its own output says why") from None
         if "error" in answer:
             raise SystemExit(2)
     return answer["value"]
 
 
-def _wait_for_readers(store: Store, key: str, processes: int) -> None:
-    store.wait([f"{key}/read/{rank}" for rank in range(1, processes)])
+def _store(rank: int, processes: int, host: str, port: int) -> Store:
+    """The job's store. torchrun's agent serves it already; under Slurm the first process does.
+
+    Raises:
+        DistError: the port is taken, or nothing answers.
+    """
+    from torch.distributed import DistNetworkError, TCPStore
+
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    found: list[Store | Exception] = []
+
+    def connect() -> None:
+        try:
+            found.append(
+                TCPStore(
+                    host, port, processes, is_master=serves, timeout=_PATIENCE, wait_for_workers=False,
+                    multi_tenant=True,
+                )
+            )  # fmt: skip
+        except Exception as error:
+            found.append(error)
+
+    # Against something that listens there but is no store, TCPStore waits for ever.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE.total_seconds() + 10)
+    result = found[0] if found else DistNetworkError("no answer")
+    if isinstance(result, Exception):
+        raise result
+    if serves:
+        _kept.append(result)
+    return result
+
+
+def _missing(store: Store, key: str, processes: int, patience: timedelta) -> list[int]:
+    """Those that have not read the answer, after waiting for them."""
+    from torch.distributed import DistError
+
+    readers = {rank: f"{key}/read/{rank}" for rank in range(1, processes)}
+    try:
+        store.wait(list(readers.values()), patience)
+    except DistError:
+        return [rank for rank, reader in readers.items() if not store.check([reader])]
+    return []

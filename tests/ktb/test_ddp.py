@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
+import random
 import socket
-from collections.abc import Callable
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +21,81 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from torch.distributed import TCPStore
 
+from ktb import ranks
 from ktb.data.synthetic import SyntheticDataModule
 from ktb.engine.losses import PixelLoss
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
+from ktb.errors import KTBError
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 from tests.ktb.test_run import last_state, metric_rows, train
 
 STEPS = 20
+DEADLINE_S = 180
 
 
-def in_processes(count: int, work: Callable[..., None], *args: Any, slurm: bool = False) -> None:
-    """`work(rank, *args)` in processes that torchrun, or Slurm, might have started."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def in_processes(
+    count: int,
+    work: Callable[..., None],
+    *args: Any,
+    slurm: bool = False,
+    port: int | None = None,
+    codes: Sequence[int] = (),
+) -> str:
+    """`work(rank, *args)` in processes as torchrun, or Slurm, would start them.
+
+    Args:
+        port: where they meet; None: one that is free.
+        codes: with which they are to end, when not all with 0. Otherwise the first that fails ends the others.
+
+    Returns:
+        what they printed.
+    """  # fmt: skip
+    # torchrun's agent serves the store; a free port that is only remembered could be taken by another process.
+    agent = None if slurm else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = port or (free_port() if agent is None else agent.port)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ktb.run", "ktb.data.synthetic"])
-    processes = [
-        context.Process(target=_process, args=(rank, count, port, slurm, work, args), daemon=True)
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=240)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    assert codes == [0] * count  # None: it hung
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder, f"{rank}.txt") for rank in range(count)]
+        processes = [
+            context.Process(target=_process, args=(rank, count, port, slurm, log, work, args), daemon=True)
+            for rank, log in enumerate(logs)
+        ]
+        for process in processes:
+            process.start()
+        deadline = time.monotonic() + DEADLINE_S
+        while (running := [p.sentinel for p in processes if p.exitcode is None]) and time.monotonic() < deadline:
+            if not codes and any(p.exitcode for p in processes):
+                break
+            multiprocessing.connection.wait(running, timeout=deadline - time.monotonic())
+        found = [process.exitcode for process in processes]
+        for process in processes:
+            process.kill()
+            process.join()
+        printed = "\n".join(f"--- {log.stem}\n{log.read_text()}" for log in logs if log.exists())
+    assert found == list(codes or [0] * count), printed  # None: it hung, or another one failed
+    return printed
 
 
-def _process(rank: int, count: int, port: int, slurm: bool, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+def free_port() -> int:
+    """Of those that no system hands out by itself, as Lightning takes them for jobs of Slurm."""
+    for port in random.SystemRandom().sample(range(15000, 25000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("", port))
+            return port
+    raise AssertionError("no free port")
+
+
+def _process(
+    rank: int, count: int, port: int, slurm: bool, log: Path, work: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     mine, all_of_us = str(rank), str(count)
@@ -55,7 +104,61 @@ def _process(rank: int, count: int, port: int, slurm: bool, work: Callable[..., 
         os.environ.update(SLURM_LOCALID=mine, SLURM_NODEID="0", SLURM_JOB_ID="1234", SLURM_JOB_NAME="training")
     else:
         os.environ.update(RANK=mine, LOCAL_RANK=mine, WORLD_SIZE=all_of_us, LOCAL_WORLD_SIZE=all_of_us, GROUP_RANK="0")
+        os.environ.update(TORCHELASTIC_RUN_ID="run", TORCHELASTIC_RESTART_COUNT="0")
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True")
     work(rank, *args)
+
+
+def decide_as(rank: int, world: int, patience: float, dies: int | None) -> None:
+    """What all take from the first one, twice, with PyTorch's process group after it; errors as ktb-train has them."""
+    ranks._PATIENCE = timedelta(seconds=patience)
+    if rank == dies != 0:
+        sys.exit(9)
+
+    def decision(text: str) -> str:
+        assert rank == 0
+        if dies == 0:
+            os._exit(9)
+        return text
+
+    try:
+        assert [ranks.decide(partial(decision, text), processes=None) for text in "ab"] == ["a", "b"]
+    except KTBError as error:
+        sys.exit(f"error: {error}")
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=30))
+    total = torch.ones(1)
+    torch.distributed.all_reduce(total)
+    assert int(total) == world
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("slurm", [False, True])
+def test_all_take_what_the_first_decides(slurm: bool) -> None:
+    """At one address with the process group that comes after it."""
+    in_processes(3, decide_as, 3, 60, None, slurm=slurm)
+
+
+def test_a_process_that_dies_at_the_start_ends_the_others() -> None:
+    printed = in_processes(3, decide_as, 3, 8, 2, slurm=True, codes=[1, 1, 9])
+    assert "error: processes 2 of 3 have not started within 8 s" in printed
+    assert printed.count("Traceback") == 0
+
+
+def test_a_first_process_that_dies_ends_the_others() -> None:
+    printed = in_processes(3, decide_as, 3, 8, 0, slurm=True, codes=[9, 1, 1])
+    assert printed.count("error: ") == 2
+    assert printed.count("Traceback") == 0
+
+
+def test_a_port_that_somebody_else_has() -> None:
+    """He says nothing, and the others do not listen to him for ever."""
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        printed = in_processes(2, decide_as, 2, 2, None, slurm=True, port=port, codes=[1, 1])
+    assert f"error: 127.0.0.1:{port}: is in use already" in printed
+    assert f"error: 127.0.0.1:{port}: process 1 of 2 can't reach process 0 there" in printed
 
 
 def train_as(rank: int, world: int, folder: Path, pixel_loss: str) -> None:
