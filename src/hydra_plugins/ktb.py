@@ -333,7 +333,7 @@ class SlurmLauncher(ProcessLauncher):
         given = OmegaConf.to_container(OmegaConf.create(parameters))
         assert isinstance(given, dict)
         self.parameters = {str(key): value for key, value in given.items() if value is not None}
-        self._queue: tuple[float, dict[str, str]] = (float("-inf"), {})
+        self._queue: tuple[float, dict[str, str] | None] = (float("-inf"), None)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -376,11 +376,12 @@ class SlurmLauncher(ProcessLauncher):
         task = SlurmTask(job.folder, job.overrides, [*self.program, *self.flags], nodes * int(devices))
         job.write(status="pending", slurm_job=None)
         try:
-            job.write(slurm_job=self.executor.submit(task).job_id)
+            number = self.executor.submit(task).job_id
         except Exception as error:  # submitit raises what sbatch said in several ways
             said = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
             raise ConfigError(f"{job}: sbatch refused it: {said[-1] if said else type(error).__name__}") from None
-        self._queue = (float("-inf"), {})
+        job.write(slurm_job=number)
+        self._queue = (float("-inf"), {**self.queue(), number: "PENDING"})
         return True
 
     def ended(self, job: Job) -> bool:
@@ -400,14 +401,22 @@ class SlurmLauncher(ProcessLauncher):
         return f"{self.command}: submitted jobs stay with Slurm ({names} ends one); the same command watches them again"
 
     def queue(self) -> dict[str, str]:
-        """Slurm's jobs that have not ended → their state, as of at most some seconds ago."""
+        """Slurm's jobs that have not ended → their state, as of at most some seconds ago.
+
+        Raises:
+            ConfigError: Slurm cannot be asked, and has not been yet: then nothing is known of jobs that may be at work.
+        """
         asked, states = self._queue
-        if time.monotonic() - asked > self.poll_s:
+        if states is None or time.monotonic() - asked > self.poll_s:
             done = subprocess.run(["squeue", "--me", "-h", "-o", "%i %T"], capture_output=True, text=True, check=False)
-            if done.returncode == 0:  # otherwise the controller is away for a moment: what was known stays
+            if done.returncode == 0:
                 over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
                 states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
                 states = {number: state for number, state in states.items() if state not in over}
+            elif states is None:
+                said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+                raise ConfigError(f"launcher=slurm: squeue does not tell which jobs run ({said}); try again later")
+            # Otherwise the controller is away for a moment: what was known stays.
             self._queue = (time.monotonic(), states)
         return states
 

@@ -10,6 +10,7 @@ Hydra's own Optuna plugin stops at Optuna 2.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -173,7 +174,8 @@ def distribution(override: Override) -> BaseDistribution:
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
         whole = all(isinstance(number, int) for number in (value.start, value.stop, value.step))
-        last = value.stop - value.step  # Hydra's ranges end before their stop
+        # Hydra's ranges end before their stop, and Optuna's at the last number that is one.
+        last = value.start + (math.ceil((value.stop - value.start) / value.step) - 1) * value.step
         if whole:
             return IntDistribution(int(value.start), int(last), step=int(value.step))
         return FloatDistribution(float(value.start), float(last), step=float(value.step))

@@ -407,7 +407,6 @@ def _quiet_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
-        ".*`srun` command is available",  # and not everything on such a machine has to run under it
         "Grad strides do not match bucket view strides",  # of a few 1x1 convolutions, some kilobytes
         ".*`self.log\\(.*sync_dist=True",  # what we log is the same on all ranks
         ".*your dataloader is not resumable",  # ours is told where to start (RGBXDataModule.start_at)

@@ -301,6 +301,21 @@ def test_a_search_finds_what_is_best_and_goes_on(train: Train, capsys: pytest.Ca
     assert (len(ran()), len(trials())) == (0, 9)
 
 
+@pytest.mark.parametrize(
+    ("text", "largest"),
+    [("range(1,9)", 8), ("range(0,10,4)", 8), ("range(1,10,3)", 7), ("range(0.0,1.0,0.4)", 0.8)],
+)
+def test_ranges_end_where_those_of_hydra_do(text: str, largest: float) -> None:
+    plugin()
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from hydra_plugins.ktb_optuna import distribution
+
+    override = OverridesParser.create().parse_override(f"optim.warmup_epochs={text}")
+    assert max(float(value) for value in override.sweep_string_iterator()) == pytest.approx(largest)
+    assert vars(distribution(override))["high"] == pytest.approx(largest)
+
+
 def test_a_bad_trial_is_pruned_while_it_runs(train: Train) -> None:
     plan: dict[int, dict[str, Any]] = {0: {"epochs": 20, "pause": 0.1}}
     search = (*SEARCH, "sweeper.n_trials=6", "sweeper.pruner.n_startup_trials=2", "sweeper.pruner.n_warmup_steps=1")
@@ -463,7 +478,8 @@ echo "Submitted batch job $number"
 while [ "${{1#--}}" != "$1" ]; do case $1 in --output|--error) shift;; esac; shift; done
 exec "$@"
 """,
-    "squeue": "#!/bin/sh\ncd {jobs}; for f in *.running; do [ -e $f ] && echo ${{f%.running}} RUNNING; done; true\n",
+    "squeue": "#!/bin/sh\n[ -e {jobs}/away ] && {{ echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1; }}\n"
+    "cd {jobs}; for f in *.running; do [ -e $f ] && echo ${{f%.running}} RUNNING; done; true\n",
 }
 
 
@@ -523,6 +539,29 @@ def test_a_slurm_job_that_vanishes_has_failed(train: Train, slurm: Path) -> None
     assert train("-m", "seed=1", "launcher=slurm", "sweep=s", plan={1: {"seconds": 3}}) == 1
     thread.join()
     assert records(Path("sweeps/s"))["seed1"]["error"].startswith("Slurm job 1 ended without a word")
+
+
+def test_a_controller_that_is_away_ends_no_job(train: Train, slurm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not when it goes while jobs are watched; and before, nothing is taken for dead and submitted twice."""
+    submit, submitted = plugin().SlurmLauncher.start, []
+
+    def then_away(self: Any, job: sweep.Job) -> bool:
+        done = bool(submit(self, job))
+        submitted.append(job)
+        (slurm / "away").touch()
+        return done
+
+    command = ("-m", "seed=1", "launcher=slurm", "sweep=s")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugin().SlurmLauncher, "start", then_away)
+        thread = when(lambda: bool(list(Path("sweeps").glob("s/seed1/result.json"))), (slurm / "away").unlink)
+        assert train(*command, plan={1: {"seconds": 1}}) == 0
+        thread.join()
+    assert records(Path("sweeps/s"))["seed1"]["status"] == "finished"
+    (slurm / "away").touch()
+    assert train("-m", "seed=1,2", *command[2:]) == 2
+    assert "squeue does not tell which jobs run (slurm_load_jobs error: Unable to contact)" in capsys.readouterr().err
+    assert len(submitted) == 1
 
 
 # ------------------------------------------------------------------------------------------------ the real jobs
