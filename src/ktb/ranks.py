@@ -48,15 +48,15 @@ def decide(decision: Callable[[], T], *, processes: int | None) -> T:
         KTBError: in the first process, what `decision` raised; in any, the others cannot be reached.
         SystemExit: in the others then; the first one has said why.
     """
+    address = None if processes == 1 else _address()
+    if address is not None:
+        return _over_network(decision, *address)
     if os.environ.get("LOCAL_RANK", "0") != "0" and _DECIDED in os.environ:
         value: T = json.loads(os.environ[_DECIDED])
         return value
-    address = None if processes == 1 else _address()
-    if address is None:
-        value = decision()
-        os.environ[_DECIDED] = json.dumps(value)
-        return value
-    return _over_network(decision, *address)
+    value = decision()
+    os.environ[_DECIDED] = json.dumps(value)
+    return value
 
 
 def _address() -> tuple[int, int, str, int] | None:

@@ -112,6 +112,7 @@ def _process(
 def decide_as(rank: int, world: int, patience: float, dies: int | None) -> None:
     """What all take from the first one, twice, with PyTorch's process group after it; errors as ktb-train has them."""
     ranks._PATIENCE = timedelta(seconds=patience)
+    os.environ["KTB_DECIDED"] = '"of an earlier job"'
     if rank == dies != 0:
         sys.exit(9)
 
