@@ -44,8 +44,9 @@ def step(
     model = KTBSegmentor(FrozenSwin(arch), names, classes, recompute=recompute).train()
     everything = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        weights = [fake.from_tensor(p) for p in model.parameters()]  # the ones that the operations will see
+        own = {p.untyped_storage()._cdata for p in weights}
         inputs = {m: torch.empty(batch, 3, size, size) for m in names}
         target = torch.zeros(batch, size, size, dtype=torch.int64)
         mixed = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
