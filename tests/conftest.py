@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,8 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real samples in {folder}")
     return folder
+
+
+def pytest_configure() -> None:
+    """A job in the background of a script ignores Ctrl-C, and so would the commands that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
