@@ -27,7 +27,7 @@ TABLE = (2 * 60 - 1, 2 * 80 - 1)
 CHUNK = 1 << 22
 """Attention entries (batch · heads · queries · points) held at a time."""
 
-CPU_CHUNK = 1 << 18
+CPU_CHUNK = 1 << 20
 """The same on a CPU: what its caches hold."""
 
 

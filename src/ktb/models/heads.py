@@ -8,7 +8,7 @@ resized and added: the same numbers for a fraction of the work (METHOD §9).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -36,17 +36,46 @@ class MLPHead(nn.Module):
         self.dropout = nn.Dropout2d(0.1)
         self.predict = conv(width, num_classes)
 
+        self._folded: tuple[object, list[tuple[Tensor, Tensor]]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_folded": None}
+
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Features (B, H_i, W_i, C_i), finest first → logits (B, K, *size)."""
-        # The fuse convolution's input is ordered coarsest scale first.
-        shares = self.fuse.weight.flatten(1).chunk(len(features), dim=1)[::-1]
+        """Features (B, H_i, W_i, C_i), finest first → contiguous logits (B, K, *size)."""
+        fold = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
         grid = features[0].shape[1:3]
         x: Tensor | None = None
-        for feature, linear, share in zip(features, cast(Iterable[nn.Linear], self.linear), shares, strict=True):
-            part = F.linear(feature, share @ linear.weight, share @ linear.bias).movedim(-1, 1)
+        for feature, (weight, bias) in zip(features, self._fold() if fold else self._merge(), strict=True):
+            part = F.linear(feature, weight, bias).movedim(-1, 1)
             if x is not None:
-                part = F.interpolate(part, size=grid, mode="bilinear", align_corners=False)
-            x = part if x is None else x + part
+                part = F.interpolate(part, size=grid, mode="bilinear", align_corners=False).add_(x)
+            x = part
         assert x is not None
-        x = self.dropout(torch.relu(self.norm(x)))
-        return F.interpolate(self.predict(x), size=size, mode="bilinear", align_corners=False)
+        x = self.dropout(torch.relu_(x if fold else self.norm(x)))
+        # Made contiguous while small: softmax and loss over channels-last logits take several times as long.
+        logits = self.predict(x).contiguous()
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+    def _merge(self) -> list[tuple[Tensor, Tensor]]:
+        """Each scale's Linear times its share of the fuse convolution: weight (D, C_i) and bias (D), finest first."""
+        # The fuse convolution's input is ordered coarsest scale first.
+        shares = self.fuse.weight.flatten(1).chunk(len(self.linear), dim=1)[::-1]
+        linears = cast(Iterable[nn.Linear], self.linear)
+        return [(s @ linear.weight, s @ linear.bias) for s, linear in zip(shares, linears, strict=True)]
+
+    def _fold(self) -> list[tuple[Tensor, Tensor]]:
+        """`_merge` with evaluation's BatchNorm folded in, kept until a weight or statistic changes."""
+        state = [*self.linear.parameters(), self.fuse.weight, *self.norm.parameters(), *self.norm.buffers()]
+        key = [(x.data_ptr(), x._version, x.dtype, x.device) for x in state]
+        if self._folded is None or self._folded[0] != key:
+            norm = self.norm
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            with torch.autocast(self.fuse.weight.device.type, enabled=False):
+                scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+                merged = [(scale[:, None] * weight, scale * bias) for weight, bias in self._merge()]
+                weight, bias = merged[0]
+                merged[0] = weight, bias + norm.bias - scale * norm.running_mean
+            self._folded = key, merged
+        return self._folded[1]

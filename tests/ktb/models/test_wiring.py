@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
+from ktb.models.heads import MLPHead
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 
@@ -37,6 +39,36 @@ def test_same_logits_and_gradients(modalities: tuple[str, ...], size: tuple[int,
         results.append([x.detach() for x in (out.logits, *out.side.values(), *grads)])
     for ours, theirs in zip(*results, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10 * float(theirs.abs().max().clamp(min=1e-6)))
+
+
+def test_folded_head_follows_its_weights() -> None:
+    """Without gradients the head multiplies its matrices and folds BatchNorm once; a change must reach the logits."""
+    torch.manual_seed(0)
+    head = MLPHead((8, 16, 32, 64), 16, 5).double().eval()
+    features = [torch.rand(2, 16 >> i, 24 >> i, 8 << i, dtype=torch.float64) for i in range(4)]
+
+    def folded() -> torch.Tensor:
+        with torch.no_grad():
+            return head(features, (50, 70))
+
+    seen = [folded()]
+    changes = (
+        lambda: head.norm.running_mean.normal_(),  # type: ignore[union-attr]
+        lambda: head.norm.running_var.uniform_(0.5, 2),  # type: ignore[union-attr]
+        lambda: head.norm.weight.normal_(),
+        lambda: head.norm.bias.normal_(),
+        lambda: head.linear[2].bias.normal_(),  # type: ignore[union-attr, operator]
+        lambda: head.load_state_dict({**head.state_dict(), "fuse.weight": torch.randn_like(head.fuse.weight)}),
+        lambda: setattr(head.fuse.weight, "data", torch.randn_like(head.fuse.weight)),
+    )
+    for change in changes:
+        with torch.no_grad():
+            change()
+        seen.append(folded())
+        assert not torch.allclose(seen[-1], seen[-2], rtol=1e-3)
+        assert torch.allclose(seen[-1], head(features, (50, 70)), rtol=1e-11, atol=1e-12)
+    assert torch.equal(copy.deepcopy(head)(features, (50, 70)), head(features, (50, 70)))
+    assert folded().is_contiguous()
 
 
 @pytest.mark.slow
