@@ -410,7 +410,8 @@ def main() -> None:
             for case in bench.cases(part, size, batch):
                 rows.append(bench.measure(case, memory=not args.no_memory, repeats=args.repeats))
         console.print(_table(rows))
-        result["rows"] = [asdict(r) for r in rows]
+        # JSON knows no NaN, which memory is where it was not measured.
+        result["rows"] = [{k: None if v != v else v for k, v in asdict(r).items()} for r in rows]
     result["machine"] = _machine(bench)
     console.print(result["machine"])
     if args.json:

@@ -36,8 +36,8 @@ def image_matrices(prediction: Tensor, target: Tensor, num_classes: int) -> Tens
     torchmetrics' own matrix drops ignored pixels by indexing, which waits for the device at every update; here they
     are counted in one more cell that is cut off.
     """
-    cell = target.long() * num_classes + prediction.long()
-    cell = torch.where(target == IGNORE, num_classes**2, cell)
+    cell = torch.add(prediction.long(), target.long(), alpha=num_classes)
+    cell.masked_fill_(target == IGNORE, num_classes**2)
     return _histograms(cell, num_classes**2 + 1)[:, :-1].unflatten(1, (num_classes, num_classes))
 
 
@@ -86,8 +86,10 @@ def _window_max(x: Tensor, distance: int, *, outside: int) -> Tensor:
 def _histograms(values: Tensor, bins: int) -> Tensor:
     """(B, ...) integers in [0, bins) → (B, bins) int64."""
     images = len(values)
-    offsets = torch.arange(images, device=values.device) * bins
-    cell = (values.flatten(1) + offsets[:, None]).flatten()
+    cell = values.flatten(1)
+    if images > 1:
+        cell = cell + torch.arange(images, device=values.device)[:, None] * bins
+    cell = cell.flatten()
     if cell.device.type == "cpu":
         counts = torch.bincount(cell, minlength=images * bins)
     else:  # bincount waits for a CUDA device to learn its size
