@@ -43,7 +43,7 @@ class MLPHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Features (B, H_i, W_i, C_i), finest first → contiguous logits (B, K, *size)."""
-        fold = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+        fold = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or features[0].is_meta)
         grid = features[0].shape[1:3]
         x: Tensor | None = None
         for feature, (weight, bias) in zip(features, self._fold() if fold else self._merge(), strict=True):
