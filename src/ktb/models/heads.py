@@ -8,7 +8,7 @@ resized and added: the same numbers for a fraction of the work (METHOD §9).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,11 +35,16 @@ class MLPHead(nn.Module):
         self.norm = BatchNorm(width)
         self.dropout = nn.Dropout2d(0.1)
         self.predict = conv(width, num_classes)
-
+        # Made of the weights in evaluation, so not part of the state.
         self._folded: tuple[object, list[tuple[Tensor, Tensor]]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_folded": None}
+
+    def train(self, mode: bool = True) -> Self:
+        # `parameter.data.copy_()`, with which Lightning swaps averaged weights in, leaves no trace in the version.
+        self._folded = None
+        return super().train(mode)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Features (B, H_i, W_i, C_i), finest first → contiguous logits (B, K, *size)."""
@@ -65,7 +70,7 @@ class MLPHead(nn.Module):
         return [(s @ linear.weight, s @ linear.bias) for s, linear in zip(shares, linears, strict=True)]
 
     def _fold(self) -> list[tuple[Tensor, Tensor]]:
-        """`_merge` with evaluation's BatchNorm folded in, kept until a weight or statistic changes."""
+        """`_merge` with evaluation's BatchNorm folded in, kept until one of them or the mode changes."""
         state = [*self.linear.parameters(), self.fuse.weight, *self.norm.parameters(), *self.norm.buffers()]
         key = [(x.data_ptr(), x._version, x.dtype, x.device) for x in state]
         if self._folded is None or self._folded[0] != key:
