@@ -134,7 +134,7 @@ class Bench:
         if part == "forward":
             yield Case(f"forward {label}", lambda: model(inputs), lambda: published.forward(model, inputs))
         elif part == "compiled":
-            fast, other = torch.compile(model, fullgraph=True), torch.compile(published.forward)
+            fast, other = torch.compile(model, fullgraph=True, dynamic=False), torch.compile(published.forward)
             plain = partial(published.forward, model, inputs)
             yield Case(f"forward, ours compiled, {label}", lambda: fast(inputs), plain)
             yield Case(f"forward, both compiled, {label}", lambda: fast(inputs), lambda: other(model, inputs))
@@ -272,7 +272,14 @@ class Bench:
         def in_place(x: Any, a: Any, b: Any, **kwargs: Any) -> int:
             return 2 * int(np.prod(a)) * int(b[-1])
 
-        mapping: Any = {attention: count, torch.ops.aten.baddbmm_: in_place}
+        def linear(x: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
+            return 2 * int(np.prod(out_shape)) * int(x[-1])
+
+        mapping: Any = {
+            attention: count,
+            torch.ops.aten.baddbmm_: in_place,
+            torch.ops.mkldnn._linear_pointwise: linear,
+        }
         with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             self.run(call, grad=grad)
         return float(counter.get_total_flops())

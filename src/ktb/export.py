@@ -130,19 +130,19 @@ def _traceable(model: KTBSegmentor) -> Iterator[None]:
     The model's own forms are the faster ones; these give the same logits up to rounding, which `_compare` sees to.
     """
     fusion = [block for block in model.fusion if isinstance(block, DSCF)]
-    model.backbone._attention = MethodType(_window_attention, model.backbone)  # type: ignore[method-assign]
+    model.backbone._attend = MethodType(_window_attention, model.backbone)  # type: ignore[method-assign]
     for block in fusion:
         block._attend = MethodType(_point_attention, block)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del model.backbone._attention
+        del model.backbone._attend
         for block in fusion:
             del block._attend
 
 
 def _window_attention(self: FrozenSwin, block: SwinTransformerBlock, x: Tensor) -> Tensor:
-    """`FrozenSwin._attention`: pad, roll, windows, the whole shift mask (METHOD §1)."""
+    """`FrozenSwin._attend`: pad, roll, windows, the whole shift mask (METHOD §1)."""
     attn, ws, shift = block.attn, self.arch.window_size, block.shift_size[0]
     s, h, w, c = x.shape
     heads, n = attn.num_heads, ws * ws
@@ -166,8 +166,7 @@ def _window_attention(self: FrozenSwin, block: SwinTransformerBlock, x: Tensor) 
     out = out.view(s, nh, nw, heads, ws, ws, c // heads).permute(0, 1, 4, 2, 5, 3, 6).reshape(s, hp, wp, c)
     if shift:
         out = out.roll((shift, shift), (1, 2))
-    projected: Tensor = attn.proj(out[:, :h, :w].clone(memory_format=torch.contiguous_format))
-    return projected
+    return out[:, :h, :w].clone(memory_format=torch.contiguous_format)
 
 
 def _point_attention(self: DSCF, query: Tensor, key: Tensor, value: Tensor, points: Tensor) -> Tensor:

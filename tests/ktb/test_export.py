@@ -94,7 +94,7 @@ def test_a_fixed_size_may_be_any(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(x).logits
         assert torch.allclose(loaded(*x.values()), expected, atol=1e-4)
-    assert model.backbone._attention.__func__ is FrozenSwin._attention  # the model is as it was
+    assert model.backbone._attend.__func__ is FrozenSwin._attend  # the model is as it was
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class SegmentationModule(L.LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model.to(memory_format=self.memory_format)
         if compile:
-            model.compile()
+            model.compile(dynamic=False)  # which windows there are depends on the size
         self.val_matrix = ConfusionMatrix(len(classes))
         self.evaluation = Evaluation(len(classes))
         """What the last test run counted, over all ranks."""

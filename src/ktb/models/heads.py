@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.dscf import conv
+from ktb.models.linear import linear
 from ktb.models.mapa import trunc_linear
 from ktb.models.norm import BatchNorm
 
@@ -50,17 +51,18 @@ class MLPHead(nn.Module):
         """Features (B, H_i, W_i, C_i), finest first → contiguous logits (B, K, *size)."""
         fold = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or features[0].is_meta)
         grid = features[0].shape[1:3]
+        finest, *coarser = self._fold() if fold else self._merge()
         x: Tensor | None = None
-        for feature, (weight, bias) in zip(features, self._fold() if fold else self._merge(), strict=True):
-            part = F.linear(feature, weight, bias).movedim(-1, 1)
-            if x is not None:
-                part = F.interpolate(part, size=grid, mode="bilinear", align_corners=False).add_(x)
-            x = part
+        for feature, (weight, bias) in zip(features[1:], coarser, strict=True):
+            part = linear(feature, weight, bias).movedim(-1, 1)
+            part = F.interpolate(part, size=grid, mode="bilinear", align_corners=False)
+            x = part if x is None else part.add_(x)
         assert x is not None
+        x = linear(features[0], *finest, add=x.movedim(1, -1)).movedim(-1, 1)
         x = self.dropout(torch.relu_(x if fold else self.norm(x)))
+        x = linear(x.movedim(1, -1), self.predict.weight.flatten(1), self.predict.bias)
         # Made contiguous while small: softmax and loss over channels-last logits take several times as long.
-        logits = self.predict(x).contiguous()
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return F.interpolate(x.movedim(-1, 1).contiguous(), size=size, mode="bilinear", align_corners=False)
 
     def _merge(self) -> list[tuple[Tensor, Tensor]]:
         """Each scale's Linear times its share of the fuse convolution: weight (D, C_i) and bias (D), finest first."""

@@ -11,6 +11,7 @@ its query, key and value are the bias; relative-position biases and shift masks 
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
+
+from ktb.models.linear import linear, linear_gelu
 
 PATCH = 4
 """Side of a patch in pixels."""
@@ -120,32 +123,41 @@ class FrozenSwin(nn.Module):
         return merging(x)
 
     def _block(self, block: SwinTransformerBlock, x: Tensor, adapter: Callable[[Tensor], Tensor]) -> Tensor:
-        y = x + block.drop_path1(self._attention(block, block.norm1(x)))
-        return y + block.drop_path2(block.mlp(block.norm2(y))) + adapter(y)
+        proj = block.attn.proj
+        attended = self._attend(block, block.norm1(x))
+        if self.training:  # drop path stands between the branch and the sum
+            y = x + block.drop_path1(linear(attended, proj.weight, proj.bias))
+            return y + block.drop_path2(self._mlp(block, y)) + adapter(y)
+        y = linear(attended, proj.weight, proj.bias, add=x)
+        return self._mlp(block, y, add=y + adapter(y))
 
-    def _attention(self, block: SwinTransformerBlock, x: Tensor) -> Tensor:
-        """Pad-then-roll (shifted) window attention of normalised tokens (S, H, W, C)."""
+    @staticmethod
+    def _mlp(block: SwinTransformerBlock, y: Tensor, add: Tensor | None = None) -> Tensor:
+        fc1, fc2 = block.mlp.fc1, block.mlp.fc2
+        return linear(linear_gelu(block.norm2(y), fc1.weight, fc1.bias), fc2.weight, fc2.bias, add=add)
+
+    def _attend(self, block: SwinTransformerBlock, x: Tensor) -> Tensor:
+        """Pad-then-roll (shifted) window attention of normalised tokens (S, H, W, C), before the output projection."""
         attn = block.attn
         s, h, w, c = x.shape
-        shift = block.shift_size[0]
-        plan = self._plan(s, h, w, shift, x.device)
-        tokens = x.reshape(-1, c)
-        # The row appended for padding is zero, so its query, key and value are the bias.
-        qkv = attn.qkv(torch.cat([tokens, tokens.new_zeros(1, c)]) if plan.padded else tokens)
-        qkv = _Rows.apply(qkv, plan.to_windows, plan.to_tokens, False)
-        qkv = qkv.view(-1, self.arch.window_size**2, 3, attn.num_heads, c // attn.num_heads)
-        bias = self._bias(block, qkv.dtype)
+        plan = self._plan(s, h, w, block.shift_size[0], x.device)
+        # A padded token is zero here, so its query, key and value are the bias.
+        qkv = linear(x, attn.qkv.weight, attn.qkv.bias).view(-1, 3 * c)
+        qkv = _Rows.apply(qkv, plan.keys, plan.key_of, plan.padding, attn.qkv.bias)
         out = []
-        for kind, windows in zip(plan.kinds, qkv.split(plan.counts), strict=True):
-            q, k, v = windows.permute(2, 0, 3, 1, 4)
-            mask = bias if kind == 0 else bias + self._shift_mask(kind, shift, bias)
-            out.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale).transpose(1, 2))
-        attended = (torch.cat(out) if len(out) > 1 else out[0]).reshape(-1, c)
-        attended = _Rows.apply(attended, plan.to_tokens, plan.to_windows, plan.padded)
-        return attn.proj(attended).view(s, h, w, c)
+        for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
+            q, k, v = windows.view(kind.count, kind.keys, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+            q, mask = q[:, :, : kind.queries], self._mask(block, kind, qkv.dtype)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale)
+            out.append(attended.transpose(1, 2).reshape(-1, c))
+        attended = torch.cat(out) if len(out) > 1 else out[0]
+        return _Rows.apply(attended, plan.query_of, plan.queries).view(s, h, w, c)
 
-    def _plan(self, s: int, h: int, w: int, shift: int, device: torch.device) -> _Windows:
-        return self._constant((s, h, w, shift, device), lambda: _windows(s, h, w, self.arch.window_size, shift, device))
+    def _plan(self, s: int, h: int, w: int, shift: int, device: torch.device) -> _Plan:
+        ws = self.arch.window_size
+        if torch.compiler.is_compiling():
+            return _compiled_plan(s, h, w, ws, shift, device)
+        return self._constant((s, h, w, shift, device), lambda: _plan(s, h, w, ws, shift, device))
 
     def _bias(self, block: SwinTransformerBlock, dtype: torch.dtype) -> Tensor:
         """Relative-position bias of a block, (1, heads, N, N)."""
@@ -153,17 +165,24 @@ class FrozenSwin(nn.Module):
         key = (id(block), table._version, table.device, dtype)
         return self._constant(key, lambda: block.attn._get_rel_pos_bias().detach().to(dtype))
 
-    def _shift_mask(self, kind: int, shift: int, like: Tensor) -> Tensor:
-        """Added between tokens of different regions in a window of a kind (see `_Windows`), (N, N): 0 or −100."""
-        ws = self.arch.window_size
+    def _mask(self, block: SwinTransformerBlock, kind: _Kind, dtype: torch.dtype) -> Tensor:
+        """Added to the scores of a kind of windows, (1, heads, queries, keys)."""
+        bias = self._bias(block, dtype)
+        if kind.regions is None and kind.keys == kind.queries:
+            return bias
 
         def build() -> Tensor:
-            late = torch.arange(ws, device=like.device) >= ws - shift
-            region = (late[:, None] & bool(kind & 2)).int() * 2 + (late & bool(kind & 1)).int()
-            region = region.flatten()
-            return torch.where(region[:, None] == region, 0.0, -100.0).to(like)
+            mask, region = bias, kind.regions
+            if region is not None:
+                mask = mask + torch.where(region[:, None] == region, 0.0, -100.0).to(dtype)
+            if kind.keys == kind.queries:
+                return mask
+            # All padding has one key and one value, so its shares of the softmax add up to that of a single token.
+            mask = mask[:, :, kind.real]
+            return torch.cat([mask[..., kind.real], mask[..., kind.padding].logsumexp(-1, keepdim=True)], dim=-1)
 
-        return self._constant((kind, shift, like.device, like.dtype), build)
+        version = block.attn.relative_position_bias_table._version
+        return self._constant((id(block), version, bias.device, dtype, kind.name), build)
 
     def _constant(self, key: tuple[Any, ...], build: Callable[[], _T]) -> _T:
         if torch.compiler.is_compiling():
@@ -172,69 +191,134 @@ class FrozenSwin(nn.Module):
             with torch.inference_mode(False):
                 self._constants[key] = build()
             # Every block's bias and the windows of some sizes; evaluation on many sizes must not grow without bound.
-            while len(self._constants) > 2 * sum(self.arch.depths) + 64:
+            while len(self._constants) > 12 * sum(self.arch.depths) + 64:
                 self._constants.popitem(last=False)
         self._constants.move_to_end(key)
         return self._constants[key]
 
 
 @dataclass(frozen=True)
-class _Windows:
-    """Where the windows of S maps take their tokens from, all maps' windows of one kind beside each other.
-
-    Kinds say which borders of the map a shifted window holds together: 0 none, 1 the right and left one, 2 the bottom
-    and top one, 3 both. Windows of a kind share one mask, so no mask is ever as large as the attention.
+class _Kind:
+    """Windows that lie alike, so that they share one mask.
 
     Attributes:
-        to_windows: row of (S·H·W, C) tokens at each place of the windows; S·H·W where there is padding.
-        to_tokens: place among the windows of each token.
-        kinds, counts: the kinds present, and how many windows are of each.
-        padded: whether there is any padding.
+        name: tells kinds apart, across sizes.
+        count: how many windows there are, over all maps.
+        queries, keys: of a window: its real tokens, and one key more that stands for all of its padding.
+        real, padding: places of real and of padded tokens in the window; padding may be empty.
+        regions: (N,) numbers; tokens of different regions do not see each other. None: one region.
     """
 
-    to_windows: Tensor
-    to_tokens: Tensor
-    kinds: tuple[int, ...]
-    counts: tuple[int, ...]
-    padded: bool
+    name: tuple[Any, ...]
+    count: int
+    queries: int
+    keys: int
+    real: Tensor
+    padding: Tensor
+    regions: Tensor | None
 
 
-def _windows(s: int, h: int, w: int, ws: int, shift: int, device: torch.device) -> _Windows:
-    nh, nw = -(-h // ws), -(-w // ws)
-    rows, cols = ((torch.arange(n * ws, device=device) + shift) % (n * ws) for n in (nh, nw))
-    token = torch.where((rows < h)[:, None] & (cols < w), rows[:, None] * w + cols, -1)
-    token = token.view(nh, ws, nw, ws).transpose(1, 2).reshape(nh, nw, 1, ws * ws)
-    samples = torch.arange(s, device=device)[:, None] * (h * w)
-    token = torch.where(token < 0, s * h * w, token + samples)  # nh, nw, S, N
-    row_cut, col_cut = (nh - 1, nw - 1) if shift else (nh, nw)
-    parts = (token[:row_cut, :col_cut], token[:row_cut, col_cut:], token[row_cut:, :col_cut], token[row_cut:, col_cut:])
-    counts = [part[..., 0].numel() for part in parts]
-    to_windows = torch.cat([part.flatten() for part in parts])
-    to_tokens = torch.empty(s * h * w + 1, dtype=torch.int64, device=device)
-    to_tokens[to_windows] = torch.arange(len(to_windows), device=device)
-    kinds = tuple(kind for kind in range(4) if counts[kind])
-    padded = nh * ws * nw * ws > h * w
-    return _Windows(to_windows, to_tokens[:-1], kinds, tuple(counts[kind] for kind in kinds), padded)
+@dataclass(frozen=True)
+class _Plan:
+    """Where the windows of S maps take their tokens from, all windows of a kind beside each other.
+
+    Attributes:
+        kinds: the kinds of windows present.
+        keys: row of the (S·H·W) tokens at each key of the windows; any row for a key of padding.
+        key_of: place of each token among the keys.
+        padding: places of the keys of padding, None where there are none.
+        queries: token at each query; queries are the real tokens, each of them once.
+        query_of: place of each token among the queries.
+    """
+
+    kinds: tuple[_Kind, ...]
+    keys: Tensor
+    key_of: Tensor
+    padding: Tensor | None
+    queries: Tensor
+    query_of: Tensor
+
+
+def _plan(s: int, h: int, w: int, ws: int, shift: int, device: torch.device) -> _Plan:
+    rows, columns = _alike(h, ws, shift), _alike(w, ws, shift)
+    kinds, keys, queries, padding = [], [], [], []
+    start = 0
+    for (row_name, y), (column_name, x) in itertools.product(rows, columns):
+        inside = ((y[0] < h)[:, None] & (x[0] < w)).flatten()
+        real, padded = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
+        tokens = (y[:, None, :, None] * w + x[:, None, :]).flatten(2)[:, :, None, real]
+        tokens = (tokens + torch.arange(s)[:, None] * (h * w)).flatten(0, 2)  # windows, real tokens
+        queries.append(tokens.flatten())
+        if len(padded):
+            tokens = F.pad(tokens, (0, 1))
+            padding.append(start + torch.arange(1, len(tokens) + 1) * tokens.shape[1] - 1)
+        keys.append(tokens.flatten())
+        start += tokens.numel()
+        # A shifted window that holds both ends of the map together is cut where they meet.
+        cut = [torch.arange(ws) >= (ws - shift if at_end else ws) for _, at_end in (row_name, column_name)]
+        regions = (cut[0][:, None] * 2 + cut[1].int()).flatten()
+        kinds.append(
+            _Kind(
+                name=(row_name, column_name, shift),
+                count=len(tokens),
+                queries=len(real),
+                keys=tokens.shape[1],
+                real=real.to(device),
+                padding=padded.to(device),
+                regions=regions.to(device) if regions.any() else None,
+            )
+        )
+    all_queries, all_keys = torch.cat(queries), torch.cat(keys)
+    holes = torch.cat(padding) if padding else None
+    key_of = torch.arange(len(all_keys))
+    if holes is not None:
+        key_of = key_of[torch.ones(len(all_keys), dtype=torch.bool).index_fill_(0, holes, False)]
+    # Keys without those of padding are the queries, in the same order.
+    query_of = all_queries.argsort()
+    return _Plan(
+        kinds=tuple(kinds),
+        keys=all_keys.to(device),
+        key_of=key_of[query_of].to(device),
+        padding=None if holes is None else holes.to(device),
+        queries=all_queries.to(device),
+        query_of=query_of.to(device),
+    )
+
+
+_compiled_plan = torch.compiler.assume_constant_result(_plan)
+
+
+def _alike(size: int, ws: int, shift: int) -> list[tuple[tuple[int, bool], Tensor]]:
+    """The windows along one axis, those that lie alike together: a name (how many of their places are real, whether
+    they hold both ends of the map) and the coordinates (windows, ws)."""
+    count = -(-size // ws)
+    places = ((torch.arange(count * ws) + shift) % (count * ws)).view(count, ws)
+    groups: dict[tuple[int, bool], list[int]] = {}
+    for i, window in enumerate(places):
+        name = (int((window < size).sum()), shift > 0 and i == count - 1)
+        groups.setdefault(name, []).append(i)
+    return [(name, places[members]) for name, members in groups.items()]
 
 
 class _Rows(torch.autograd.Function):
-    """`x[index]` for rows, where `x[index][inverse]` gives the rows back: the gradient is a copy as well, not a sum.
+    """`x[index]` for rows, with `fill` in the rows `holes`, where `x[index][inverse]` gives x back: so the gradient is
+    a copy as well, not a sum.
 
-    An index one past the rows of the gradient means zero when `pad_grad`. The appended row of padding gets no
-    gradient, which nobody needs while the backbone is frozen.
+    `fill` gets no gradient, which nobody needs while the backbone is frozen.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, pad_grad: bool) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, holes: Tensor | None = None, fill: Tensor | None = None
+    ) -> Tensor:
         ctx.save_for_backward(inverse)
-        ctx.pad_grad, ctx.rows = pad_grad, len(x)
-        return x.index_select(0, index)
+        out = x.index_select(0, index)
+        if holes is not None:
+            assert fill is not None
+            out[holes] = fill.to(out.dtype)
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inverse,) = ctx.saved_tensors
-        zero = grad.new_zeros(1, grad.shape[1])
-        grad = (torch.cat([grad, zero]) if ctx.pad_grad else grad).index_select(0, inverse)
-        if len(grad) < ctx.rows:
-            grad = torch.cat([grad, zero])
-        return grad, None, None, None
+        return grad.index_select(0, inverse), None, None, None, None

@@ -77,15 +77,16 @@ def test_folded_head_follows_its_weights() -> None:
 @pytest.mark.parametrize("train", [False, True])
 def test_compiles_without_graph_breaks(train: bool) -> None:
     model = KTBSegmentor(FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head_dim=16)
-    model.train(train)
-    inputs = {m: torch.rand(1, 3, 40, 48) for m in ("rgb", "depth")}  # padded and shifted windows
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    results = []
-    with torch.set_grad_enabled(train):
-        for forward in (model, compiled):
-            torch.manual_seed(0)  # dropout and stochastic depth
-            results.append(forward(inputs).logits)
-    assert torch.allclose(*results, atol=1e-6)
+    model.double().train(train)
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
+    for size in [(40, 48), (44, 60)]:  # padded and shifted windows
+        inputs = {m: torch.rand(1, 3, *size, dtype=torch.float64) for m in ("rgb", "depth")}
+        results = []
+        with torch.set_grad_enabled(train):
+            for forward in (model, compiled):
+                torch.manual_seed(0)  # dropout and stochastic depth
+                results.append(forward(inputs).logits)
+        assert torch.allclose(*results, rtol=1e-8, atol=1e-10)
     if train:
         results[1].square().mean().backward()
         assert all(p.grad is not None for p in model.head.parameters())

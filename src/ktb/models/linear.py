@@ -1,0 +1,76 @@
+"""Linear layers that are never trained, the form that is fastest on the device at hand.
+
+On x86 in float32 PyTorch's own `F.linear` is a product of MKL's and then, for GELU or a sum, another pass over memory.
+oneDNN, which PyTorch brings as well, does both in one and is the faster of the two on some processors
+(docs/benchmarks.md). Everywhere else this is `F.linear`: the same numbers up to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = None) -> Tensor:
+    """`F.linear(x, weight, bias)`, plus `add` if given: (..., in), (..., out) → (..., out)."""
+    if not _by_onednn(x, weight):
+        out = F.linear(x, weight, bias)
+        return out if add is None else add + out
+    if torch.is_grad_enabled() and (x.requires_grad or (add is not None and add.requires_grad)):
+        product: Tensor = _Frozen.apply(x, weight, bias, add)
+        return product
+    return _product(x, weight, bias, add)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.gelu(F.linear(x, weight, bias))`: (..., in) → (..., out)."""
+    if not _by_onednn(x, weight) or (torch.is_grad_enabled() and x.requires_grad):
+        return F.gelu(linear(x, weight, bias))
+    return _product(x, weight, bias, gelu=True)
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        _ONEDNN
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0
+        and torch.backends.mkldnn.enabled
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not (torch.is_grad_enabled() and weight.requires_grad)
+    )
+
+
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = None, *, gelu: bool = False
+) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    pointwise: Any = torch.ops.mkldnn._linear_pointwise
+    if add is not None:
+        out = pointwise.binary(rows, add.reshape(-1, add.shape[-1]), weight, bias, "add")
+    else:
+        out = pointwise(rows, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+    return out.view(*x.shape[:-1], -1)
+
+
+class _Frozen(torch.autograd.Function):
+    """As `linear`. Nothing but the weight is needed for the gradient, so nothing else is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None) -> Tensor:
+        ctx.weight = weight  # an attribute: see `FrozenSwin._mlp`
+        return _product(x, weight, bias, add)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None]:
+        grad_x = _product(grad, ctx.weight.t(), None) if ctx.needs_input_grad[0] else None
+        return grad_x, None, None, grad if ctx.needs_input_grad[3] else None
