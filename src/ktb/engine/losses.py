@@ -9,12 +9,12 @@ device.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ktb.data.spec import IGNORE
 from ktb.engine.distributed import summed, world_size
@@ -25,8 +25,36 @@ PixelLossKind = Literal["ce", "ohem"]
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy over pixels whose target is not `IGNORE`; logits (B, K, H, W), target (B, H, W) int64."""
-    total = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
-    return _mean(total, summed((target != IGNORE).sum()))
+    return _mean(_pixel_losses(logits, target).sum(), summed((target != IGNORE).sum()))
+
+
+def _pixel_losses(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of each pixel (B, H, W), 0 where the target is `IGNORE`; at least float32."""
+    losses: Tensor = _CrossEntropy.apply(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
+    return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """As `F.cross_entropy(..., reduction="none")`. That one keeps log-probabilities beside the logits, and its gradient
+    passes through one more tensor of their size; this one keeps the logits and the logarithm of their sum."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        valid = target != IGNORE
+        index = torch.where(valid, target, 0)[:, None]
+        log_p = logits.log_softmax(1)
+        # Of the likeliest class, where the difference loses least.
+        log_sum = logits.amax(1, keepdim=True) - log_p.amax(1, keepdim=True)
+        ctx.save_for_backward(logits, log_sum, index, valid)
+        return torch.where(valid, -log_p.gather(1, index)[:, 0], 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, log_sum, index, valid = ctx.saved_tensors
+        out = (logits - log_sum).exp_()
+        out.scatter_(1, index, out.gather(1, index) - 1)
+        return out.mul_(torch.where(valid, grad, 0.0)[:, None]), None
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
@@ -36,7 +64,7 @@ def _mean(total: Tensor, count: Tensor) -> Tensor:
 
 def ohem_cross_entropy(logits: Tensor, target: Tensor, threshold: float = 0.7, share: int = 16) -> Tensor:
     """Cross-entropy over hard pixels: loss > −log `threshold`, and at least the ⌊n_valid / share⌋ largest."""
-    loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").flatten()
+    loss = _pixel_losses(logits, target).flatten()
     hard = (loss > -math.log(threshold)).sum()
     hard, valid = summed(torch.stack([hard, (target != IGNORE).sum()])).unbind(0)
     count = torch.maximum(hard, valid // share)

@@ -59,7 +59,8 @@ class MLPHead(nn.Module):
             x = part if x is None else part.add_(x)
         assert x is not None
         x = linear(features[0], *finest, add=x.movedim(1, -1)).movedim(-1, 1)
-        x = self.dropout(torch.relu_(x if fold else self.norm(x)))
+        # Dropout before ReLU is the same and keeps one map less for the gradient.
+        x = torch.relu_(self.dropout(x if fold else self.norm(x)))
         x = linear(x.movedim(1, -1), self.predict.weight.flatten(1), self.predict.bias)
         # Made contiguous while small: softmax and loss over channels-last logits take several times as long.
         return F.interpolate(x.movedim(-1, 1).contiguous(), size=size, mode="bilinear", align_corners=False)

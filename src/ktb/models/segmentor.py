@@ -187,10 +187,10 @@ class KTBSegmentor(nn.Module):
                 0, tokens.shape[:2]
             )
             norms = [cast(nn.ModuleList, self.norms[m])[i] for m in self.modalities]
-            normed = [norm(t) for norm, t in zip(norms, tokens.unbind(0), strict=True)]
-            for m, t in zip(self.modalities, normed, strict=True):
+            normed = torch.stack([norm(t) for norm, t in zip(norms, tokens.unbind(0), strict=True)])
+            for m, t in zip(self.modalities, normed.unbind(0), strict=True):
                 features.streams[m].append(t)
-            features.fused.append(self.fused_norms[i](self.fusion[i](torch.stack(normed))))
+            features.fused.append(self.fused_norms[i](self.fusion[i](normed)))
         return features, size
 
     def _embed(self, inputs: Mapping[str, Tensor], masked: Tensor | None) -> tuple[Tensor, tuple[int, int]]:

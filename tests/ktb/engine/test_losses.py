@@ -13,6 +13,26 @@ from ktb.models.segmentor import SegOutput
 from tests.ktb.reference import load_json, rng
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_cross_entropy_is_torchs(dtype: torch.dtype, scale: float) -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(2, 7, 9, 11, dtype=torch.float64) * scale).to(dtype)
+    label = torch.randint(0, 7, (2, 9, 11))
+    label[torch.rand(2, 9, 11) < 0.3] = 255
+    results = []
+    for ours in (True, False):
+        leaf = logits.clone().requires_grad_()
+        wide = leaf if ours else leaf.double()
+        loss = cross_entropy(wide, label) if ours else F.cross_entropy(wide, label, ignore_index=255)
+        (gradient,) = torch.autograd.grad(3 * loss, leaf)
+        assert gradient.dtype == dtype
+        results.append((loss.double(), gradient.double()))
+    for a, b in zip(*results, strict=True):
+        exact = {torch.float64: 1e-12, torch.float32: 2e-6 * max(1, scale / 1e3), torch.bfloat16: 1e-2}[dtype]
+        assert (a - b).abs().max() <= exact * b.abs().max()
+
+
 @pytest.mark.parametrize(("tag", "case"), load_json("ohem.json").items())
 def test_ohem_reference(tag: str, case: dict[str, float]) -> None:
     shape = (case["batch"], case["height"], case["width"])
