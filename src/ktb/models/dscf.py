@@ -156,6 +156,10 @@ class DSCF(nn.Module):
         # The last row of the values sums the weights.
         k, v = k.mT, torch.cat([v, torch.ones_like(v[:, :, :1])], dim=2)
         table = self.table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
+        # Rows of the table are worth preparing where more positions than the table has entries read it.
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or q.device.type != "cpu"
+        if not plain and h * w > TABLE[0] * TABLE[1]:
+            return _by_columns(q, k, v, table, points.flatten(0, 1)).reshape(b, r, h, w)
         # Distance (query - point) / 2 as (x, y): all of it but the query's y, which is added chunk by chunk.
         y, x = (_linspace(size, points) / 2 for size in (h, w))
         half = points.flatten(0, 1)[:, :, None] / 2  # B·g, P, 1, (y, x)
@@ -186,11 +190,67 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, table: Tensor, distance: Tensor, y: 
     """
     n, heads, _, rows, w = q.shape
     grid = (distance.flatten(2)[:, :, None] + y.flatten(1)).view(n, -1, rows * w, 2)
-    scores = F.grid_sample(table, grid.to(table.dtype), mode="bilinear", align_corners=True).flatten(0, 1)
-    scores = scores.baddbmm_(k.flatten(0, 1).to(scores.dtype), q.flatten(3).flatten(0, 1).to(scores.dtype))
+    bias = F.grid_sample(table, grid.to(table.dtype), mode="bilinear", align_corners=True).flatten(0, 1)
+    return _weigh(bias, q.flatten(3).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view(n, heads, -1, rows, w)
+
+
+def _weigh(scores: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention given its bias (N, P, L), overwritten; q (N, d, L), k (N, P, d), v (N, d + 1, P) → (N, d, L)."""
+    scores = scores.baddbmm_(k.to(scores.dtype), q.to(scores.dtype))
     weights = scores.sub_(scores.detach().amax(1, keepdim=True)).exp_()
-    out = torch.bmm(v.flatten(0, 1).to(weights.dtype), weights)
-    return (out[:, :-1] / out[:, -1:]).view(n, heads, -1, rows, w)
+    out = torch.bmm(v.to(weights.dtype), weights)
+    return out[:, :-1] / out[:, -1:]
+
+
+def _by_columns(q: Tensor, k: Tensor, v: Tensor, table: Tensor, points: Tensor) -> Tensor:
+    """The same as all `_chunk`s together, for a CPU and without gradients, where reading the table at every place with
+    `grid_sample` takes most of the time.
+
+    For one point the table is read at a regular grid, so the two directions can be interpolated one after the other:
+    first along y, for the table's columns that some columns of queries lie between, then along x. Either is a weighted
+    sum of two contiguous rows, one of the fastest things a CPU can be asked for; in between the matrix is transposed.
+
+    Args:
+        q: scaled queries (N, heads, d, H, W); k, v, table as in `_chunk`.
+        points: (N, P, 2) as (y, x) in [-1, 1].
+
+    Returns:
+        (N, heads, d, H, W).
+    """
+    n, heads, _, h, w = q.shape
+    count, (ty, tx) = points.shape[1], TABLE
+    y, x = (
+        ((_linspace(size, points) - points[..., axis, None]) / 2 + 1) * (entries - 1) / 2
+        for axis, (size, entries) in enumerate(((h, ty), (w, tx)))
+    )  # where the table is read: (N, P, H) and (N, P, W)
+    per_column = n * heads * count * h
+    step = min(w, max(8, min(32, 8 * CHUNK // per_column)))  # few: the cache; many: the columns at the seams count less
+    fine = max(1, CPU_CHUNK // per_column)
+    wide = min(tx, math.floor((step - 1) * (tx - 1) / 2 / max(w - 1, 1)) + 3)  # the table's columns for `step` queries
+    strips = table.unfold(-1, wide, 1).transpose(2, 3).reshape(-1, wide)
+    upper = y.long().clamp(0, ty - 2)
+    below = (y - upper)[:, :, None].expand(-1, -1, heads, -1)
+    head = torch.arange(n)[:, None, None] * heads + torch.arange(heads)
+    place = (torch.arange(n * count).view(n, 1, count) * heads + torch.arange(heads)[:, None]) * wide  # N, heads, P
+    q, k, v = q.mT, k.flatten(0, 1), v.flatten(0, 1)
+    out = []
+    for x_part, q_part in zip(x.split(step, dim=2), q.split(step, dim=3), strict=True):
+        first = x_part[..., 0].long().clamp(0, tx - wide)
+        rows = (head * (tx - wide + 1) + first[..., None])[..., None] * ty + upper[:, :, None]  # N, P, heads, H
+        columns = _lerp(strips, rows, below).view(-1, h, wide).mT.reshape(-1, h)
+        cells = x_part - first[..., None]
+        left = cells.long().clamp(0, wide - 2)
+        at, right = place[..., None] + left[:, None], (cells - left)[:, None].expand(-1, heads, -1, -1)
+        for some in zip(at.split(fine, 3), right.split(fine, 3), q_part.split(fine, 3), strict=True):
+            bias = _lerp(columns, *some[:2]).view(n * heads, count, -1)
+            out.append(_weigh(bias, some[2].flatten(3).flatten(0, 1), k, v).view(n, heads, -1, some[0].shape[3], h))
+    return torch.cat(out, dim=3).mT
+
+
+def _lerp(matrix: Tensor, row: Tensor, share: Tensor) -> Tensor:
+    """Between a row of the matrix (R, C) and the next one, `share` of the way: (*,), (*,) → (prod(*), C)."""
+    pairs, shares = torch.stack([row, row + 1], dim=-1), torch.stack([1 - share, share], dim=-1)
+    return F.embedding_bag(pairs.view(-1, 2), matrix, per_sample_weights=shares.view(-1, 2), mode="sum")
 
 
 def _reference(n: int, like: Tensor) -> Tensor:

@@ -1,0 +1,41 @@
+"""The forms of DSCF's attention against each other; the numbers themselves are in test_reference and test_wiring."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ktb.models import dscf
+from ktb.models.dscf import DSCF
+
+
+@pytest.mark.parametrize(("size", "batch"), [((17, 30), 2), ((1, 23), 1), ((40, 1), 1), ((9, 41), 1)])
+@pytest.mark.parametrize("stage", [0, 2])
+def test_columns_give_what_grid_sample_gives(
+    size: tuple[int, int], batch: int, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients large maps interpolate the table in two steps; a small table makes these maps large, and small
+    chunks make several of each kind."""
+    monkeypatch.setattr(dscf, "TABLE", (5, 7))
+    monkeypatch.setattr(dscf, "CPU_CHUNK", 3000)
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 128, stage).double().eval()
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.5)  # points far away too, and clamped to the border
+    features = torch.randn(2, batch, *size, 128, dtype=torch.float64)
+    calls = []
+    by_columns = dscf._by_columns
+    monkeypatch.setattr(dscf, "_by_columns", lambda *args: calls.append(1) or by_columns(*args))
+    expected = block(features).detach()
+    assert not calls
+    with torch.no_grad():
+        found = block(features)
+    assert bool(calls) == (size[0] * size[1] > 35)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_broken_sensor_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dscf, "TABLE", (5, 7))
+    block = DSCF(("rgb", "depth"), 128, 0).eval()
+    with torch.no_grad():
+        assert block(torch.full((2, 1, 12, 12, 128), torch.nan)).isnan().all()
