@@ -10,12 +10,14 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ktb.engine.losses import SelfTeachingLoss
+from ktb.models import swin
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 
@@ -50,13 +52,18 @@ def step(
         inputs = {m: torch.empty(batch, 3, size, size) for m in names}
         target = torch.zeros(batch, size, size, dtype=torch.int64)
         mixed = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), mixed:
+        # Only a CPU leaves out the branches that stochastic depth drops.
+        every = patch.object(swin, "_add_branch", lambda x, branch, drop_path: x + drop_path(branch(x)))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), mixed, every:
             SelfTeachingLoss()(model(inputs), target)
     kept = float(sum(n for key, n in storages.items() if key not in own))
-    if recompute:  # a block's input, which checkpointing keeps out of sight of the hooks
-        for i, depth in enumerate(arch.depths):
-            side = -(-size // (4 * 2**i))
-            kept += depth * modalities * batch * side * side * arch.channels[i] * 4
+    for i, depth in enumerate(arch.depths):  # what checkpointing keeps out of sight of the hooks
+        side = -(-size // (4 * 2**i))
+        values = depth * modalities * batch * side * side * arch.channels[i]
+        if recompute or i < swin.LEAN_STAGES:  # a block's input
+            kept += values * 4
+        if not recompute and i < swin.LEAN_STAGES:  # what its attention gave
+            kept += values * (2 if bf16 else 4)
     return {"weights": (everything + 3 * trained) * 4 / 2**30, "kept": kept / 2**30, "trained": trained / 1e6}
 
 
