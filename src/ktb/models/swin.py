@@ -4,9 +4,13 @@ Parameters and their names are timm's, so its weight files load unchanged. The f
 padded first and rolled afterwards, always at full window size, as the dense-prediction Swins do (timm's block rolls
 first and shrinks the window on small maps, which changes every number wherever padding happens).
 
-All streams go through a stage as one batch. Two exact savings over the usual wiring (METHOD §9): queries, keys,
-values and the output projection are computed on real tokens only, because a padded token is zero after LayerNorm and
-its query, key and value are the bias; relative-position biases and shift masks are kept per size.
+All streams go through a stage as one batch. Exact savings over the usual wiring (METHOD §9):
+
+- A padded token is zero after LayerNorm, so its query, key and value are the bias. Nothing is computed for padding; in
+  its window one key stands for all of it, with the logarithm of the padded tokens' summed weights as its bias.
+- Which windows there are, and biases with shift masks, are kept per size.
+- What is frozen needs no saved input, and GELU and sums are part of the products on a CPU (`ktb.models.linear`).
+- Stochastic depth does not compute what it drops (on a CPU).
 """
 
 from __future__ import annotations
@@ -216,6 +220,8 @@ class FrozenSwin(nn.Module):
             mask = mask[:, :, kind.real]
             return torch.cat([mask[..., kind.real], mask[..., kind.padding].logsumexp(-1, keepdim=True)], dim=-1)
 
+        if bias.requires_grad:  # of a backbone in training, so no constant
+            return build()
         version = block.attn.relative_position_bias_table._version
         return self._constant((id(block), version, bias.device, dtype, kind.name), build)
 

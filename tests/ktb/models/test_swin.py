@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from timm.layers import DropPath
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 
-from ktb.models.swin import _add_branch, _plan
+from ktb.models.swin import FrozenSwin, SwinArch, _add_branch, _plan
 
 
 @pytest.mark.parametrize("drop_prob", [0.0, 0.5, 0.999])
@@ -48,3 +49,18 @@ def test_every_token_is_asked_once(size: tuple[int, int], shift: int) -> None:
     # Every window of the padded map is there, and has one key of padding if it has any.
     assert sum(kind.count for kind in plan.kinds) == 2 * -(-h // 12) * -(-w // 12)
     assert sum(kind.count for kind in plan.kinds if len(kind.padding)) == padding
+
+
+class Trained(FrozenSwin):
+    """As scripts/make_swin_nano.py trains one."""
+
+    def _bias(self, block: SwinTransformerBlock, dtype: torch.dtype) -> Tensor:
+        return block.attn._get_rel_pos_bias().to(dtype)
+
+
+def test_a_backbone_in_training_keeps_no_masks() -> None:
+    backbone = Trained(SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)).requires_grad_(True)
+    for _ in range(2):  # would go through the first graph again
+        x = backbone.stage(0, torch.randn(2, 7, 9, 32), [torch.zeros_like] * 2)
+        x.square().sum().backward()
+    assert all(b.attn.relative_position_bias_table.grad.abs().sum() > 0 for b in backbone.layers[0].blocks)
