@@ -8,13 +8,15 @@ context (together some 1 to 2 GiB on a GPU).
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from ktb.engine.losses import SelfTeachingLoss
 from ktb.models import swin
@@ -28,6 +30,12 @@ ARCHS = {
     "swin_l": SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48), 12),
 }
 NAMES = ("rgb", "depth", "event", "lidar")
+
+
+def _with_values(plan: Callable[..., Any], *args: Any) -> Any:
+    """Which windows there are follows from values, which fake tensors have not."""
+    with unset_fake_temporarily():
+        return plan(*args)
 
 
 def step(
@@ -54,7 +62,8 @@ def step(
         mixed = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
         # Only a CPU leaves out the branches that stochastic depth drops.
         every = patch.object(swin, "_add_branch", lambda x, branch, drop_path: x + drop_path(branch(x)))
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), mixed, every:
+        plans = patch.object(swin, "_plan", partial(_with_values, swin._plan))
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), mixed, every, plans:
             SelfTeachingLoss()(model(inputs), target)
     kept = float(sum(n for key, n in storages.items() if key not in own))
     for i, depth in enumerate(arch.depths):  # what checkpointing keeps out of sight of the hooks

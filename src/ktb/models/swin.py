@@ -22,10 +22,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from timm.layers import PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
@@ -294,52 +292,59 @@ class _Plan:
 
 
 def _plan(s: int, h: int, w: int, ws: int, shift: int, device: torch.device) -> _Plan:
-    def tensor(x: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(device)
-
-    kinds, keys, queries, is_query = [], [], [], []
-    for (row_name, y), (column_name, x) in itertools.product(_alike(h, ws, shift), _alike(w, ws, shift)):
-        inside = ((y[0] < h)[:, None] & (x[0] < w)).ravel()
-        tokens = (y[:, None, :, None] * w + x[:, None, :]).reshape(len(y), len(x), 1, -1)[..., inside]
-        tokens = (tokens + np.arange(s)[:, None] * (h * w)).reshape(-1, inside.sum())  # windows, real tokens
-        queries.append(tokens.ravel())
-        with_padding = np.pad(tokens, ((0, 0), (0, 0 if inside.all() else 1)))
-        keys.append(with_padding.ravel())
-        is_query.append((np.arange(with_padding.shape[1]) < tokens.shape[1])[None].repeat(len(tokens), 0).ravel())
+    rows, columns = _alike(h, ws, shift), _alike(w, ws, shift)
+    kinds, keys, queries, padding = [], [], [], []
+    start = 0
+    for (row_name, y), (column_name, x) in itertools.product(rows, columns):
+        inside = ((y[0] < h)[:, None] & (x[0] < w)).flatten()
+        real, padded = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
+        tokens = (y[:, None, :, None] * w + x[:, None, :]).flatten(2)[:, :, None, real]
+        tokens = (tokens + torch.arange(s)[:, None] * (h * w)).flatten(0, 2)  # windows, real tokens
+        queries.append(tokens.flatten())
+        if len(padded):
+            tokens = F.pad(tokens, (0, 1))
+            padding.append(start + torch.arange(1, len(tokens) + 1) * tokens.shape[1] - 1)
+        keys.append(tokens.flatten())
+        start += tokens.numel()
         # A shifted window that holds both ends of the map together is cut where they meet.
-        cut = [np.arange(ws) >= (ws - shift if at_end else ws) for _, at_end in (row_name, column_name)]
-        regions = (cut[0][:, None] * 2 + cut[1]).ravel()
+        cut = [torch.arange(ws) >= (ws - shift if at_end else ws) for _, at_end in (row_name, column_name)]
+        regions = (cut[0][:, None] * 2 + cut[1].int()).flatten()
         kinds.append(
             _Kind(
                 name=(row_name, column_name, shift),
                 count=len(tokens),
-                queries=tokens.shape[1],
-                keys=with_padding.shape[1],
-                real=tensor(inside.nonzero()[0]),
-                padding=tensor((~inside).nonzero()[0]),
-                regions=tensor(regions) if regions.any() else None,
+                queries=len(real),
+                keys=tokens.shape[1],
+                real=real.to(device),
+                padding=padded.to(device),
+                regions=regions.to(device) if regions.any() else None,
             )
         )
-    query, real_key = np.concatenate(queries), np.concatenate(is_query)
-    query_of = query.argsort()
+    all_queries, all_keys = torch.cat(queries), torch.cat(keys)
+    holes = torch.cat(padding) if padding else None
+    key_of = torch.arange(len(all_keys))
+    if holes is not None:
+        key_of = key_of[torch.ones(len(all_keys), dtype=torch.bool).index_fill_(0, holes, False)]
+    # Keys without those of padding are the queries, in the same order.
+    query_of = all_queries.argsort()
     return _Plan(
         kinds=tuple(kinds),
-        keys=tensor(np.concatenate(keys)),
-        key_of=tensor(real_key.nonzero()[0][query_of]),  # keys without those of padding are the queries, in their order
-        padding=None if real_key.all() else tensor((~real_key).nonzero()[0]),
-        queries=tensor(query),
-        query_of=tensor(query_of),
+        keys=all_keys.to(device),
+        key_of=key_of[query_of].to(device),
+        padding=None if holes is None else holes.to(device),
+        queries=all_queries.to(device),
+        query_of=query_of.to(device),
     )
 
 
 _compiled_plan = torch.compiler.assume_constant_result(_plan)
 
 
-def _alike(size: int, ws: int, shift: int) -> list[tuple[tuple[int, bool], NDArray[np.int64]]]:
+def _alike(size: int, ws: int, shift: int) -> list[tuple[tuple[int, bool], Tensor]]:
     """The windows along one axis, those that lie alike together: a name (how many of their places are real, whether
     they hold both ends of the map) and the coordinates (windows, ws)."""
     count = -(-size // ws)
-    places = (np.arange(count * ws) + shift).reshape(count, ws) % (count * ws)
+    places = ((torch.arange(count * ws) + shift) % (count * ws)).view(count, ws)
     groups: dict[tuple[int, bool], list[int]] = {}
     for i, window in enumerate(places):
         name = (int((window < size).sum()), shift > 0 and i == count - 1)
