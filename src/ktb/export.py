@@ -142,7 +142,7 @@ def _traceable(model: KTBSegmentor) -> Iterator[None]:
 
 
 def _window_attention(self: FrozenSwin, block: SwinTransformerBlock, x: Tensor) -> Tensor:
-    """`FrozenSwin._attend`: pad, roll, windows, the whole shift mask (METHOD §1)."""
+    """`FrozenSwin._attend`: pad, roll, windows, the whole shift mask (METHOD §1), before the output projection."""
     attn, ws, shift = block.attn, self.arch.window_size, block.shift_size[0]
     s, h, w, c = x.shape
     heads, n = attn.num_heads, ws * ws

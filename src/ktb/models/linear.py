@@ -19,7 +19,7 @@ _ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_ca
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = None) -> Tensor:
     """`F.linear(x, weight, bias)`, plus `add` if given: (..., in), (..., out) → (..., out)."""
-    if not _by_onednn(x, weight):
+    if not _by_onednn(x, weight, bias):
         out = F.linear(x, weight, bias)
         return out if add is None else add + out
     if torch.is_grad_enabled() and (x.requires_grad or (add is not None and add.requires_grad)):
@@ -30,12 +30,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.gelu(F.linear(x, weight, bias))`: (..., in) → (..., out)."""
-    if not _by_onednn(x, weight) or (torch.is_grad_enabled() and x.requires_grad):
+    if not _by_onednn(x, weight, bias) or (torch.is_grad_enabled() and x.requires_grad):
         return F.gelu(linear(x, weight, bias))
     return _product(x, weight, bias, gelu=True)
 
 
-def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     return (
         _ONEDNN
         and x.device.type == "cpu"
@@ -45,7 +46,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and not (torch.is_grad_enabled() and weight.requires_grad)
+        and not (torch.is_grad_enabled() and trained)
     )
 
 

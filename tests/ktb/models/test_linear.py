@@ -53,6 +53,18 @@ def test_a_trained_weight_gets_its_gradient() -> None:
     assert torch.allclose(ours, weight.grad)
 
 
+def test_a_trained_bias_gets_its_gradient() -> None:
+    x, weight, bias, add = operands()
+    x.requires_grad_()
+    bias.requires_grad_()
+    (linear(x, weight, bias, add).sum() + linear_gelu(x, weight, bias).sum()).backward()
+    ours, bias.grad = bias.grad, None
+    ((add + F.linear(x, weight, bias)).sum() + F.gelu(F.linear(x, weight, bias)).sum()).backward()
+    assert ours is not None
+    assert bias.grad is not None
+    assert torch.allclose(ours, bias.grad)
+
+
 def test_autocast_decides_the_type() -> None:
     x, weight, bias, _ = operands()
     with torch.autocast("cpu", torch.bfloat16):
