@@ -86,7 +86,8 @@ class Adapter(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.up = nn.ModuleDict({m: _zero_linear(channels // reduction, channels) for m in modalities})
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(M·B, H, W, C), modality-major, → what is added to the block's output, same shape."""
+    def forward(self, tokens: Tensor, add: Tensor) -> Tensor:
+        """Both (M·B, H, W, C), modality-major → `add` and what the adapters make of the tokens, same shape."""
         x = tokens.unflatten(0, (len(self.down), -1))
-        return 0.5 * apply_per_modality(self.up, self.dropout(apply_per_modality(self.down, x).relu())).flatten(0, 1)
+        up = apply_per_modality(self.up, self.dropout(apply_per_modality(self.down, x).relu()))
+        return torch.add(add, up.flatten(0, 1), alpha=0.5)

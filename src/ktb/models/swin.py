@@ -16,6 +16,7 @@ All streams go through a stage as one batch. Exact savings over the usual wiring
 from __future__ import annotations
 
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +40,9 @@ LEAN_STAGES = 2
 keeping them: their maps are large and their products small, so that a thirtieth of a step's time saves a fifth of its
 memory."""
 
+CPU_SCORES = 1 << 18
+"""Attention scores held at a time on a CPU without gradients: what its caches hold."""
+
 _again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
 """Calls what draws nothing, and calls it again in the backward pass instead of keeping what it made."""
 
@@ -53,6 +57,9 @@ _KEEP_ATTENDED = partial(
     ],
 )
 """Where a function is called again: all but the attention itself, whose result is kept."""
+
+Adapt = Callable[[Tensor, Tensor], Tensor]
+"""Adds to its second argument what it makes of the first, tokens (S, H, W, C) (METHOD §2)."""
 
 _T = TypeVar("_T")  # of a constant
 
@@ -121,14 +128,12 @@ class FrozenSwin(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_constants": OrderedDict()}
 
-    def stage(
-        self, i: int, x: Tensor, adapters: Sequence[Callable[[Tensor], Tensor]], *, recompute: bool = False
-    ) -> Tensor:
+    def stage(self, i: int, x: Tensor, adapters: Sequence[Adapt], *, recompute: bool = False) -> Tensor:
         """Blocks of stage `i`.
 
         Args:
             x: tokens (S, H, W, C) of all streams, S = modalities · batch, un-normalised.
-            adapters: one per block, tokens → what is added to the block's output (METHOD §2).
+            adapters: one per block.
             recompute: keep only each block's input and run the block again in the backward pass.
 
         Returns:
@@ -149,20 +154,20 @@ class FrozenSwin(nn.Module):
         assert isinstance(merging, PatchMerging)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             # The gradient needs the gathered patches, another copy of what the stage before has kept.
-            merged: Tensor = _again(merging, x)
+            merged: Tensor = _again(_merge, merging, x)
             return merged
-        return merging(x)
+        return _merge(merging, x)
 
-    def _block(self, block: SwinTransformerBlock, x: Tensor, adapter: Callable[[Tensor], Tensor], lean: bool) -> Tensor:
+    def _block(self, block: SwinTransformerBlock, x: Tensor, adapter: Adapt, lean: bool) -> Tensor:
         attention, mlp = partial(self._attention, block), partial(self._mlp, block)
         if lean:
             attention = partial(_again, attention, context_fn=_KEEP_ATTENDED)
             mlp = partial(_again, mlp)
         if not self.training:
             y = attention(x, x)
-            return mlp(y, y + adapter(y))
+            return mlp(y, adapter(y, y))
         y = _add_branch(x, attention, block.drop_path1)
-        return _add_branch(y, mlp, block.drop_path2) + adapter(y)
+        return adapter(y, _add_branch(y, mlp, block.drop_path2))
 
     def _attention(self, block: SwinTransformerBlock, x: Tensor, add: Tensor | None = None) -> Tensor:
         proj = block.attn.proj
@@ -178,14 +183,12 @@ class FrozenSwin(nn.Module):
         attn = block.attn
         s, h, w, c = x.shape
         plan = self._plan(s, h, w, block.shift_size[0], x.device)
-        # A padded token is zero here, so its query, key and value are the bias.
-        qkv = linear(x, attn.qkv.weight, attn.qkv.bias).view(-1, 3 * c)
-        qkv = _Rows.apply(qkv, plan.keys, plan.key_of, plan.padding, attn.qkv.bias)
+        qkv = linear(_Rows.apply(x.view(-1, c), plan.keys, plan.key_of, plan.padding), attn.qkv.weight, attn.qkv.bias)
         out = []
         for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
             q, k, v = windows.view(kind.count, kind.keys, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
             q, mask = q[:, :, : kind.queries], self._mask(block, kind, qkv.dtype)
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale)
+            attended = _attend_windows(q, k, v, mask, attn.scale)
             out.append(attended.transpose(1, 2).reshape(-1, c))
         attended = torch.cat(out) if len(out) > 1 else out[0]
         return _Rows.apply(attended, plan.query_of, plan.queries).view(s, h, w, c)
@@ -234,6 +237,13 @@ class FrozenSwin(nn.Module):
                 self._constants.popitem(last=False)
         self._constants.move_to_end(key)
         return self._constants[key]
+
+
+def _merge(merging: PatchMerging, x: Tensor) -> Tensor:
+    s, h, w, c = x.shape
+    x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2)).view(s, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
+    # A patch's four tokens in columns: upper left, lower left, upper right, lower right.
+    return linear(merging.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)), merging.reduction.weight, None)
 
 
 def _add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: Callable[[Tensor], Tensor]) -> Tensor:
@@ -352,25 +362,36 @@ def _alike(size: int, ws: int, shift: int) -> list[tuple[tuple[int, bool], Tenso
     return [(name, places[members]) for name, members in groups.items()]
 
 
-class _Rows(torch.autograd.Function):
-    """`x[index]` for rows, with `fill` in the rows `holes`, where `x[index][inverse]` gives x back: so the gradient is
-    a copy as well, not a sum.
+def _attend_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """`scaled_dot_product_attention` of windows: q (n, heads, queries, d), k and v (n, heads, keys, d), mask
+    (1, heads, queries, keys) → (n, heads, queries, d)."""
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or q.device.type != "cpu"
+    if plain or q.dtype.itemsize < 4:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    # PyTorch's CPU kernel cuts a window into blocks of 32 queries. Products of many windows or heads, whichever there
+    # are more of, take less time; few enough for their scores to stay in the caches.
+    n, heads, queries, d = q.shape
+    out = q.new_empty(n, queries, heads, d).transpose(1, 2)
+    batched = max(n, heads)
+    together = math.ceil(batched / math.ceil(batched * mask[0, 0].numel() / CPU_SCORES))
+    tensors = (out, q, k, v, mask.expand(n, -1, -1, -1))
+    for one in zip(*(x.transpose(0, 1) if n > heads else x for x in tensors), strict=True):
+        for o, q, k, v, bias in zip(*(x.split(together) for x in one), strict=True):
+            o.copy_(torch.bmm(torch.baddbmm(bias, q, k.mT, alpha=scale).softmax(-1), v))
+    return out
 
-    `fill` gets no gradient, which nobody needs while the backbone is frozen.
-    """
+
+class _Rows(torch.autograd.Function):
+    """`x[index]` for rows, with zero in the rows `holes`, where `x[index][inverse]` gives x back: so the gradient is a
+    copy as well, not a sum."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, holes: Tensor | None = None, fill: Tensor | None = None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, holes: Tensor | None = None) -> Tensor:
         ctx.save_for_backward(inverse)
         out = x.index_select(0, index)
-        if holes is not None:
-            assert fill is not None
-            out[holes] = fill.to(out.dtype)
-        return out
+        return out if holes is None else out.index_fill_(0, holes, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse), None, None, None, None
+        return grad.index_select(0, inverse), None, None, None

@@ -34,6 +34,23 @@ def test_columns_give_what_grid_sample_gives(
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_large_scores_leave_the_range_in_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores in the thousands, 2 to the power of which float32 does not hold."""
+    monkeypatch.setattr(dscf, "TABLE", (5, 7))
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 128, 0).eval()
+    with torch.no_grad():
+        block.attention_gain.fill_(1.0)
+        block.query.weight.mul_(1000)
+    features = torch.randn(2, 1, 12, 16, 128)
+    expected = block.double()(features.double()).detach()
+    with torch.no_grad():
+        found = block.float()(features)
+    assert found.isfinite().all()
+    # One point takes all the weight, so a rounded score that is off by a hundredth may still tip a pair of points.
+    assert (found - expected).abs().median() < 1e-3
+
+
 def test_a_broken_sensor_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dscf, "TABLE", (5, 7))
     block = DSCF(("rgb", "depth"), 128, 0).eval()

@@ -164,8 +164,8 @@ def test_only_trained_parameters_move_in_a_step() -> None:
 
 def test_an_untrained_adapter_adds_nothing() -> None:
     model = build().eval()
-    tokens = torch.randn(4, 5, 6, 32)
-    assert torch.equal(model.adapters[0][0](tokens), torch.zeros_like(tokens))
+    tokens, add = torch.randn(2, 4, 5, 6, 32)
+    assert torch.equal(model.adapters[0][0](tokens, add), add)
 
 
 def test_save_and_rebuild_from_config() -> None:
@@ -204,7 +204,7 @@ def test_block_equals_timms_where_nothing_is_padded() -> None:
         for i in range(4):
             x = swin.layers[i](x)
             y = ours.merge(i, y) if i else y
-            y = ours.stage(i, y, [torch.zeros_like] * 2)
+            y = ours.stage(i, y, [lambda _, add: add] * 2)
             assert torch.allclose(x, y, atol=1e-12), i
 
 

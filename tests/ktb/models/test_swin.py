@@ -8,7 +8,8 @@ from timm.layers import DropPath
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor
 
-from ktb.models.swin import FrozenSwin, SwinArch, _add_branch, _plan
+from ktb.models import swin
+from ktb.models.swin import FrozenSwin, SwinArch, _add_branch, _attend_windows, _plan
 
 
 @pytest.mark.parametrize("drop_prob", [0.0, 0.5, 0.999])
@@ -61,6 +62,43 @@ class Trained(FrozenSwin):
 def test_a_backbone_in_training_keeps_no_masks() -> None:
     backbone = Trained(SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)).requires_grad_(True)
     for _ in range(2):  # would go through the first graph again
-        x = backbone.stage(0, torch.randn(2, 7, 9, 32), [torch.zeros_like] * 2)
+        x = backbone.stage(0, torch.randn(2, 7, 9, 32), [lambda _, add: add] * 2)
         x.square().sum().backward()
     assert all(b.attn.relative_position_bias_table.grad.abs().sum() > 0 for b in backbone.layers[0].blocks)
+
+
+@pytest.mark.parametrize("windows", [2, 5, 7])
+def test_windows_attend_in_groups_as_all_at_once(windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gradients, on a CPU: products of several heads or windows; the last group is a smaller one."""
+    monkeypatch.setattr(swin, "CPU_SCORES", 4 * 9 * 10)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(windows, n, 5, 8, dtype=torch.float64).transpose(1, 2) for n in (9, 10, 10))
+    mask = torch.randn(1, 5, 9, 10, dtype=torch.float64)
+    expected = ((q * 0.3) @ k.mT + mask).softmax(-1) @ v
+    with torch.no_grad():
+        found = _attend_windows(q, k, v, mask, 0.3)
+    assert torch.allclose(found, expected, rtol=1e-12)
+    assert torch.allclose(_attend_windows(q, k, v, mask, 0.3), expected, rtol=1e-12)  # with gradients: PyTorch's own
+    # Tokens of a window beside each other, as the output projection reads them.
+    assert found.transpose(1, 2).is_contiguous()
+
+
+def test_padding_takes_part_in_the_gradient_of_a_trained_backbone() -> None:
+    """Padded tokens have the bias as key and value, so what attends to them has a say in it."""
+    backbone = Trained(SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)).double().requires_grad_(True).eval()
+    block = backbone.layers[0].blocks[0]
+    x = torch.randn(1, 3, 4, 32, dtype=torch.float64)  # one window, a row of which is padding
+    weights = torch.randn(1, 3, 4, 32, dtype=torch.float64)
+    attn = block.attn
+
+    def plain() -> Tensor:
+        rows = torch.cat([x, x.new_zeros(1, 1, 4, 32)], dim=1).view(16, 32)
+        q, k, v = attn.qkv(rows).view(16, 3, 1, 32).permute(1, 2, 0, 3)
+        out = ((q * attn.scale) @ k.mT + attn._get_rel_pos_bias()).softmax(-1) @ v
+        return out[0].view(1, 4, 4, 32)[:, :3]
+
+    found, expected = backbone._attend(block, x), plain()
+    assert torch.allclose(found, expected, rtol=1e-12)
+    parameters = [attn.qkv.weight, attn.qkv.bias]
+    for a, b in zip(*(torch.autograd.grad((y * weights).sum(), parameters) for y in (found, expected)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
