@@ -292,7 +292,9 @@ class Bench:
             return (torch.cuda.max_memory_allocated() - before) / 2**20
         if self.libc is None or not Path("/proc/self/clear_refs").exists():
             return float("nan")  # only Linux tells
-        self.libc.mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD, fixed: large tensors go back to the system when freed
+        self.libc.mallopt(-4, 1 << 16)  # M_MMAP_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: glibc's own, but fixed, so
+        self.libc.mallopt(-3, 1 << 17)  # that large tensors go back to the system when freed
+        self.libc.mallopt(-1, 1 << 17)
         self.libc.malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # peak := now
         before = _status("VmHWM")
@@ -302,8 +304,8 @@ class Bench:
     def keep_freed_memory(self) -> None:
         """As `ktb.run` does: otherwise zeroing of new pages takes a third of the time, in both wirings."""
         if self.device.type == "cpu" and self.libc is not None:
-            self.libc.mallopt(-4, 0)
-            self.libc.mallopt(-1, 2**31 - 1)
+            self.libc.mallopt(-4, 0)  # M_MMAP_MAX
+            self.libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
     # -------------------------------------------------------------------------------------------------- cost's growth
 

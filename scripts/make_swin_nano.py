@@ -383,7 +383,7 @@ class Backbone(FrozenSwin):
         maps = []
         for i, depth in enumerate(self.arch.depths):
             x = self.merge(i, x) if i else x
-            x = self.stage(i, x, [torch.zeros_like] * depth)
+            x = self.stage(i, x, [lambda _, add: add] * depth)
             maps.append(F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2))
         return maps
 
