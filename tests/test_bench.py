@@ -13,8 +13,18 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
 
 
-def bench(folder: Path, *arguments: str) -> dict[str, Any]:
-    command = [sys.executable, str(SCRIPT), "--backbone", "swin_nano", "--repeats", "1", "--json", "found.json"]
+# Inductor takes minutes for what this is about: that graphs are made where they can be, and counted and timed apart.
+WITHOUT_INDUCTOR = f"""
+import functools, runpy, sys, torch
+torch.compile = functools.partial(torch.compile, backend="aot_eager")
+sys.argv[0] = {str(SCRIPT)!r}
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def bench(folder: Path, *arguments: str, script: tuple[str, ...] = (str(SCRIPT),)) -> dict[str, Any]:
+    command = [sys.executable, *script, "--backbone", "swin_nano", "--repeats", "1", "--json", "found.json"]
     done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "found.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
@@ -37,6 +47,20 @@ def test_rows(tmp_path: Path) -> None:
     assert by_name["forward"]["gflop"] < 0.8 * by_name["forward"]["published_gflop"]
     assert by_name["metric update"]["gflop"] == 0
     assert found["machine"]["matrix_gflops"] > 0
+
+
+@pytest.mark.slow
+def test_compiled(tmp_path: Path) -> None:
+    parts = ("--parts", "forward", "compiled", "--sizes", "64x96", "--no-memory")
+    plain, ours, both = bench(tmp_path, *parts, script=("-c", WITHOUT_INDUCTOR))["rows"]
+    assert [row["name"].split(", 64x96")[0] for row in (ours, both)] == [
+        "forward, ours compiled",
+        "forward, both compiled",
+    ]
+    for row in (ours, both):
+        assert row["gflop"] == plain["gflop"]  # of the same model
+        assert row["published_gflop"] == plain["published_gflop"]
+        assert row["ours"] > 0
 
 
 @pytest.mark.slow
