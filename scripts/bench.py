@@ -4,7 +4,7 @@
     python scripts/bench.py --parts forward train parts metric   # see --help for all of them
     python scripts/bench.py --parts dscf --sizes 480x640 1024x1024 --repeats 5
     python scripts/bench.py --parts forward --sizes 480x640 1024x1024 --batch 1 4 --json bench.json
-    python scripts/bench.py --parts forward train --device cuda --precision bf16 --sizes 480x640 --batch 1 4 16
+    python scripts/bench.py --parts forward graph train --device cuda --precision bf16 --batch 1 4 16
     python scripts/bench.py --scaling docs/scaling_cost.png --backbone swin_nano
 
 Both wirings run on the same random weights and inputs; random weights cost what trained ones do. They alternate,
@@ -55,6 +55,7 @@ import published_wiring as published
 from ktb.engine.inference import multi_scale_flip
 from ktb.engine.losses import SelfTeachingLoss
 from ktb.engine.metrics import ConfusionMatrix
+from ktb.models.graph import CudaGraph
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 
@@ -68,7 +69,7 @@ BACKBONES: dict[str, tuple[SwinArch, int, int]] = {
 
 CLASSES = 40
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-PARTS = ("forward", "compiled", "train", "ms-flip", "metric", "dscf", "parts")
+PARTS = ("forward", "compiled", "graph", "train", "ms-flip", "metric", "dscf", "parts")
 
 Call = Callable[[], Any]
 
@@ -143,6 +144,10 @@ class Bench:
             counted = partial(model, inputs), plain
             yield Case(f"forward, ours compiled, {label}", lambda: fast(inputs), plain, counted)
             yield Case(f"forward, both compiled, {label}", lambda: fast(inputs), lambda: other(model, inputs), counted)
+        elif part == "graph":
+            graph = CudaGraph(model, inputs, autocast=torch.bfloat16 if self.precision == "bf16" else None)
+            plain = partial(published.forward, model, inputs)
+            yield Case(f"forward as CUDA graph {label}", lambda: graph(inputs), plain, (partial(model, inputs), plain))
         elif part == "train":
             model.train()
             loss = SelfTeachingLoss()
@@ -410,6 +415,8 @@ def main() -> None:
     parser.add_argument("--scaling", type=Path, metavar="PNG", help="plot how cost grows instead; ours only")
     parser.add_argument("--megapixels", type=float, default=4.0, help="largest image of --scaling")
     args = parser.parse_args()
+    if "graph" in args.parts and torch.device(args.device).type != "cuda":
+        parser.error(f"--parts graph records a CUDA graph, got --device {args.device}: give --device cuda")
     bench = Bench(args)
     console = Console(width=max(Console().width, 150))
     result: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(args).items()}}
