@@ -184,13 +184,18 @@ class FrozenSwin(nn.Module):
         s, h, w, c = x.shape
         plan = self._plan(s, h, w, block.shift_size[0], x.device)
         qkv = linear(_Rows.apply(x.view(-1, c), plan.keys, plan.key_of, plan.padding), attn.qkv.weight, attn.qkv.bias)
-        out = []
+        kinds = []
         for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
             q, k, v = windows.view(kind.count, kind.keys, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
-            q, mask = q[:, :, : kind.queries], self._mask(block, kind, qkv.dtype)
-            attended = _attend_windows(q, k, v, mask, attn.scale)
-            out.append(attended.transpose(1, 2).reshape(-1, c))
-        attended = torch.cat(out) if len(out) > 1 else out[0]
+            kinds.append((q[:, :, : kind.queries], k, v, self._mask(block, kind, qkv.dtype)))
+        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if plain or x.device.type != "cpu" or qkv.dtype.itemsize < 4:
+            parts = [F.scaled_dot_product_attention(q, k, v, mask, scale=attn.scale) for q, k, v, mask in kinds]
+            attended = torch.cat([part.transpose(1, 2).reshape(-1, c) for part in parts])
+        else:
+            attended = qkv.new_empty(s * h * w, c)
+            for one, out in zip(kinds, attended.split([k.count * k.queries for k in plan.kinds]), strict=True):
+                _attend_windows(*one, attn.scale, out=out)
         return _Rows.apply(attended, plan.query_of, plan.queries).view(s, h, w, c)
 
     def _plan(self, s: int, h: int, w: int, shift: int, device: torch.device) -> _Plan:
@@ -362,23 +367,25 @@ def _alike(size: int, ws: int, shift: int) -> list[tuple[tuple[int, bool], Tenso
     return [(name, places[members]) for name, members in groups.items()]
 
 
-def _attend_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """`scaled_dot_product_attention` of windows: q (n, heads, queries, d), k and v (n, heads, keys, d), mask
-    (1, heads, queries, keys) → (n, heads, queries, d)."""
-    plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or q.device.type != "cpu"
-    if plain or q.dtype.itemsize < 4:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    # PyTorch's CPU kernel cuts a window into blocks of 32 queries. Products of many windows or heads, whichever there
-    # are more of, take less time; few enough for their scores to stay in the caches.
+def _attend_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, *, out: Tensor) -> None:
+    """`scaled_dot_product_attention` of windows, on a CPU and without gradients.
+
+    PyTorch's kernel cuts a window into blocks of 32 queries. Products of many windows or heads, whichever there are
+    more of, take less time; few enough for their scores to stay in the caches.
+
+    Args:
+        q: (n, heads, queries, d), k and v (n, heads, keys, d), of n windows.
+        mask: (1, heads, queries, keys), added to the scores.
+        out: where the result goes, (n · queries, heads · d).
+    """
     n, heads, queries, d = q.shape
-    out = q.new_empty(n, queries, heads, d).transpose(1, 2)
+    out = out.view(n, queries, heads, d).transpose(1, 2)
     batched = max(n, heads)
     together = math.ceil(batched / math.ceil(batched * mask[0, 0].numel() / CPU_SCORES))
     tensors = (out, q, k, v, mask.expand(n, -1, -1, -1))
     for one in zip(*(x.transpose(0, 1) if n > heads else x for x in tensors), strict=True):
         for o, q, k, v, bias in zip(*(x.split(together) for x in one), strict=True):
             o.copy_(torch.bmm(torch.baddbmm(bias, q, k.mT, alpha=scale).softmax(-1), v))
-    return out
 
 
 class _Rows(torch.autograd.Function):
