@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,10 @@ def _partial(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{path}: can't be written ({error.strerror or error})") from None
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a folder that is a file
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            partial.unlink(missing_ok=True)
 
 
 def save_bundle(model: KTBSegmentor, folder: str | Path, *, run_config: str | None = None) -> int:
@@ -233,7 +234,7 @@ def _scores(about: Mapping[str, Any]) -> list[str]:
         return ["No evaluation was recorded with this model."]
     protocol = result.get("protocol") or f"whole image, scored at {result.get('scoring', 'native')} size"
     if isinstance(protocol, Mapping):
-        protocol = ", ".join(f"{k}: {v}" for k, v in protocol.items())
+        protocol = protocol.get("description") or ", ".join(f"{k}: {v}" for k, v in protocol.items())
     where = f"{result.get('dataset', about.get('dataset', '?'))}, split {result.get('split', '?')}; {protocol}."
     return [where, "", *_table(("", ""), rows)]
 

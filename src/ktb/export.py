@@ -174,13 +174,20 @@ def _point_attention(self: DSCF, query: Tensor, key: Tensor, value: Tensor, poin
     b, r, h, w = query.shape
     per_group = self.heads // self.groups
     q, k, v = (x.reshape(b, self.heads, r // self.heads, -1).mT for x in (query, key, value))
-    y, x = (torch.arange(n, device=points.device, dtype=points.dtype) * (2 / (n - 1)) - 1 for n in (h, w))
+    y, x = (_linspace(n, points) for n in (h, w))
     positions = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 1, 2)
     distance = ((positions - points.flatten(0, 1)[:, None]) / 2).flip(-1)  # B·g, L, P, (x, y)
     table = self.table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
     bias = F.grid_sample(table, distance, mode="bilinear", align_corners=True)
     bias = bias.view(b, self.heads, h * w, points.shape[2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).mT.reshape(b, r, h, w)
+
+
+def _linspace(n: int, like: Tensor) -> Tensor:
+    """As `dscf._linspace`, of operations that a size known only later can go through."""
+    if isinstance(n, int) and n == 1:
+        return like.new_zeros(1)
+    return torch.arange(n, device=like.device, dtype=like.dtype) * (2 / (n - 1)) - 1
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ktb.arguments import HelpFormatter
 from ktb.errors import CheckpointError, ConfigError, KTBError
@@ -136,7 +137,7 @@ def _positive(text: str) -> int:
 
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
-    if match is None or "0" in (match[1], match[2]):
+    if match is None or 0 in (int(match[1]), int(match[2])):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 480x640")
     return int(match[1]), int(match[2])
 
@@ -310,7 +311,7 @@ def _architecture(arguments: argparse.Namespace, *, on_meta: bool) -> tuple[KTBS
 def _show_info(report: Mapping[str, Any], title: str) -> None:
     console = Console()
     numbers = report["parameters"]
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("part")
     for name in ("parameters", "trained"):
         table.add_column(name, justify="right")
@@ -328,7 +329,7 @@ def _show_info(report: Mapping[str, Any], title: str) -> None:
     if about.get("dataset"):
         base = about.get("backbone") or {}
         weights = f"; base weights {base['weights']}, SHA-256 {base['sha256'][:16]}..." if base.get("sha256") else ""
-        console.print(f"data set {about['dataset']}{weights}", highlight=False)
+        console.print(f"data set {about['dataset']}{weights}", highlight=False, markup=False)
     table = Table()
     for name in ("size", "GFLOP", "s/image", "images/s", "peak MiB"):
         table.add_column(name, justify="right")

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -140,6 +141,8 @@ def _write(file: Path, runs: Sequence[Run], sweep: Sweep | None = None) -> None:
     from ktb.report.page import page
 
     text = page(runs, sweep)
+    if not file.name:
+        raise ReportError(f"--out {file}: no name of a file; expected one such as report.html")
     partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -149,7 +152,8 @@ def _write(file: Path, runs: Sequence[Run], sweep: Sweep | None = None) -> None:
             f"{file}: can't be written ({error.strerror}); choose another place with --out FILE"
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a folder that is a file
+            partial.unlink(missing_ok=True)
     print(file)
 
 

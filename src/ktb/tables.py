@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 Result = Mapping[str, Any]
 
@@ -30,7 +31,7 @@ def score_tables(result: Result) -> list[Table]:
     columns = {"IoU": "iou", "accuracy": "acc", "F1": "f1", "boundary IoU": "boundary_iou"}
     table = _table("class", columns)
     for name, row in result["per_class"].items():
-        table.add_row(name, *(percent(row[k]) for k in columns.values()))
+        table.add_row(Text(name), *(percent(row[k]) for k in columns.values()))
     table.add_section()
     table.add_row("mean", *(percent(result["metrics"][f"m{k}"]) for k in columns.values()), style="bold")
     tables = [table]
@@ -38,7 +39,7 @@ def score_tables(result: Result) -> list[Table]:
     for condition, values in result["per_condition"].items():
         table = _table(condition, ["samples", *columns])
         for name, row in values.items():
-            table.add_row(name, str(row["samples"]), *(percent(row["metrics"][k]) for k in columns.values()))
+            table.add_row(Text(name), str(row["samples"]), *(percent(row["metrics"][k]) for k in columns.values()))
         tables.append(table)
     return tables
 
@@ -72,7 +73,7 @@ def robustness_tables(result: Result) -> list[Table]:
         table = _table("noise (NM)", ["mIoU", "drop"])
         table.add_row("none", percent(result["full"]["metrics"]["miou"]), "")
         for level, group in result["nm"].items():
-            table.add_row(level, percent(group["runs"][0]["metrics"]["miou"]), percent(group["drop"]))
+            table.add_row(Text(level), percent(group["runs"][0]["metrics"]["miou"]), percent(group["drop"]))
         tables.append(table)
     return tables
 
@@ -91,7 +92,7 @@ def _cell(run: Result, side: bool) -> str:
 def _fill(table: Table, result: Result, group: Result, cells: list[list[str]], summaries: Sequence[Result]) -> None:
     names = [" + ".join(run["affected"]) or "nothing" for run in _runs(result, group)]
     for name, *row in zip(names, *cells, strict=True):
-        table.add_row(name, *row)
+        table.add_row(*map(Text, (name, *row)))
     table.add_section()
     table.add_row("Avg", *(percent(s["avg"]) for s in summaries), style="bold")
     for p in summaries[0]["expected"]:
@@ -101,9 +102,10 @@ def _fill(table: Table, result: Result, group: Result, cells: list[list[str]], s
 
 
 def _table(first: str, columns: Sequence[str] | Mapping[str, str]) -> Table:
-    table = Table(first)
+    table = Table()
+    table.add_column(Text(first))  # names are anybody's: "[night]" is no markup
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     return table
 
 

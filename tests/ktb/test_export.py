@@ -84,13 +84,14 @@ print(json.dumps([differences, session.get_modelmeta().custom_metadata_map["ktb"
     assert about["size"] == {"multiple_of": 32, "min": 64, "max": 4096}
 
 
-def test_a_fixed_size_may_be_any(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [(45, 67), (32, 64)])  # the second leaves maps of one pixel
+def test_a_fixed_size_may_be_any(tmp_path: Path, size: tuple[int, int]) -> None:
     model, file = small((1, 1, 1, 1)), tmp_path / "model.pt2"
-    export(model, file, (45, 67), dynamic=False)
+    export(model, file, size, dynamic=False)
     extra = {METADATA: ""}
     loaded = torch.export.load(file, extra_files=extra).module(check_guards=False)
-    assert json.loads(extra[METADATA])["size"] == [45, 67]
-    x = inputs(model, 45, 67)
+    assert json.loads(extra[METADATA])["size"] == list(size)
+    x = inputs(model, *size)
     with torch.no_grad():
         expected = model(x).logits
         assert torch.allclose(loaded(*x.values()), expected, atol=1e-4)

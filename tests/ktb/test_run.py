@@ -166,6 +166,16 @@ def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path
     assert [other["rmm"], other["nm"]] == [found["rmm"], found["nm"]], "batches do not matter"
 
 
+@pytest.mark.slow
+def test_double_precision_reaches_its_result(tmp_path: Path) -> None:
+    """Pictures and failing sensors make their inputs apart from Lightning's batches."""
+    result = train(tmp_path / "a", "trainer.precision=64-true", "trainer.max_epochs=1")
+    assert result["metrics"]["miou"] > 0
+    assert (tmp_path / "a" / "panels" / "fusion.json").is_file()
+    evaluate(tmp_path / "a", tmp_path / "b", "trainer.precision=64-true", "robustness=all")
+    assert (tmp_path / "b" / "robustness.json").is_file()
+
+
 def test_a_published_state_dict_of_the_same_model_scores_the_same(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -111,3 +111,17 @@ def test_plot_of_a_model_that_has_learned_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tables.robustness_figure(emm)
+
+
+def test_names_are_no_markup() -> None:
+    row = {"iou": 0.5, "acc": 0.5, "f1": 0.5, "boundary_iou": None}
+    means = {"mboundary_iou": None, "miou": 0.5, "macc": 0.5, "mf1": 0.5, "pixel_acc": 0.5}
+    classes, conditions = tables.score_tables(
+        {
+            "per_class": {"[void]": row, "road [paved]": row, "[/b]": row},
+            "per_condition": {"[time]": {"[night]": {"samples": 1, "metrics": means}}},
+            "metrics": {**means, "mboundary_iou": None},
+        }
+    )
+    assert {"[void]", "road [paved]", "[/b]"} < set(rows(classes))
+    assert set(rows(conditions)) == {"[time]", "[night]"}

@@ -181,6 +181,9 @@ class FolderDataModule(RGBXDataModule):
                 raise ConfigError(
                     f"dataset.palette has {len(colours)} colours for {len(classes)} classes; give one each"
                 )
+        for c in classes:
+            if not isinstance(c, str):  # what YAML reads as a number or as yes and no
+                raise ConfigError(f"dataset.classes holds {c!r}, which is no text; put it in quotes: '{c}'")
         if len(set(classes)) != len(classes) or len(classes) > IGNORE:
             raise ConfigError(f"dataset.classes must be at most {IGNORE} different names, got {len(classes)}")
         spec = DatasetSpec(

@@ -22,6 +22,7 @@ from rich import get_console
 
 from ktb.data.pictures import RGBImage, to_picture
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
+from ktb.data.tools import atomic_file
 from ktb.engine.module import SegmentationModule
 from ktb.engine.panels import (
     EXPLAINED_PIXELS,
@@ -31,6 +32,7 @@ from ktb.engine.panels import (
     pictures,
     sheet,
     shrink,
+    titles,
     within,
     write_panels,
 )
@@ -145,7 +147,10 @@ class Panels(Callback):
             id=batch["id"][i],
             scores=values,
             condition=batch["condition"][i],
-            images={m.title or m.name: shrink(to_picture(stored[m.name], m), nearest=False) for m in self.modalities},
+            images={
+                title: shrink(to_picture(stored[m.name], m), nearest=False)
+                for m, title in zip(self.modalities, titles(self.modalities), strict=True)
+            },
             truth=shrink(truth, nearest=True),
             prediction=shrink(prediction, nearest=True),
             stored=stored,
@@ -166,7 +171,8 @@ class Panels(Callback):
         folder.mkdir(parents=True)
         write_panels(folder, chosen, self.spec)
         sheet(chosen, self.spec).savefig(self.path, dpi=110, bbox_inches="tight")
-        self._write_fusion(folder, chosen, pl_module)
+        with trainer.precision_plugin.test_step_context():
+            self._write_fusion(folder, chosen, pl_module)
         for logger in trainer.loggers:
             self._show(logger, chosen)
 
@@ -180,8 +186,13 @@ class Panels(Callback):
             if stages := explain_fusion(cast(SegmentationModule, pl_module).model, inputs):
                 explained.append({"panel": i, "stages": stages})
         if explained:
-            content = {"modalities": {m.name: m.title or m.name for m in self.modalities}, "samples": explained}
-            (folder / "fusion.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+            names = [m.name for m in self.modalities]
+            content = {
+                "modalities": dict(zip(names, titles(self.modalities), strict=True)),
+                "samples": explained,
+            }
+            with atomic_file(folder / "fusion.json") as file:
+                file.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     def _show(self, logger: Logger, chosen: Sequence[tuple[str, Panel]]) -> None:
         if isinstance(logger, TensorBoardLogger):

@@ -207,7 +207,7 @@ def scores(matrix: Tensor | Counts) -> dict[str, Any]:
     miou is the mean over classes that occur in truth or prediction; miou_all counts absent classes as 0, as the
     published code does. Per class: iou, acc, f1 (lists of K, NaN for absent classes).
     """
-    m = np.asarray(matrix, dtype=np.float64)
+    m = np.atleast_2d(np.asarray(matrix, dtype=np.float64))  # torchmetrics makes a number of that of one class
     tp, rows, cols, total = np.diag(m), m.sum(1), m.sum(0), m.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = tp / (rows + cols - tp)

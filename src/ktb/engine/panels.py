@@ -6,6 +6,7 @@ import bisect
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from ktb.data.pictures import RGBImage, paint
-from ktb.data.spec import IGNORE, DatasetSpec
+from ktb.data.spec import IGNORE, DatasetSpec, ModalitySpec
+from ktb.data.tools import atomic_file
 from ktb.models.dscf import DSCF
 from ktb.models.segmentor import KTBSegmentor
 
@@ -123,15 +125,21 @@ def shrink(picture: NDArray[np.uint8], *, nearest: bool) -> NDArray[np.uint8]:
     )
 
 
+OF_THE_RESULT = ("truth", "prediction", "errors")
+"""Titles of the pictures that are no sensor's."""
+
+
+def titles(modalities: Sequence[ModalitySpec]) -> list[str]:
+    """What the modalities' pictures are called, no two alike: a title that is there twice takes on the name."""
+    count = Counter([*OF_THE_RESULT, *(m.title or m.name for m in modalities)])
+    return [f"{t} ({m.name})" if count[t := m.title or m.name] > 1 else t for m in modalities]
+
+
 def pictures(panel: Panel, spec: DatasetSpec) -> dict[str, RGBImage]:
     """Title → picture, in the order in which they are shown; where the truth is void, so is the prediction."""
     prediction = np.where(panel.truth == IGNORE, IGNORE, panel.prediction)
-    return {
-        **panel.images,
-        "truth": paint(panel.truth, spec.palette),
-        "prediction": paint(prediction, spec.palette),
-        "errors": paint_errors(panel),
-    }
+    results = (paint(panel.truth, spec.palette), paint(prediction, spec.palette), paint_errors(panel))
+    return {**panel.images, **dict(zip(OF_THE_RESULT, results, strict=True))}
 
 
 def write_panels(folder: Path, chosen: Sequence[tuple[str, Panel]], spec: DatasetSpec) -> None:
@@ -149,7 +157,8 @@ def write_panels(folder: Path, chosen: Sequence[tuple[str, Panel]], spec: Datase
             {"id": panel.id, "group": group, **panel.scores, "condition": panel.condition, "pictures": shown}
         )
     content = {"classes": list(spec.classes), "palette": [list(c) for c in spec.palette], "samples": samples}
-    (folder / "panels.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with atomic_file(folder / "panels.json") as file:
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _slug(text: str) -> str:

@@ -156,16 +156,18 @@ def cases(settings: Mapping[str, Any], modalities: Sequence[ModalitySpec]) -> li
         if not isinstance(noise["sigma"], int | float) or noise["sigma"] < 0:
             raise ConfigError(f"robustness.nm.{level}.sigma={noise['sigma']}: expected 0 or more")
         found.append(Case("nm", str(level), tuple(names)))
-    for p in settings.get("expected", ()):
+    for p in settings.get("expected") or ():
         _share("expected", p)
-    if len(found) == 1:
+    if len(found) == 1 and len(names) == 1:
         raise ConfigError(f"robustness: a model of {names[0]} alone cannot do without it; robustness=nm adds noise")
+    if len(found) == 1:
+        raise ConfigError("robustness: nothing is asked for; give robustness.emm.missing, rmm.rates or nm something")
     return found
 
 
 def _given(settings: Mapping[str, Any], protocol: str, key: str) -> list[Any]:
     values = (settings.get(protocol) or {}).get(key, [])
-    if not isinstance(values, list) or len(set(values)) < len(values):
+    if not isinstance(values, list) or len(set(map(str, values))) < len(values):
         raise ConfigError(f"robustness.{protocol}.{key}={values}: expected a list without repetitions")
     return values
 
@@ -205,7 +207,7 @@ class Robustness(Callback):
         self._with_emm = any(case.protocol == "emm" for case in self.cases)
         self.modalities = tuple(modalities)
         self.noise = {str(level): dict(noise) for level, noise in (settings.get("nm") or {}).items()}
-        self.expected: list[float] = list(settings.get("expected", []))
+        self.expected: list[float] = list(settings.get("expected") or [])
         self.seed = seed
         self.result: dict[str, Any] = {}
         """After the test: what robustness.json holds."""
@@ -230,7 +232,8 @@ class Robustness(Callback):
         if not batch["id"]:  # a process that no sample was left for
             return
         module = cast(SegmentationModule, pl_module)
-        inputs = normalize(batch["inputs"], self.modalities)
+        with trainer.precision_plugin.test_step_context():  # which sets the type of inputs as well
+            inputs = normalize(batch["inputs"], self.modalities)
         draws = Draws(self.seed, batch["id"])
         size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
         for case in self.cases:

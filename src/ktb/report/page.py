@@ -16,7 +16,18 @@ from pathlib import PurePath
 from typing import Any
 
 from ktb.report.plots import colour, confusion_plot, line_plot
-from ktb.report.runs import SCORES, Run, difference, differing_settings, listed, mapping, number, protocol, run_table
+from ktb.report.runs import (
+    SCORES,
+    Run,
+    difference,
+    differing_settings,
+    listed,
+    mapping,
+    number,
+    protocol,
+    run_table,
+    scored_how,
+)
 from ktb.report.sweep import Sweep
 from ktb.report.tables import Spread, Table, Value, factored, shown
 
@@ -232,7 +243,9 @@ def _classes(runs: Sequence[Run]) -> str:
     if not classes:
         return ""
     palette = next((p for run in runs if (p := _palette(run))), {})
-    shares = next((s for run in runs if (s := _class_shares(run))), {})
+    # Of the truth: the same for all runs on the same images, else nothing to show in one column.
+    found = [s for run in runs if (s := _class_shares(run))]
+    shares = found[0] if found and all(s == found[0] for s in found) else {}
     titles = {"acc": "accuracy", "f1": "F1", "boundary_iou": "boundary IoU"} if len(runs) == 1 else {}
     extra = {k: title for k, title in titles.items() if any(k in row for row in runs[0].per_class.values())}
     rows = []
@@ -512,7 +525,9 @@ def _robustness(run: Run, key: str) -> str:
     full = number(mapping(mapping(run.robustness.get("full")).get("metrics")).get("miou"))
     if full is None:
         return ""
-    text = _robustness_bars("Undisturbed", [("nothing missing", full)], full)
+    how = f"{scored_how(run.robustness)}; checkpoint {run.robustness.get('checkpoint', '-')}"
+    text = f'<p class="soft">{escape(how)}</p>'
+    text += _robustness_bars("Undisturbed", [("nothing missing", full)], full)
     sums: list[list[Any]] = []
     expected: list[str] = []
     for title, name, phrase in (

@@ -79,9 +79,12 @@ def listed(value: Any) -> list[Any]:
 
 def number(value: Any) -> float | None:
     """A finite float, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -98,6 +101,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     config_file, result_file = folder / "config.yaml", folder / "result.json"
     if not folder.exists():
         raise ReportError(f"{folder}: no such folder; expected a run folder of ktb-train or ktb-eval")
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise ReportError(f"{folder}: not readable; expected a folder that you may open")
     if not config_file.is_file() and not result_file.is_file():
         within = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
         hint = f"; runs in it: {', '.join(within[:3])}{', ...' * (len(within) > 3)}" if within else ""
@@ -158,7 +163,9 @@ def _read_curves(file: Path) -> dict[str, Curve]:
         return curves
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
+            # A training killed while it wrote leaves half a line, which it writes anew when it goes on.
+            whole = (line for line in lines if line.endswith("\n"))
+            for row in csv.DictReader(whole):
                 step = float(row["step"])
                 for key, text in row.items():
                     if text and key not in ("step", "epoch") and math.isfinite(value := float(text)):
@@ -173,6 +180,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
     if len(set(paths)) < len(paths):
         twice = next(p for i, p in enumerate(paths) if p in paths[:i])
         raise ReportError(f"{twice}: named twice; expected each run once")
+    if not paths:
+        return []
     if len(paths) == 1:
         return ["/".join(paths[0].parts[-2:]).lstrip("/")]
     common = Path(os.path.commonpath(paths))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ class Sweep:
         return sorted(found.items(), key=rank)
 
     def score_table(self) -> Table:
-        """Mean ± sample standard deviation over the finished seeds of each setting."""
+        """Mean ± sample standard deviation over the seeds of each setting that have scores."""
         keys = {"miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy"}
         rows: list[list[Value]] = []
         for setting, jobs in self.groups():
@@ -97,7 +98,7 @@ class Sweep:
                 row.append(Spread.of(scores) if scores else None)
             rows.append([*row, f"{len(done)}/{len(jobs)}"])
         title = "Mean ± standard deviation over seeds, %, best first"
-        return Table(self._titled(title), ["setting", *keys.values(), "finished"], rows)
+        return Table(self._titled(title), ["setting", *keys.values(), "scored"], rows)
 
     def counts(self) -> str:
         """ "5 jobs: 4 finished, 1 failed"."""
@@ -117,6 +118,8 @@ def summarise(folder: Path) -> Sweep:
         ReportError: not a sweep folder, or a file in it that cannot be read.
     """
     file = folder / "sweep.json"
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise ReportError(f"{folder}: not readable; expected a folder that you may open")
     if not file.is_file():
         raise ReportError(f"{folder}: no sweep folder of ktb-train -m (it holds no sweep.json)")
     content = read_json(file)

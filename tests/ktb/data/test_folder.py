@@ -421,3 +421,10 @@ def test_potholes(shared):
         hits, union = hits + int((dip & (label == 1)).sum()), union + int((dip | (label == 1)).sum())
     # With the road's plane taken out, a mere threshold finds the potholes (0.65 measured).
     assert hits / union > 0.6
+
+
+@pytest.mark.parametrize("name", [0, False])
+def test_classes_are_text(root: Path, name: Any) -> None:
+    """A checkpoint that calls its classes 0 and 1 could not be read again."""
+    with pytest.raises(ConfigError, match=f"dataset.classes holds {name}, which is no text; put it in quotes"):
+        module(root, classes=["road", name])

@@ -177,3 +177,13 @@ def test_absent_classes_have_no_score_and_do_not_count() -> None:
     assert result["miou"] == 1.0
     assert result["miou_all"] == pytest.approx(2 / 3)
     assert math.isnan(result["iou"][2])
+
+
+def test_one_class() -> None:
+    """torchmetrics makes a number of a 1 x 1 matrix."""
+    metric = ConfusionMatrix(1)
+    metric.update(torch.zeros(2, 3, 3, dtype=torch.uint8), torch.zeros(2, 3, 3, dtype=torch.uint8))
+    assert scores(metric.compute().numpy()) == {
+        "miou": 1.0, "miou_all": 1.0, "macc": 1.0, "pixel_acc": 1.0, "mf1": 1.0, "fwiou": 1.0,
+        "iou": [1.0], "acc": [1.0], "f1": [1.0],
+    }  # fmt: skip

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ktb.engine.panels import GROUPS, Selection, explain_fusion, within
+from ktb.data.spec import RGB, ModalitySpec
+from ktb.engine.panels import GROUPS, Selection, explain_fusion, titles, within
 from ktb.models.dscf import DSCF
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
@@ -100,3 +101,9 @@ def test_large_images_are_scaled_down() -> None:
     assert small.shape == (1, 3, 122, 81)
     same = torch.rand(1, 3, 100, 100)
     assert within({"rgb": same}, 10_000)["rgb"] is same
+
+
+def test_no_two_pictures_have_one_title() -> None:
+    left, right = (ModalitySpec(name, title="thermal") for name in ("left", "right"))
+    truth = ModalitySpec("x", title="truth")
+    assert titles([RGB, left, right, truth]) == ["RGB", "thermal (left)", "thermal (right)", "truth (x)"]

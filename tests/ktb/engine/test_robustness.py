@@ -157,6 +157,8 @@ def test_a_sample_is_disturbed_alike_in_any_batch() -> None:
         ({"rmm": {"rates": [0.5, 1.5]}}, "robustness.rmm.rates: 1.5 cannot work; expected a share from 0 to 1"),
         ({"nm": {"low": {"density": 0.1}}}, "robustness.nm.low={'density': 0.1}: expected {density: ..., sigma: ...}"),
         ({"nm": {"low": {"density": 0.1, "sigma": -1}}}, "robustness.nm.low.sigma=-1: expected 0 or more"),
+        ({"rmm": {"rates": [[1]]}}, "robustness.rmm.rates: [1] cannot work"),
+        ({"emm": {"missing": []}, "expected": None}, "robustness: nothing is asked for; give"),
         ({"expected": [2]}, "robustness.expected: 2 cannot work"),
     ],
 )

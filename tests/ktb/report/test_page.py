@@ -247,3 +247,46 @@ def test_long_curves_are_averaged() -> None:
     assert len(short) == 364  # of 11 each, the last of 8
     assert short[0] == (5.0, pytest.approx(5 / 11))
     assert thinned(curve[:400]) == curve[:400]
+
+
+def test_half_a_line_of_metrics_is_left_out(tmp_path: Path) -> None:
+    """A training that was killed while it wrote."""
+    folder = run_folder(tmp_path / "run")
+    (folder / "metrics.csv").write_text("epoch,step,train/loss\n0,1,2.5\n0,2,1.5\n")
+    whole = read_run(folder).curves
+    assert whole == {"train/loss": [(1, 2.5), (2, 1.5)]}
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("0,3,1.2e-")
+    assert read_run(folder).curves == whole
+
+
+@pytest.mark.parametrize("out", [".", "file/page.html", "x" * 300 + ".html"])
+def test_places_that_cannot_be_written_are_one_line(
+    tmp_path: Path, out: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder(tmp_path / "run")
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert out in error
+
+
+def test_robustness_says_how_it_was_measured(tmp_path: Path) -> None:
+    """It may be of another evaluation than the scores at the head."""
+    folder = run_folder(tmp_path / "run")
+    about = {"dataset": "nyu", "split": "val", "protocol": {"description": "windows of 32"}, "checkpoint": "last.ckpt"}
+    full = {"affected": [], "metrics": {"miou": 0.5}}
+    (folder / "robustness.json").write_text(json.dumps({**about, "full": full, "emm": {}}))
+    assert "nyu val split, windows of 32; checkpoint last.ckpt" in page([read_run(folder)])
+
+
+def test_shares_of_pixels_are_shown_where_all_runs_have_the_same(tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / name, confusion_matrix=[[5, 1], [2, 3]]) for name in "ab"]
+    assert "share of pixels" in page(read_runs(folders))
+    file = folders[1] / "result.json"
+    result = json.loads(file.read_text())
+    result["confusion_matrix"][0][0] += 1000
+    file.write_text(json.dumps(result))
+    assert "share of pixels" not in page(read_runs(folders))

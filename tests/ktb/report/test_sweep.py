@@ -48,10 +48,17 @@ def test_states_and_scores_over_seeds(sweep: Path, capsys: pytest.CaptureFixture
     assert found.jobs[4].attempts == 3
     assert main(["sweep", str(sweep), "--format", "csv"]) == 0
     ohem, ce = csv.DictReader(io.StringIO(capsys.readouterr().out))  # best first
-    assert (ohem["setting"], ohem["mIoU mean"], ohem["mIoU std"], ohem["finished"]) == ("loss=ohem", "0.7", "", "1/3")
+    assert (ohem["setting"], ohem["mIoU mean"], ohem["mIoU std"], ohem["scored"]) == ("loss=ohem", "0.7", "", "1/3")
     scores = [s for (loss, _), s in SCORES.items() if loss == "ce"]
     assert float(ce["mIoU mean"]) == pytest.approx(statistics.mean(scores), abs=1e-15)
     assert float(ce["mIoU std"]) == pytest.approx(statistics.stdev(scores), abs=1e-15)
+
+
+def test_a_sweep_without_scores_yet_is_a_page_too(sweep: Path) -> None:
+    for file in sweep.glob("*/result.json"):
+        file.unlink()
+    assert main(["sweep", str(sweep), "--out", str(sweep / "page.html")]) == 0
+    assert "0/3" in (sweep / "page.html").read_text()
 
 
 def test_show_prints_jobs_errors_and_spread(sweep: Path) -> None:
