@@ -101,7 +101,8 @@ addEventListener("keydown", event => {
   event.preventDefault();
   const column = (images.indexOf(shown) + dx + images.length) % images.length;
   const row = (strips.indexOf(strip) + dy + strips.length) % strips.length;
-  show(all("img", strips[row])[column], !dy);
+  const there = all("img", strips[row]);
+  show(there[Math.min(column, there.length - 1)], !dy);
 });
 
 // What the fusion does: sampling points of each modality over its picture, coloured by the modalities' weights.
