@@ -243,10 +243,11 @@ class Bench:
     def measure(self, case: Case, *, memory: bool, repeats: int) -> Row:
         grad = case.name.startswith("training")
         mib = [self.peak(call, grad) if memory else float("nan") for call in (case.ours, case.published)]
-        flops = [self.flops(call, grad) for call in case.counted or (case.ours, case.published)]
         self.keep_freed_memory()
-        for call in (case.ours, case.published):  # warms up, or compiles
-            self.run(call, grad=grad)
+        flops = [self.flops(call, grad) for call in case.counted or (case.ours, case.published)]  # warms up as well
+        if case.counted:
+            for call in (case.ours, case.published):  # such as compiles
+                self.run(call, grad=grad)
         ours, theirs, rates = [], [], []
         for _ in range(repeats):
             ours.append(self.run(case.ours, grad=grad))

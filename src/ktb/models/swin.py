@@ -246,7 +246,7 @@ class FrozenSwin(nn.Module):
 
 def _merge(merging: PatchMerging, x: Tensor) -> Tensor:
     s, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2)).view(s, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
+    x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2)).reshape(s, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
     # A patch's four tokens in columns: upper left, lower left, upper right, lower right.
     return linear(merging.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)), merging.reduction.weight, None)
 
