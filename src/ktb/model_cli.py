@@ -139,6 +139,10 @@ def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or 0 in (int(match[1]), int(match[2])):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 480x640")
+    from ktb.data.readers import MAX_PIXELS
+
+    if int(match[1]) * int(match[2]) > MAX_PIXELS:  # no image that ktb reads is larger
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {MAX_PIXELS:,} pixels (8192x8192)")
     return int(match[1]), int(match[2])
 
 
@@ -294,6 +298,8 @@ def _architecture(arguments: argparse.Namespace, *, on_meta: bool) -> tuple[KTBS
         raise ConfigError(f"--backbone {arguments.backbone}: there are {', '.join(known)}")
     if not arguments.classes:
         raise ConfigError("--classes K: an architecture needs the number of classes")
+    if arguments.base:
+        raise ConfigError(f"--base {arguments.base}: an architecture by itself has random weights; leave --base out")
     values = known[arguments.backbone]
     numbers = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "drop_path")
     arch = SwinArch.from_dict({key: values[key] for key in numbers})

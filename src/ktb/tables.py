@@ -47,7 +47,7 @@ def score_tables(result: Result) -> list[Table]:
 def score_line(result: Result) -> str:
     metrics = result["metrics"]
     line = f"mIoU {percent(metrics['miou'])}, pixel accuracy {percent(metrics['pixel_acc'])}"
-    if metrics["miou"] != metrics["miou_all"]:
+    if metrics["miou"] not in (None, metrics["miou_all"]):
         line += f" (mIoU with absent classes counted as 0: {percent(metrics['miou_all'])})"
     return line
 

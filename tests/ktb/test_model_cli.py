@@ -245,6 +245,7 @@ def test_zoo_rows_are_the_experiments(capsys: pytest.CaptureFixture[str]) -> Non
         (("info",), "name either a source or an architecture"),
         (("info", "--backbone", "swin_x", "--classes", "3"), "there are swin_b"),
         (("info", "--backbone", "swin_b"), "--classes K"),
+        (("info", "--backbone", "swin_b", "--classes", "3", "--base", "x"), "leave --base out"),
         (("info", "nowhere"), "nowhere: no such checkpoint or run folder"),
         (("convert", "PUBLISHED", "out.bin", "--to", "timm"), "expected a new file called"),
         (("convert", "PUBLISHED", "out.pth", "--to", "ktb"), "ours are .safetensors"),
@@ -266,6 +267,16 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *(str(published) if a == "PUBLISHED" else a for a in arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [("00x64", "'00x64' is not HEIGHTxWIDTH"), ("99999x99999", "has more than 67,108,864 pixels (8192x8192)")],
+)
+def test_sizes_that_no_image_has(size: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["info", "nowhere", "--size", size])
+    assert message in capsys.readouterr().err
 
 
 def test_a_model_the_published_code_does_not_know_is_not_converted_to_it(

@@ -125,3 +125,11 @@ def test_names_are_no_markup() -> None:
     )
     assert {"[void]", "road [paved]", "[/b]"} < set(rows(classes))
     assert set(rows(conditions)) == {"[time]", "[night]"}
+
+
+def test_a_split_without_labels_has_no_second_mean() -> None:
+    assert (
+        tables.score_line({"metrics": {"miou": None, "miou_all": 0.0, "pixel_acc": None}}) == "mIoU -, pixel accuracy -"
+    )
+    line = tables.score_line({"metrics": {"miou": 0.5, "miou_all": 0.25, "pixel_acc": 0.75}})
+    assert line == "mIoU 50.00, pixel accuracy 75.00 (mIoU with absent classes counted as 0: 25.00)"

@@ -83,7 +83,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def _span(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - abs(low) * 0.05 - 1e-9, high + abs(high) * 0.05 + 1e-9)
+    room = abs(low) * 0.05 or 0.01  # around a value that is always the same
+    return (low, high) if high > low else (low - room, high + room)
 
 
 def confusion_plot(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:

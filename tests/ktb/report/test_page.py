@@ -290,3 +290,11 @@ def test_shares_of_pixels_are_shown_where_all_runs_have_the_same(tmp_path: Path)
     result["confusion_matrix"][0][0] += 1000
     file.write_text(json.dumps(result))
     assert "share of pixels" not in page(read_runs(folders))
+
+
+@pytest.mark.parametrize(("value", "labels"), [(0.0, {"0"}), (0.5, {"50"})])
+def test_a_curve_that_never_changes_has_readable_numbers(value: float, labels: set[str]) -> None:
+    drawn = line_plot([("loss", 0, [(1.0, value), (2.0, value)])], "%")
+    shown = set(re.findall(r'text-anchor="end">([^<]*)<', drawn))
+    assert labels < shown
+    assert all(len(text) <= 5 for text in shown), shown
