@@ -39,9 +39,10 @@ from ktb.data.folder import match_files
 from ktb.data.pictures import RGBImage, overlay, to_picture
 from ktb.data.readers import MAX_PIXELS, read_bytes, similar
 from ktb.data.spec import normalize
-from ktb.data.tools import Outcome, atomic_file, fixed_parts, png_text
+from ktb.data.tools import Outcome, fixed_parts, png_text
 from ktb.engine.inference import BAND_VALUES, sliding_bands
 from ktb.errors import ConfigError, DataError, KTBError
+from ktb.files import atomic_file
 from ktb.models.segmentor import KTBSegmentor
 
 __all__ = ["OUTPUTS", "Job", "Predictor", "claimed", "plan", "plan_csv", "run"]

@@ -6,12 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 
 from ktb.errors import KTBError, ReportError
+from ktb.files import atomic_file
 from ktb.report.runs import Run, class_table, read_runs, run_table
 from ktb.report.sweep import Sweep, show, summarise
 from ktb.report.tables import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
@@ -143,17 +143,13 @@ def _write(file: Path, runs: Sequence[Run], sweep: Sweep | None = None) -> None:
     text = page(runs, sweep)
     if not file.name:
         raise ReportError(f"--out {file}: no name of a file; expected one such as report.html")
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        with atomic_file(file) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ReportError(
             f"{file}: can't be written ({error.strerror}); choose another place with --out FILE"
         ) from None
-    finally:
-        with suppress(OSError):  # such as a folder that is a file
-            partial.unlink(missing_ok=True)
     print(file)
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ktb.errors import ConfigError
+from ktb.files import atomic_file
 
 SWEEP, JOB, LOG, RESULT = "sweep.json", "job.json", "log.txt", "result.json"
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
@@ -299,9 +300,8 @@ def sweep_name(overrides: Sequence[str], swept: Sequence[str]) -> str:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

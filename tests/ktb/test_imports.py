@@ -19,14 +19,16 @@ ONLY_IN = {  # package → the only modules that may import it
 }
 OF_KTB = {  # part → what of ktb it may import
     "ktb.errors": (),
-    "ktb.data": ("ktb.data", "ktb.errors"),
+    "ktb.files": (),
+    "ktb.data": ("ktb.data", "ktb.errors", "ktb.files"),
     # Of ktb.bundles only what save_pretrained and from_pretrained call, when they are called.
     "ktb.models": ("ktb.models", "ktb.errors", "ktb.bundles"),
-    "ktb.engine": ("ktb.engine", "ktb.models", "ktb.data.spec", "ktb.data.pictures", "ktb.errors"),
+    "ktb.engine": ("ktb.engine", "ktb.models", "ktb.data.spec", "ktb.data.pictures", "ktb.errors", "ktb.files"),
     "ktb.report": ("ktb.report", "ktb.data.spec", "ktb.errors"),
 }
 OF_OTHERS = {  # part → what beside the standard library it may import
     "ktb.errors": (),
+    "ktb.files": (),
     "ktb.models": ("torch", "timm"),
     "ktb.data.spec": ("torch",),
 }

@@ -24,8 +24,9 @@ from rich.table import Table
 
 from ktb.data.base import FileSamples, RGBXDataModule, Samples
 from ktb.data.spec import IGNORE
-from ktb.data.tools import Outcome, atomic_file
+from ktb.data.tools import Outcome
 from ktb.errors import DataError
+from ktb.files import atomic_file
 
 __all__ = ["Look", "Plan", "Seen", "look", "plan", "show", "summarise", "write_report"]
 

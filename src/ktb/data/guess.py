@@ -28,8 +28,9 @@ from ktb.data.base import Tree, read_list
 from ktb.data.folder import SPLIT, FolderDataModule, match_files
 from ktb.data.readers import decode, similar
 from ktb.data.spec import IGNORE
-from ktb.data.tools import Outcome, atomic_file, parallel
+from ktb.data.tools import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
+from ktb.files import atomic_file
 
 __all__ = ["Survey", "new_file", "show", "survey", "write_yaml"]
 

@@ -22,8 +22,9 @@ from PIL import Image
 
 from ktb.data.base import read_list
 from ktb.data.readers import decode, similar
-from ktb.data.tools import Outcome, atomic_file
+from ktb.data.tools import Outcome
 from ktb.errors import ConfigError, DataError
+from ktb.files import atomic_file
 
 __all__ = ["SOURCES", "Conversion", "convert", "finish", "next_steps", "plan"]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ktb.data.base import RGBXDataModule
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, overlay, to_picture
 from ktb.data.spec import IGNORE, Sample
-from ktb.data.tools import atomic_file
+from ktb.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

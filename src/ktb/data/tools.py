@@ -12,7 +12,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +25,9 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ktb.data.hha import Camera, hha
 from ktb.errors import DataError, KTBError
+from ktb.files import atomic_file
 
-__all__ = ["HHAJob", "Outcome", "atomic_file", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
+__all__ = ["HHAJob", "Outcome", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 PLAUSIBLE_M = (0.05, 500.0)
@@ -83,17 +83,6 @@ def _usable_cores() -> int:
 def _single_threaded() -> None:
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets running files finish
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block succeeds and disappears when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def parse_unit(text: str) -> float:

@@ -22,7 +22,6 @@ from rich import get_console
 
 from ktb.data.pictures import RGBImage, to_picture
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
-from ktb.data.tools import atomic_file
 from ktb.engine.module import SegmentationModule
 from ktb.engine.panels import (
     EXPLAINED_PIXELS,
@@ -36,6 +35,7 @@ from ktb.engine.panels import (
     within,
     write_panels,
 )
+from ktb.files import atomic_file
 
 
 class Progress(RichProgressBar):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ktb.data.pictures import RGBImage, paint
 from ktb.data.spec import IGNORE, DatasetSpec, ModalitySpec
-from ktb.data.tools import atomic_file
+from ktb.files import atomic_file
 from ktb.models.dscf import DSCF
 from ktb.models.segmentor import KTBSegmentor
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ktb.data.hha import Camera, hha
-from ktb.data.tools import HHAJob, atomic_file, convert_hha, parallel, parse_unit, plan_hha
+from ktb.data.tools import HHAJob, convert_hha, parallel, parse_unit, plan_hha
 from ktb.errors import ConfigError, DataError, KTBError
 
 CAMERA = Camera(20.0, 20.0, 10.0, 8.0)
@@ -214,26 +214,6 @@ def test_unwritable_target_fails_in_one_line(folder, tmp_path):
     outcomes = run(plan(folder, tmp_path / "HHA"))
     assert states(outcomes) == ["failed"] * 4
     assert all("HHA" in o.message and "\n" not in o.message for o in outcomes.values())
-
-
-def test_atomic_file_leaves_the_old_or_the_new(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-
-    def fail_midway():
-        with atomic_file(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_midway()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert path.read_text() == "old"
-    with atomic_file(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_processes_give_what_one_process_gives(folder, tmp_path):

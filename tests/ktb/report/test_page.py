@@ -36,7 +36,8 @@ const found = { errors: [], violations: [] };
 addEventListener("error", e => found.errors.push(e.message || "not loaded: " + e.target.outerHTML.slice(0, 80)), true);
 addEventListener("unhandledrejection", e => found.errors.push(String(e.reason)));
 addEventListener("securitypolicyviolation", e => found.violations.push(e.violatedDirective + " " + e.blockedURI));
-addEventListener("load", () => setTimeout(() => {
+const decoded = () => Promise.all([...document.images].filter(i => i.closest("section")).map(i => i.decode()));
+addEventListener("load", () => decoded().catch(() => {}).then(() => setTimeout(() => {
   const images = [...document.images].filter(i => i.closest("section"));
   found.images = images.length;
   found.broken = images.filter(i => !i.complete || !i.naturalWidth).map(i => i.alt);
@@ -61,7 +62,7 @@ addEventListener("load", () => setTimeout(() => {
   found.tip = document.querySelector("#tip").textContent;
   found.fetched = performance.getEntriesByType("resource").map(r => r.name).filter(n => !n.startsWith("data:"));
   setTimeout(() => document.body.setAttribute("data-probe", JSON.stringify(found)), 300);
-}, 500));
+}, 500)));
 </script>"""
 
 
