@@ -80,8 +80,11 @@ def browse(text: str, folder: Path) -> dict[str, Any]:
         f"--user-data-dir={folder / 'chromium'}",
     ]
     command += ["--enable-logging=stderr", "--virtual-time-budget=8000", "--window-size=1200,900", "--dump-dom"]
-    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=True, timeout=120)
-    probe = re.search(r'data-probe="([^"]*)"', done.stdout)
+    for _ in range(10):
+        done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+        # On a busy machine the browser's clock, which runs ahead, may be over before a picture is decoded.
+        if probe := re.search(r'data-probe="([^"]*)"', done.stdout):
+            break
     assert probe, done.stdout[-500:] + done.stderr
     found: dict[str, Any] = json.loads(html.unescape(probe[1]))
     found["console"] = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
