@@ -136,18 +136,16 @@ class Bench:
         with torch.no_grad():
             model(self.inputs(model, (32, 32), 1))  # folds the head's matrices, which is done once
         inputs = self.inputs(model, size, batch)
+        plain = partial(model, inputs), partial(published.forward, model, inputs)
         if part == "forward":
-            yield Case(f"forward {label}", lambda: model(inputs), lambda: published.forward(model, inputs))
+            yield Case(f"forward {label}", *plain)
         elif part == "compiled":
             fast, other = torch.compile(model, fullgraph=True, dynamic=False), torch.compile(published.forward)
-            plain = partial(published.forward, model, inputs)
-            counted = partial(model, inputs), plain
-            yield Case(f"forward, ours compiled, {label}", lambda: fast(inputs), plain, counted)
-            yield Case(f"forward, both compiled, {label}", lambda: fast(inputs), lambda: other(model, inputs), counted)
+            yield Case(f"forward, ours compiled, {label}", partial(fast, inputs), plain[1], plain)
+            yield Case(f"forward, both compiled, {label}", partial(fast, inputs), partial(other, model, inputs), plain)
         elif part == "graph":
             graph = CudaGraph(model, inputs, autocast=torch.bfloat16 if self.precision == "bf16" else None)
-            plain = partial(published.forward, model, inputs)
-            yield Case(f"forward as CUDA graph {label}", lambda: graph(inputs), plain, (partial(model, inputs), plain))
+            yield Case(f"forward as CUDA graph {label}", partial(graph, inputs), plain[1], plain)
         elif part == "train":
             model.train()
             loss = SelfTeachingLoss()

@@ -31,15 +31,15 @@ def score_tables(result: Result) -> list[Table]:
     columns = {"IoU": "iou", "accuracy": "acc", "F1": "f1", "boundary IoU": "boundary_iou"}
     table = _table("class", columns)
     for name, row in result["per_class"].items():
-        table.add_row(Text(name), *(percent(row[k]) for k in columns.values()))
+        _row(table, name, *(percent(row[k]) for k in columns.values()))
     table.add_section()
-    table.add_row("mean", *(percent(result["metrics"][f"m{k}"]) for k in columns.values()), style="bold")
+    _row(table, "mean", *(percent(result["metrics"][f"m{k}"]) for k in columns.values()), style="bold")
     tables = [table]
     columns = {"mIoU": "miou", "pixel accuracy": "pixel_acc", "boundary IoU": "mboundary_iou"}
     for condition, values in result["per_condition"].items():
         table = _table(condition, ["samples", *columns])
         for name, row in values.items():
-            table.add_row(Text(name), str(row["samples"]), *(percent(row["metrics"][k]) for k in columns.values()))
+            _row(table, name, str(row["samples"]), *(percent(row["metrics"][k]) for k in columns.values()))
         tables.append(table)
     return tables
 
@@ -71,9 +71,9 @@ def robustness_tables(result: Result) -> list[Table]:
         tables.append(table)
     if "nm" in result:
         table = _table("noise (NM)", ["mIoU", "drop"])
-        table.add_row("none", percent(result["full"]["metrics"]["miou"]), "")
+        _row(table, "none", percent(result["full"]["metrics"]["miou"]), "")
         for level, group in result["nm"].items():
-            table.add_row(Text(level), percent(group["runs"][0]["metrics"]["miou"]), percent(group["drop"]))
+            _row(table, level, percent(group["runs"][0]["metrics"]["miou"]), percent(group["drop"]))
         tables.append(table)
     return tables
 
@@ -92,13 +92,13 @@ def _cell(run: Result, side: bool) -> str:
 def _fill(table: Table, result: Result, group: Result, cells: list[list[str]], summaries: Sequence[Result]) -> None:
     names = [" + ".join(run["affected"]) or "nothing" for run in _runs(result, group)]
     for name, *row in zip(names, *cells, strict=True):
-        table.add_row(*map(Text, (name, *row)))
+        _row(table, name, *row)
     table.add_section()
-    table.add_row("Avg", *(percent(s["avg"]) for s in summaries), style="bold")
+    _row(table, "Avg", *(percent(s["avg"]) for s in summaries), style="bold")
     for p in summaries[0]["expected"]:
-        table.add_row(f"E({p})", *(percent(s["expected"][p]) for s in summaries))
-    table.add_row("worst", *(percent(s["worst"]) for s in summaries))
-    table.add_row("drop (nothing - worst)", *(percent(s["drop"]) for s in summaries))
+        _row(table, f"E({p})", *(percent(s["expected"][p]) for s in summaries))
+    _row(table, "worst", *(percent(s["worst"]) for s in summaries))
+    _row(table, "drop (nothing - worst)", *(percent(s["drop"]) for s in summaries))
 
 
 def _table(first: str, columns: Sequence[str] | Mapping[str, str]) -> Table:
@@ -107,6 +107,10 @@ def _table(first: str, columns: Sequence[str] | Mapping[str, str]) -> Table:
     for name in columns:
         table.add_column(Text(name), justify="right")
     return table
+
+
+def _row(table: Table, *cells: str, style: str | None = None) -> None:
+    table.add_row(*map(Text, cells), style=style)
 
 
 def robustness_figure(result: Result) -> Any:

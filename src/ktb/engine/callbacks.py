@@ -143,14 +143,12 @@ class Panels(Callback):
         values: dict[str, float | None],
     ) -> Panel:
         stored = {m.name: batch["inputs"][m.name][i].cpu() for m in self.modalities}
+        called = titles(self.modalities)
         return Panel(
             id=batch["id"][i],
             scores=values,
             condition=batch["condition"][i],
-            images={
-                title: shrink(to_picture(stored[m.name], m), nearest=False)
-                for m, title in zip(self.modalities, titles(self.modalities), strict=True)
-            },
+            images={called[m.name]: shrink(to_picture(stored[m.name], m), nearest=False) for m in self.modalities},
             truth=shrink(truth, nearest=True),
             prediction=shrink(prediction, nearest=True),
             stored=stored,
@@ -186,11 +184,7 @@ class Panels(Callback):
             if stages := explain_fusion(cast(SegmentationModule, pl_module).model, inputs):
                 explained.append({"panel": i, "stages": stages})
         if explained:
-            names = [m.name for m in self.modalities]
-            content = {
-                "modalities": dict(zip(names, titles(self.modalities), strict=True)),
-                "samples": explained,
-            }
+            content = {"modalities": titles(self.modalities), "samples": explained}
             with atomic_file(folder / "fusion.json") as file:
                 file.write_text(json.dumps(content) + "\n", encoding="utf-8")
 

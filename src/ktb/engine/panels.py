@@ -129,10 +129,10 @@ OF_THE_RESULT = ("truth", "prediction", "errors")
 """Titles of the pictures that are no sensor's."""
 
 
-def titles(modalities: Sequence[ModalitySpec]) -> list[str]:
-    """What the modalities' pictures are called, no two alike: a title that is there twice takes on the name."""
+def titles(modalities: Sequence[ModalitySpec]) -> dict[str, str]:
+    """Name → what the modality's picture is called, no two alike: a title that is there twice takes on the name."""
     count = Counter([*OF_THE_RESULT, *(m.title or m.name for m in modalities)])
-    return [f"{t} ({m.name})" if count[t := m.title or m.name] > 1 else t for m in modalities]
+    return {m.name: f"{t} ({m.name})" if count[t := m.title or m.name] > 1 else t for m in modalities}
 
 
 def pictures(panel: Panel, spec: DatasetSpec) -> dict[str, RGBImage]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ktb.models.linear import inference_on_cpu
 from ktb.models.mapa import apply_per_modality, per_modality_down, trunc_linear
 from ktb.models.norm import BatchNorm
 
@@ -158,8 +159,7 @@ class DSCF(nn.Module):
         table = self.table / math.log(2)
         table = table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
         # Rows of the table are worth preparing where more positions than the table has entries read it.
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or q.device.type != "cpu"
-        if not plain and h * w > TABLE[0] * TABLE[1]:
+        if inference_on_cpu(q) and h * w > TABLE[0] * TABLE[1]:
             return _by_columns(q, k, v, table, points.flatten(0, 1)).reshape(b, r, h, w)
         # Distance (query - point) / 2 as (x, y): all of it but the query's y, which is added chunk by chunk.
         y, x = (_linspace(size, points) / 2 for size in (h, w))

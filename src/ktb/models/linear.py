@@ -35,6 +35,11 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _product(x, weight, bias, gelu=True)
 
 
+def inference_on_cpu(x: Tensor) -> bool:
+    """No gradients, no compiler, a CPU: where a form in parts that its caches hold is worth its loop."""
+    return x.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+
+
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     trained = weight.requires_grad or (bias is not None and bias.requires_grad)
     return (

@@ -30,7 +30,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from ktb.models.linear import linear, linear_gelu
+from ktb.models.linear import inference_on_cpu, linear, linear_gelu
 
 PATCH = 4
 """Side of a patch in pixels."""
@@ -188,14 +188,13 @@ class FrozenSwin(nn.Module):
         for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
             q, k, v = windows.view(kind.count, kind.keys, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
             kinds.append((q[:, :, : kind.queries], k, v, self._mask(block, kind, qkv.dtype)))
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if plain or x.device.type != "cpu" or qkv.dtype.itemsize < 4:
-            parts = [F.scaled_dot_product_attention(q, k, v, mask, scale=attn.scale) for q, k, v, mask in kinds]
-            attended = torch.cat([part.transpose(1, 2).reshape(-1, c) for part in parts])
-        else:
+        if inference_on_cpu(x) and qkv.dtype.itemsize >= 4:
             attended = qkv.new_empty(s * h * w, c)
             for one, out in zip(kinds, attended.split([k.count * k.queries for k in plan.kinds]), strict=True):
                 _attend_windows(*one, attn.scale, out=out)
+        else:
+            parts = [F.scaled_dot_product_attention(q, k, v, mask, scale=attn.scale) for q, k, v, mask in kinds]
+            attended = torch.cat([part.transpose(1, 2).reshape(-1, c) for part in parts])
         return _Rows.apply(attended, plan.query_of, plan.queries).view(s, h, w, c)
 
     def _plan(self, s: int, h: int, w: int, shift: int, device: torch.device) -> _Plan:

@@ -101,8 +101,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     config_file, result_file = folder / "config.yaml", folder / "result.json"
     if not folder.exists():
         raise ReportError(f"{folder}: no such folder; expected a run folder of ktb-train or ktb-eval")
-    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-        raise ReportError(f"{folder}: not readable; expected a folder that you may open")
+    check_readable(folder)
     if not config_file.is_file() and not result_file.is_file():
         within = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
         hint = f"; runs in it: {', '.join(within[:3])}{', ...' * (len(within) > 3)}" if within else ""
@@ -119,6 +118,12 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         fusion=read_json(folder / "panels" / "fusion.json"),
         robustness=read_json(_newest_robustness(folder)),
     )
+
+
+def check_readable(folder: Path) -> None:
+    """Raises ReportError for a folder that may not be looked into."""
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise ReportError(f"{folder}: not readable; expected a folder that you may open")
 
 
 def _newest_robustness(folder: Path) -> Path:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ktb.errors import ReportError
-from ktb.report.runs import mapping, number, read_json, scored_how
+from ktb.report.runs import check_readable, mapping, number, read_json, scored_how
 from ktb.report.tables import Spread, Table, Value, as_rich
 
 STATES = ("finished", "running", "pending", "interrupted", "failed")
@@ -118,8 +117,7 @@ def summarise(folder: Path) -> Sweep:
         ReportError: not a sweep folder, or a file in it that cannot be read.
     """
     file = folder / "sweep.json"
-    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-        raise ReportError(f"{folder}: not readable; expected a folder that you may open")
+    check_readable(folder)
     if not file.is_file():
         raise ReportError(f"{folder}: no sweep folder of ktb-train -m (it holds no sweep.json)")
     content = read_json(file)

@@ -106,4 +106,6 @@ def test_large_images_are_scaled_down() -> None:
 def test_no_two_pictures_have_one_title() -> None:
     left, right = (ModalitySpec(name, title="thermal") for name in ("left", "right"))
     truth = ModalitySpec("x", title="truth")
-    assert titles([RGB, left, right, truth]) == ["RGB", "thermal (left)", "thermal (right)", "truth (x)"]
+    called = titles([RGB, left, right, truth])
+    assert list(called) == ["rgb", "left", "right", "x"]
+    assert list(called.values()) == ["RGB", "thermal (left)", "thermal (right)", "truth (x)"]
