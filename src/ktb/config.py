@@ -85,6 +85,7 @@ class ModelConfig:
     prompts: bool = MISSING
     head_dim: int = MISSING
     side_head_dim: int = MISSING
+    head_init: str = MISSING
     recompute: bool = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
@@ -205,9 +206,11 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(f"{both}: expected one entry per stage, 4")
     if "model" in values:
         one_of("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
+        one_of("model.head_init", values["model"].get("head_init", "published"), ("published", "small"))
     for key in ("pixel_loss", "kind"):
         if key in (values.get("loss") or {}):
             one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
+    _check_class_weights((values.get("loss") or {}).get("class_weights"))
     if "eval" in values:
         if absent := [key for key in ("name", "method", "scoring") if key not in values["eval"]]:
             raise ConfigError(f"the chosen member of the group eval has no {absent[0]}; see conf/eval/whole.yaml")
@@ -242,6 +245,15 @@ def check(cfg: DictConfig) -> None:
     within("optim.warmup_ratio", 0, 1)
     within("optim.power", 0)
     within("loss.side_weight", 0)
+
+
+def _check_class_weights(value: Any) -> None:
+    if value is None or value == "auto":
+        return
+    if not isinstance(value, list) or any(isinstance(w, bool) or not isinstance(w, int | float) for w in value):
+        raise ConfigError(f"loss.class_weights={value}: expected auto, or one number per class: [1, 2.5, 6]")
+    if not all(0 <= w < float("inf") for w in value) or not any(value):
+        raise ConfigError(f"loss.class_weights={_flow(value)}: expected numbers of 0 or more, not all 0")
 
 
 def _missing(cfg: DictConfig, path: str = "") -> Iterator[str]:

@@ -37,6 +37,7 @@ from yaml import YAMLError
 
 from ktb import checkpoints, ranks, resume, tables
 from ktb.config import instantiate, merge_saved, user_overrides
+from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.base import RGBXDataModule
 from ktb.engine.callbacks import Panels, Progress, Speed, finite
 from ktb.engine.inference import Inference, describe, inference
@@ -86,6 +87,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.test:
         data.setup("test")  # a missing test file is better known now than after the training
     how = _inference(cfg)
+    _put_class_weights(cfg, data)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     loss: PixelLoss = instantiate(_without(cfg.loss, "name"))
     backbone = checkpoints.load_backbone(
@@ -313,6 +315,26 @@ def build_data(cfg: DictConfig) -> RGBXDataModule:
     data: RGBXDataModule = instantiate(_without(cfg.dataset, *_DATASET_FACTS), scoring=cfg.eval.scoring)
     data.spec = replace(data.spec, name=cfg.dataset.name)  # a user's own data set is called as its config is
     return data
+
+
+def _put_class_weights(cfg: DictConfig, data: RGBXDataModule) -> None:
+    """Replace `loss.class_weights=auto` by numbers, so that the run's config and a resumed run have them."""
+    given = cfg.loss.get("class_weights")
+    if given is None:
+        return
+    classes = data.spec.classes
+    if given == "auto":
+        weights = ranks.decide(lambda: balanced_weights(count_pixels(data).counts), processes=resume.processes(cfg))
+        with open_dict(cfg):
+            cfg.loss.class_weights = weights
+    elif len(given) != len(classes):
+        raise ConfigError(
+            f"loss.class_weights has {len(given)} numbers, but {data.spec.name} has {len(classes)} classes "
+            f"({', '.join(classes[:4])}{', ...' * (len(classes) > 4)}); expected one each, or auto"
+        )
+    if ranks.is_first():
+        named = ", ".join(f"{name} {weight:g}" for name, weight in zip(classes, cfg.loss.class_weights, strict=True))
+        print(f"class weights: {named}")
 
 
 def _inference(cfg: DictConfig) -> Inference:

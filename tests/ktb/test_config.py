@@ -191,6 +191,11 @@ def test_nothing_is_put_into_the_working_directory_but_the_run() -> None:
         ("backbone.drop_path=1.5", "backbone.drop_path=1.5: expected 0 or more, at most 1"),
         ("seed=-1", "seed=-1: expected 0 or more, at most 4.29497e+09"),
         ("model.fusion=dcsf", "model.fusion=dcsf: expected dscf or sum: did you mean 'dscf'?"),
+        ("model.head_init=tiny", "model.head_init=tiny: expected published or small"),
+        ("loss.class_weights=2", "loss.class_weights=2: expected auto, or one number per class: [1, 2.5, 6]"),
+        ("loss.class_weights=[1,many]", "loss.class_weights=[1, 'many']: expected auto, or one number per class"),
+        ("loss.class_weights=[1,-2]", "loss.class_weights=[1, -2]: expected numbers of 0 or more, not all 0"),
+        ("loss.class_weights=[0,0]", "loss.class_weights=[0, 0]: expected numbers of 0 or more, not all 0"),
         ("loss.pixel_loss=focal", "loss.pixel_loss=focal: expected ce or ohem"),
         ("modality.streams=[]", "modality.streams is empty"),
         ("modality.streams=[rgb,depth,rgb]", "modality.streams=[rgb, depth, rgb]: 'rgb' appears more than once"),
@@ -209,6 +214,14 @@ def test_values_that_cannot_work(override: str, message: str) -> None:
 def test_continuing_and_overwriting_contradict_each_other() -> None:
     with pytest.raises(ConfigError, match="overwrite=true starts anew but ckpt_path=last continues"):
         config.check(composed("run_dir=x", "overwrite=true", "ckpt_path=last"))
+
+
+@pytest.mark.parametrize("dataset", ["nyu", "sunrgbd", "mfnet", "pst900", "mcubes", "deliver", "synthetic"])
+@pytest.mark.parametrize("loss", ["ce", "ohem", "self_teaching", "self_teaching_ohem"])
+def test_built_in_data_sets_have_no_class_weights_and_the_published_start(dataset: str, loss: str) -> None:
+    cfg = composed("run_dir=x", f"dataset={dataset}", f"loss={loss}")
+    assert cfg.loss.class_weights is None
+    assert cfg.model.head_init == "published"
 
 
 def test_own_data_says_what_it_needs() -> None:

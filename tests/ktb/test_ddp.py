@@ -25,11 +25,11 @@ from torch.distributed import TCPStore
 
 from ktb import ranks
 from ktb.data.synthetic import SyntheticDataModule
-from ktb.engine.losses import PixelLoss
+from ktb.engine.losses import PixelLoss, SelfTeachingLoss
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
 from ktb.errors import KTBError
-from ktb.models.segmentor import KTBSegmentor
+from ktb.models.segmentor import KTBSegmentor, SegOutput
 from ktb.models.swin import FrozenSwin, SwinArch
 from tests.ktb.test_run import last_state, metric_rows, train
 
@@ -200,6 +200,49 @@ def test_training_equals_one_process(
         assert {k: float(v) for k, v in one.items()} == pytest.approx(
             {k: float(v) for k, v in many.items()}, abs=1e-5, nan_ok=True
         )
+
+
+def weigh_as(rank: int, world: int, folder: Path) -> None:
+    """Weighted losses and their gradients on this process's share of one batch; ranks differ in valid pixels."""
+    if world > 1:
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    torch.manual_seed(0)
+    logits, label = torch.randn(6, 4, 8, 8).double() * 3, torch.randint(0, 4, (6, 8, 8))
+    label[1] = 255
+    label[3, :5] = 0
+    logits[2] = logits[4]  # equal losses in two processes: at the limit of OHEM too
+    label[2] = label[4]
+    kept = {}
+    for kind in ("ce", "ohem"):
+        for scale in (1.0, 1e-3):  # with small logits every pixel is hard
+            leaf = (logits[rank::world] * scale).requires_grad_()
+            out = SegOutput(leaf, {"rgb": leaf * 0.5})
+            terms = SelfTeachingLoss(kind, class_weights=[0.2, 1.0, 3.0, 0.0])(out, label[rank::world])  # type: ignore[arg-type]
+            (gradient,) = torch.autograd.grad(terms["loss"], leaf)
+            kept[f"{kind} {scale}"] = {**{k: v.item() for k, v in terms.items()}, "gradient": gradient / world}
+    torch.save(kept, folder / f"{world}_{rank}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_weighted_losses_are_means_of_the_global_batch(tmp_path: Path, world: int) -> None:
+    weigh_as(0, 1, tmp_path)
+    in_processes(world, weigh_as, world, tmp_path)
+    one = torch.load(tmp_path / "1_0.pt")
+    parts = [torch.load(tmp_path / f"{world}_{rank}.pt") for rank in range(world)]
+    for case, expected in one.items():
+        for name, value in expected.items():
+            if name == "gradient":
+                found = torch.empty_like(value)
+                for rank, part in enumerate(parts):
+                    found[rank::world] = part[case][name]
+                assert (found - value).abs().max() < 1e-12, case
+                assert value.abs().max() > 1e-4
+            else:
+                mean = sum(part[case][name] for part in parts) / world
+                assert mean == pytest.approx(value, rel=1e-10), (case, name)
 
 
 def count_as(rank: int, world: int, file: Path) -> None:

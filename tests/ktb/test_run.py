@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ktb import load_model, run
 from ktb.checkpoints import to_published
 from ktb.config import conf_dir
+from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.spec import normalize
 from ktb.engine.metrics import ConfusionMatrix, scores
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
@@ -199,6 +200,37 @@ def test_resuming_equals_never_stopping(finished: tuple[Path, dict[str, Any]], t
     assert [r for r in metric_rows(folder) if "test/miou" not in r] == undisturbed
 
 
+def test_class_weights_become_numbers_that_a_resumed_run_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train(folder, "loss.class_weights=auto", "trainer.max_steps=1", "test=false")
+    data = run.build_data(configured("train", [*TINY, "run_dir=x"]))
+    expected = balanced_weights(count_pixels(data).counts)
+    assert len(set(expected)) > 3
+    assert OmegaConf.load(folder / "config.yaml").loss.class_weights == expected
+    assert f"class weights: floor {expected[0]:g}, wall {expected[1]:g}, " in capsys.readouterr().out
+    monkeypatch.setattr(run, "count_pixels", None)  # the labels may be others by then
+    train(folder, "ckpt_path=last", "trainer.max_steps=2", "test=false")
+    assert OmegaConf.load(folder / "config.yaml").loss.class_weights == expected
+
+
+def test_class_weights_are_those_of_the_loss(tmp_path: Path) -> None:
+    """A weight of 0 for all classes but one: the loss is that of its pixels alone."""
+    rows = []
+    for name, weights in (("equal", [3.0] * 10), ("one", [0.0] * 4 + [2.0] + [0.0] * 5), ("none", "null")):
+        train(
+            tmp_path / name,
+            f"loss.class_weights={weights}",
+            "trainer.max_steps=1",
+            "trainer.log_every_n_steps=1",
+            "test=false",
+        )
+        rows.append(float(next(r for r in metric_rows(tmp_path / name) if "train/loss" in r)["train/loss"]))
+    assert rows[0] == pytest.approx(rows[2], rel=1e-6)
+    assert abs(rows[1] - rows[0]) > 0.01
+
+
 def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"already holds a run; .*ckpt_path=last.*overwrite=true"):
         train(finished[0])
@@ -223,6 +255,7 @@ def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_
         (["backbone=swin_t", "backbone.weights=bundled"], CheckpointError, "swin_t"),
         (["backbone.embed_dim=40"], ConfigError, "multiple of 16"),
         (["dataset.batch_size=7"], DataError, "dataset.batch_size=6 or less"),
+        (["loss.class_weights=[1,2]"], ConfigError, "loss.class_weights has 2 numbers, but synthetic has 10 classes ("),
         (["modality.streams=[rgb,thermal]"], ConfigError, "no modality 'thermal'"),
         (["trainer.devices=many"], ConfigError, "trainer"),
     ],

@@ -1,14 +1,16 @@
 """Losses (METHOD §5): cross-entropy, OHEM, and masked-modality self-teaching with its masking.
 
-Every loss is a mean over selected pixels of the global batch and 0, never NaN, when nothing is selected. Of several
-processes each returns its share times their number: the mean over processes, which is what DDP makes of the gradients,
-is then the loss of the global batch, also when they hold different numbers of valid pixels. None of them waits for the
-device.
+Every loss is a mean over selected pixels of the global batch and 0, never NaN, when nothing is selected. With class
+weights it is the weighted mean, Σ w·loss / Σ w with w the weight of a pixel's true class, as in `F.cross_entropy`. Of
+several processes each returns its share times their number: the mean over processes, which is what DDP makes of the
+gradients, is then the loss of the global batch, also when they hold different numbers of valid pixels. None of them
+waits for the device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -23,9 +25,19 @@ from ktb.models.segmentor import SegOutput
 PixelLossKind = Literal["ce", "ohem"]
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy over pixels whose target is not `IGNORE`; logits (B, K, H, W), target (B, H, W) int64."""
-    return _mean(_pixel_losses(logits, target).sum(), summed((target != IGNORE).sum()))
+def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over pixels whose target is not `IGNORE`.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) int64.
+        weights: (K,) one per class, 0 or more; None: all pixels count alike.
+    """
+    loss = _pixel_losses(logits, target)
+    if weights is None:
+        return _mean(loss.sum(), summed((target != IGNORE).sum()))
+    of_pixel = _pixel_weights(weights, target, loss.dtype)
+    return _mean((of_pixel * loss).sum(), summed(of_pixel.sum()))
 
 
 def _pixel_losses(logits: Tensor, target: Tensor) -> Tensor:
@@ -57,19 +69,30 @@ class _CrossEntropy(torch.autograd.Function):
         return out.mul_(torch.where(valid, grad, 0.0)[:, None]), None
 
 
+def _pixel_weights(weights: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight of each pixel's class (B, H, W), 0 where the target is `IGNORE`."""
+    valid = target != IGNORE
+    return torch.where(valid, weights.to(dtype)[torch.where(valid, target, 0)], 0.0)
+
+
 def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """This process's part of the mean; `count` is that of all processes."""
-    return total * world_size() / count.clamp(min=1)
+    """This process's part of the mean; `count`, of pixels or of their weights, is that of all processes."""
+    return total * world_size() / torch.where(count > 0, count, 1)
 
 
-def ohem_cross_entropy(logits: Tensor, target: Tensor, threshold: float = 0.7, share: int = 16) -> Tensor:
-    """Cross-entropy over hard pixels: loss > −log `threshold`, and at least the ⌊n_valid / share⌋ largest."""
+def ohem_cross_entropy(
+    logits: Tensor, target: Tensor, threshold: float = 0.7, share: int = 16, *, weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy over hard pixels: loss > −log `threshold`, and at least the ⌊n_valid / share⌋ largest.
+
+    Class weights take no part in the choice of pixels; the mean over those chosen is weighted.
+    """
     loss = _pixel_losses(logits, target).flatten()
     hard = (loss > -math.log(threshold)).sum()
     hard, valid = summed(torch.stack([hard, (target != IGNORE).sum()])).unbind(0)
     count = torch.maximum(hard, valid // share)
     # The hard pixels are the largest losses, so both rules select the head of one descending order.
-    if world_size() == 1:
+    if world_size() == 1 and weights is None:
         loss = loss.sort(descending=True).values
         selected = torch.arange(len(loss), device=loss.device) < count
         return _mean(torch.where(selected, loss, 0.0).sum(), count)
@@ -78,7 +101,11 @@ def ohem_cross_entropy(logits: Tensor, target: Tensor, threshold: float = 0.7, s
     larger, equal = size > least, size == least
     ahead, ties = summed(torch.stack([larger.sum(), equal.sum()])).unbind(0)
     part = (count - ahead) / ties.clamp(min=1)  # pixels of one loss share what is left of the count
-    return _mean(torch.where(larger, loss, torch.where(equal, part * loss, 0.0)).sum(), count)
+    if weights is None:
+        return _mean(torch.where(larger, loss, torch.where(equal, part * loss, 0.0)).sum(), count)
+    chosen = torch.where(larger, 1.0, torch.where(equal, part, 0.0)).to(loss.dtype)
+    chosen = chosen * _pixel_weights(weights, target, loss.dtype).flatten()
+    return _mean((chosen * loss).sum(), summed(chosen.sum()))
 
 
 def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
@@ -97,7 +124,7 @@ def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
     return prefix.int().view(torch.float32)
 
 
-_PIXEL_LOSSES = {"ce": cross_entropy, "ohem": ohem_cross_entropy}
+_PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {"ce": cross_entropy, "ohem": ohem_cross_entropy}
 
 
 class PixelLoss(nn.Module):
@@ -105,17 +132,34 @@ class PixelLoss(nn.Module):
 
     Args:
         kind: "ce" or "ohem".
+        class_weights: one per class, 0 or more (0: the class is not trained on); None: all pixels count alike.
+
+    Raises:
+        ValueError: another kind, or weights that can be none.
     """
+
+    class_weights: Tensor | None
 
     masking = False
     """Whether training samples lose modalities (see `draw_masks`)."""
     uses_side_heads = False
 
-    def __init__(self, kind: PixelLossKind = "ce") -> None:
+    def __init__(self, kind: PixelLossKind = "ce", class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if kind not in _PIXEL_LOSSES:
             raise ValueError(f"pixel loss must be one of {sorted(_PIXEL_LOSSES)}, got {kind!r}")
-        self.pixel_loss = _PIXEL_LOSSES[kind]
+        self._pixel_loss = _PIXEL_LOSSES[kind]
+        weights = None
+        if class_weights is not None:
+            weights = torch.tensor([float(w) for w in class_weights])
+            if not (weights.isfinite().all() and (weights >= 0).all() and weights.any()):
+                raise ValueError(f"class_weights must be numbers of 0 or more, not all 0, got {list(class_weights)}")
+        # They are in the run's configuration: checkpoints are the same with and without them.
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def pixel_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """L of logits (B, K, H, W) and target (B, H, W) int64, with the class weights."""
+        return self._pixel_loss(logits, target, weights=self.class_weights)
 
     def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
         """Terms by name; "loss" is what is minimised. Logits (B, K, H, W), target (B, H, W)."""
@@ -131,12 +175,19 @@ class SelfTeachingLoss(PixelLoss):
         pixel_loss: L, "ce" or "ohem", used for all terms.
         side_weight: weight of each side head's term.
         masking: modality masking while training.
+        class_weights: of all terms, see `PixelLoss`.
     """
 
     uses_side_heads = True
 
-    def __init__(self, pixel_loss: PixelLossKind = "ce", side_weight: float = 0.01, masking: bool = True) -> None:
-        super().__init__(pixel_loss)
+    def __init__(
+        self,
+        pixel_loss: PixelLossKind = "ce",
+        side_weight: float = 0.01,
+        masking: bool = True,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(pixel_loss, class_weights)
         self.side_weight = side_weight
         self.masking = masking
 

@@ -8,7 +8,7 @@ resized and added: the same numbers for a fraction of the work (METHOD §9).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from ktb.models.linear import linear
 from ktb.models.mapa import trunc_linear
 from ktb.models.norm import BatchNorm
 
+HeadInit = Literal["published", "small"]
+SMALL_STD = 0.01
+
 
 class MLPHead(nn.Module):
     """Features of four scales → logits.
@@ -27,15 +30,26 @@ class MLPHead(nn.Module):
         channels: channels of each scale, finest first.
         width: D of the paper, 512 for the fused and 256 for the side heads.
         num_classes: K.
+        init: start of the predictor's weight. "published": N(0, √(2/K)), which for few classes makes the first
+            predictions wild and sure of themselves (with K = 2 and D = 512 logits of about ±16); "small":
+            N(0, `SMALL_STD`), with which all classes start about equally likely, whatever K and D are.
+
+    Raises:
+        ValueError: another init.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, num_classes: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, num_classes: int, *, init: HeadInit = "published") -> None:
         super().__init__()
         self.linear = nn.ModuleList(trunc_linear(c, width) for c in channels)
         self.fuse = conv(width * len(channels), width, bias=False)
         self.norm = BatchNorm(width)
         self.dropout = nn.Dropout2d(0.1)
         self.predict = conv(width, num_classes)
+        if init == "small":
+            # Drawn second, so that everything before it is drawn as with the published start.
+            nn.init.normal_(self.predict.weight, 0.0, SMALL_STD)
+        elif init != "published":
+            raise ValueError(f"head_init must be 'published' or 'small', got {init!r}")
         # Made of the weights in evaluation, so not part of the state.
         self._folded: tuple[object, list[tuple[Tensor, Tensor]]] | None = None
 

@@ -14,7 +14,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ktb.models.dscf import DSCF, PlainSum
-from ktb.models.heads import MLPHead
+from ktb.models.heads import HeadInit, MLPHead
 from ktb.models.mapa import Adapter, Prompt
 from ktb.models.swin import PATCH, FrozenSwin, SwinArch
 
@@ -50,6 +50,7 @@ class KTBSegmentor(nn.Module):
         prompts: False leaves the MAPA prompts out (ablation).
         fusion: "dscf", or "sum" for adding the streams (ablation).
         side_heads: False leaves the side heads out (a loss that does not teach them would never train them).
+        head_init: start of the heads' last layer, "published" or "small" (see `MLPHead`); no part of `config`.
         recompute: run Swin blocks again in the backward pass instead of keeping their activations.
     """
 
@@ -64,6 +65,7 @@ class KTBSegmentor(nn.Module):
         prompts: bool = True,
         fusion: str = "dscf",
         side_heads: bool = True,
+        head_init: HeadInit = "published",
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -104,8 +106,10 @@ class KTBSegmentor(nn.Module):
         self.norms = nn.ModuleDict({m: nn.ModuleList(nn.LayerNorm(c) for c in dims) for m in names})
         self.fused_norms = nn.ModuleList(nn.LayerNorm(c) for c in dims)
         self.fusion = nn.ModuleList(DSCF(names, c, i) if fusion == "dscf" else PlainSum() for i, c in enumerate(dims))
-        self.head = MLPHead(dims, head_dim, num_classes)
-        self.side_heads = nn.ModuleDict({m: MLPHead(dims, side_head_dim, num_classes) for m in names if side_heads})
+        self.head = MLPHead(dims, head_dim, num_classes, init=head_init)
+        self.side_heads = nn.ModuleDict(
+            {m: MLPHead(dims, side_head_dim, num_classes, init=head_init) for m in names if side_heads}
+        )
         self.norms.requires_grad_(False)
         self.fused_norms.requires_grad_(False)
 

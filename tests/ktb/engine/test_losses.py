@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +63,88 @@ def test_nothing_selected_gives_zero_and_no_nan_gradient(loss: object) -> None:
     assert value.item() == 0
     value.backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+WEIGHTS = [0.5, 2.0, 0.0, 7.25, 1.0]
+
+
+def weighted_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits and labels of five classes with void, float64, and `WEIGHTS`."""
+    torch.manual_seed(0)
+    label = torch.randint(0, 5, (2, 12, 14))
+    label[torch.rand(2, 12, 14) < 0.3] = 255
+    return torch.randn(2, 5, 12, 14).double() * 3, label, torch.tensor(WEIGHTS)
+
+
+def value_and_gradient(loss: Any, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    leaf = logits.clone().requires_grad_()
+    value = loss(leaf)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    return value, gradient
+
+
+def test_weighted_cross_entropy_is_torchs() -> None:
+    logits, label, weights = weighted_case()
+    ours = value_and_gradient(lambda x: cross_entropy(x, label, weights), logits)
+    torchs = value_and_gradient(lambda x: F.cross_entropy(x, label, weight=weights.double(), ignore_index=255), logits)
+    for a, b in zip(ours, torchs, strict=True):
+        assert (a - b).abs().max() <= 1e-13 * b.abs().max()
+    equal = torch.full((5,), 3.0)
+    assert cross_entropy(logits, label, equal).item() == pytest.approx(cross_entropy(logits, label).item(), rel=1e-13)
+
+
+@pytest.mark.parametrize("scale", [3.0, 0.01])  # many hard pixels; few, so that a share of the largest is taken
+def test_weighted_ohem_by_hand(scale: float) -> None:
+    logits, label, weights = weighted_case()
+    logits, valid = logits * scale, label != 255
+    if scale < 1:  # right almost everywhere
+        logits = logits.scatter_add(1, label.where(valid, 0)[:, None], torch.full_like(logits, 9.0))
+
+    def by_hand(x: torch.Tensor) -> torch.Tensor:
+        loss = F.cross_entropy(x, label.where(valid, 0), reduction="none")[valid]
+        of_pixel = weights.double()[label[valid]]
+        order = loss.argsort(descending=True)
+        hard = int((loss > -math.log(0.7)).sum())
+        least = int(valid.sum()) // 16
+        assert (hard > least) == (scale > 1)
+        chosen = order[: max(hard, least)]
+        return (of_pixel[chosen] * loss[chosen]).sum() / of_pixel[chosen].sum()
+
+    ours = value_and_gradient(lambda x: ohem_cross_entropy(x, label, weights=weights), logits)
+    for a, b in zip(ours, value_and_gradient(by_hand, logits), strict=True):
+        assert (a - b).abs().max() <= 1e-11 * b.abs().max()
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
+def test_only_classes_of_weight_zero_give_zero_and_no_nan_gradient(loss: Any) -> None:
+    logits = torch.randn(1, 3, 4, 4)
+    weights = torch.tensor([0.0, 1.0, 1.0])
+    value, gradient = value_and_gradient(lambda x: loss(x, torch.zeros(1, 4, 4).long(), weights=weights), logits)
+    assert value.item() == 0
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_self_teaching_weights_every_term() -> None:
+    logits, label, weights = weighted_case()
+    rgb = torch.randn_like(logits)
+    loss = SelfTeachingLoss(class_weights=WEIGHTS)
+    terms = loss(SegOutput(logits, {"rgb": rgb}), label)
+    taught = label.where(logits.argmax(1) == label, 255)
+    expected = [
+        F.cross_entropy(x, y, weight=weights.double(), ignore_index=255).item()
+        for x, y in ((logits, label), (rgb, taught))
+    ]
+    assert [terms[k].item() for k in ("loss_fused", "loss_rgb")] == pytest.approx(expected, rel=1e-12)
+    assert terms["loss"].item() == pytest.approx(expected[0] + 0.01 * expected[1], rel=1e-12)
+    # Weights are settings: checkpoints don't hold them, and move to the device with the loss.
+    assert loss.state_dict() == {}
+    assert loss.double().class_weights.dtype == torch.float64
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
+def test_weights_that_can_be_none(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="class_weights must be numbers of 0 or more"):
+        PixelLoss("ce", class_weights=weights)
 
 
 def test_ohem_with_a_perfect_prediction_of_few_pixels_is_zero() -> None:

@@ -42,6 +42,24 @@ def test_same_logits_and_gradients(modalities: tuple[str, ...], size: tuple[int,
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-10 * float(theirs.abs().max().clamp(min=1e-6)))
 
 
+@pytest.mark.parametrize(("init", "std", "logits"), [("published", 1.0, (11, 21)), ("small", 0.01, (0.1, 0.25))])
+def test_start_of_the_predictor(init: str, std: float, logits: tuple[float, float]) -> None:
+    """Two classes and the published width: logits of ±16 before the first step, or almost none."""
+    states = []
+    for given in ({}, {"init": init}):
+        torch.manual_seed(0)
+        head = MLPHead((8, 16, 32, 64), 512, 2, **given)  # type: ignore[arg-type]
+        states.append({name: value.clone() for name, value in head.state_dict().items()})
+    assert head.predict.weight.std().item() == pytest.approx(std, rel=0.1)
+    assert not head.predict.bias.any()
+    features = [torch.randn(2, 16 >> i, 16 >> i, 8 << i) for i in range(4)]
+    assert logits[0] < head.train()(features, (16, 16)).std().item() < logits[1]
+    differ = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
+    assert differ == (set() if init == "published" else {"predict.weight"})
+    with pytest.raises(ValueError, match="head_init must be 'published' or 'small', got 'tiny'"):
+        MLPHead((8, 16, 32, 64), 16, 5, init="tiny")  # type: ignore[arg-type]
+
+
 def test_folded_head_follows_its_weights() -> None:
     """Without gradients the head multiplies its matrices and folds BatchNorm once; a change must reach the logits."""
     torch.manual_seed(0)
