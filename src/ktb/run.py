@@ -52,6 +52,7 @@ from ktb.errors import CheckpointError, ConfigError, WriteError
 from ktb.models.norm import BatchNorm
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
+from ktb.report.notices import notices
 from ktb.report.page import page
 from ktb.report.runs import read_run
 
@@ -636,6 +637,8 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, distur
             Console().print(table)
     if blocks:
         print(tables.score_line(result))
+    for text in notices(read_run(run_dir)):
+        print(f"note: {text}")
     if panels is not None and panels.path.exists():
         print(f"pictures: {panels.path}")
     if disturbed:

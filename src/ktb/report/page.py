@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Any
 
+from ktb.report.notices import notices
 from ktb.report.plots import colour, confusion_plot, line_plot
 from ktb.report.runs import (
     SCORES,
@@ -44,6 +45,7 @@ _MISSING = {"zeros": "missing, as zeros", "black": "missing, as a black picture"
 def page(runs: Sequence[Run], sweep: Sweep | None = None) -> str:
     """The page: comparison first, then what belongs to each run (not for a sweep, whose page stays small)."""
     sections = [
+        ("notices", "Worth a look", _notices(runs)),
         ("jobs", "Jobs", _sweep(sweep) if sweep else ""),
         ("runs", "Comparison", _comparison(runs) if len(runs) > 1 else ""),
         ("training", "Training", _curves(runs)),
@@ -124,6 +126,15 @@ def _against_published(run: Run) -> str:
 
 def _dataset(run: Run) -> str:
     return str(run.result.get("dataset") or run.setting("dataset", "name") or run.name)
+
+
+def _notices(runs: Sequence[Run]) -> str:
+    items = "".join(
+        f"<li>{f'<b>{escape(run.name)}</b> ' if len(runs) > 1 else ''}{escape(text)}</li>"
+        for run in runs
+        for text in notices(run)
+    )
+    return f'<ul class="notices">{items}</ul>' if items else ""
 
 
 # ---------------------------------------------------------------------------------------------------------- comparison
@@ -244,7 +255,7 @@ def _classes(runs: Sequence[Run]) -> str:
         return ""
     palette = next((p for run in runs if (p := _palette(run))), {})
     # Of the truth: the same for all runs on the same images, else nothing to show in one column.
-    found = [s for run in runs if (s := _class_shares(run))]
+    found = [s for run in runs if (s := run.class_shares)]
     shares = found[0] if found and all(s == found[0] for s in found) else {}
     titles = {"acc": "accuracy", "f1": "F1", "boundary_iou": "boundary IoU"} if len(runs) == 1 else {}
     extra = {k: title for k, title in titles.items() if any(k in row for row in runs[0].per_class.values())}
@@ -287,22 +298,6 @@ def _palette(run: Run) -> dict[str, str]:
     return found
 
 
-def _class_shares(run: Run) -> dict[str, float]:
-    matrix = _matrix(run)
-    total = sum(map(sum, matrix))
-    return {name: sum(row) / total for name, row in zip(run.per_class, matrix, strict=True)} if total else {}
-
-
-def _matrix(run: Run) -> list[list[int]]:
-    """The confusion matrix; empty unless it fits the classes."""
-    matrix, count = run.result.get("confusion_matrix"), len(run.per_class)
-    if not isinstance(matrix, list) or len(matrix) != count:
-        return []
-    cells = [v for row in matrix if isinstance(row, list) and len(row) == count for v in row]
-    fits = len(cells) == count**2 and all(isinstance(v, int) and v >= 0 for v in cells)
-    return matrix if fits else []
-
-
 # ------------------------------------------------------------------------------------------------------------- per run
 
 
@@ -325,7 +320,7 @@ def _per_run(runs: Sequence[Run], group: str, draw: Any) -> str:
 
 
 def _confusion(run: Run, key: str) -> str:
-    matrix = _matrix(run)
+    matrix = run.confusion
     if not matrix:
         return ""
     classes = list(run.per_class)

@@ -50,6 +50,23 @@ class Run:
         return {name: mapping(row) for name, row in mapping(self.result.get("per_class")).items()}
 
     @property
+    def confusion(self) -> list[list[int]]:
+        """Pixels by true class (row) and predicted class; empty unless it fits the classes."""
+        matrix, count = self.result.get("confusion_matrix"), len(self.per_class)
+        if not isinstance(matrix, list) or len(matrix) != count:
+            return []
+        cells = [v for row in matrix if isinstance(row, list) and len(row) == count for v in row]
+        fits = len(cells) == count**2 and all(isinstance(v, int) and v >= 0 for v in cells)
+        return matrix if fits else []
+
+    @property
+    def class_shares(self) -> dict[str, float]:
+        """Class → its share of the labelled pixels; empty without a confusion matrix."""
+        matrix = self.confusion
+        total = sum(map(sum, matrix))
+        return {name: sum(row) / total for name, row in zip(self.per_class, matrix, strict=True)} if total else {}
+
+    @property
     def published(self) -> tuple[float, str] | None:
         """mIoU in [0, 1] and split of the row of the literature this run reproduces."""
         row = mapping(self.config.get("published"))

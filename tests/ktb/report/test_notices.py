@@ -1,0 +1,136 @@
+"""What is said about runs that went wrong in some way, and that nothing is said about one that went well."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ktb.report.notices import WHAT_TO_DO, notices
+from ktb.report.page import page
+from ktb.report.runs import read_run, read_runs
+
+EVIL = "<b>crop</b>\"'&"
+RISING = [0.3, 0.4, 0.45, 0.48, 0.5, 0.51, 0.515, 0.52]
+REMEDY = f"a larger optim.lr, more epochs ({WHAT_TO_DO})"
+
+
+def made(
+    folder: Path,
+    matrix: Sequence[Sequence[int]] | None,
+    curves: Mapping[str, Sequence[float]] | None = None,
+    classes: Sequence[str] = ("soil", "weed", "crop"),
+    config: Mapping[str, Any] | None = None,
+    **result: Any,
+) -> Path:
+    """A run folder with these counts (rows are true classes) and these values of each validation."""
+    folder.mkdir(parents=True)
+    scored = {"per_class": {name: {"iou": 0.5} for name in classes}, "confusion_matrix": matrix} if matrix else {}
+    content = {"epochs": 40, "modalities": ["red", "nir"], "metrics": {"miou": 0.5}, **scored, **result}
+    (folder / "result.json").write_text(json.dumps(content))
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(config or {"seed": 1})))
+    curves = curves or {"val/miou": RISING}
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        rows = zip(*curves.values(), strict=True)
+        csv.writer(file).writerows([["step", *curves], *([10 * i, *row] for i, row in enumerate(rows))])
+    return folder
+
+
+def said(folder: Path) -> list[str]:
+    return notices(read_run(folder))
+
+
+GOOD = [[900, 10, 5], [5, 50, 5], [2, 3, 20]]
+
+
+def test_a_run_that_went_well_has_no_notice(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", GOOD, {"val/miou": RISING, "val_iou/crop": [0.0] * 7 + [0.3]})
+    assert said(folder) == []
+    assert 'id="notices"' not in page([read_run(folder)])
+
+
+def test_a_class_that_is_never_predicted(tmp_path: Path) -> None:
+    matrix = [[920, 5, 0], [9, 50, 0], [10, 6, 0]]
+    curves = {"val/miou": RISING, "val_iou/crop": [0.0] * 8}
+    folder = made(tmp_path / "run", matrix, curves)
+    expected = "class crop: never predicted in 40 epochs; 1.6 % of pixels; try loss.class_weights=auto, "
+    assert said(folder) == [f"{expected}model.head_init=small, {REMEDY}"]
+    has_them = {"loss": {"class_weights": [1.0, 2.0, 3.0]}, "model": {"head_init": "small"}}
+    assert said(made(tmp_path / "weighted", matrix, curves, config=has_them)) == [
+        f"class crop: never predicted in 40 epochs; 1.6 % of pixels; try {REMEDY}"
+    ]
+    curves["val_iou/crop"] = [0.0] * 7 + [0.034]
+    assert said(made(tmp_path / "lost", matrix, curves))[0].startswith(
+        "class crop: never predicted (best IoU in validation 3.4 %); 1.6 % of pixels; try "
+    )
+
+
+def test_a_class_that_is_predicted_in_wrong_places_only(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", [[920, 5, 5], [4, 50, 0], [10, 6, 0]])
+    assert said(folder)[0].startswith("class crop: not one pixel of it found in 40 epochs; 1.6 % of pixels; try loss.")
+
+
+def test_classes_without_a_pixel_are_no_news(tmp_path: Path) -> None:
+    assert said(made(tmp_path / "run", [[920, 5, 5], [4, 50, 0], [0, 0, 0]])) == []
+
+
+def test_one_class_for_every_pixel_is_said_once(tmp_path: Path) -> None:
+    found = said(made(tmp_path / "run", [[920, 0, 0], [54, 0, 0], [16, 0, 0]]))
+    assert [text[:52] for text in found] == ["every pixel is predicted as soil; try loss.class_wei"]
+
+
+def test_a_run_without_test_scores(tmp_path: Path) -> None:
+    curves = {"val/miou": RISING, "val_iou/soil": [0.9] * 8, "val_iou/crop": [0.0] * 8}
+    found = said(made(tmp_path / "run", None, curves))
+    assert [text[:55] for text in found] == ["class crop: IoU 0 in all 8 validations; try loss.class_"]
+    early = {name: values[:7] for name, values in curves.items()}
+    assert said(made(tmp_path / "early", None, early)) == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.31] * 8, "validation mIoU is 31.00 % in all 8 validations: nothing is learned"),
+        ([1.0] * 8, None),  # one class, or solved
+        ([0.31] * 7, None),
+        ([*RISING[:6], 0.53, 0.56], "validation mIoU was best at the end, and 5.0 points above anything before the"),
+        ([*RISING[:6], 0.57, 0.56], None),  # not best at the end
+        ([*RISING[:5], 0.55, 0.53, 0.56], None),  # noise of that size was there before
+    ],
+)
+def test_the_course_of_the_validation(tmp_path: Path, scores: list[float], expected: str | None) -> None:
+    found = said(made(tmp_path / "run", GOOD, {"val/miou": scores}))
+    assert [text[: len(expected or "")] for text in found] == ([expected] if expected else [])
+
+
+def test_a_sensor_that_adds_nothing(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", GOOD)
+
+    def without(red: float, nir: float) -> dict[str, Any]:
+        pairs = (("red", red), ("nir", nir))
+        return {"runs": [{"affected": [name], "metrics": {"miou": miou}} for name, miou in pairs]}
+
+    for masked, expected in (
+        (without(0.3, 0.499), ["nir: without it the mIoU is 49.90 % instead of 50.00 %: the model makes no use of "]),
+        (without(0.3, 0.45), []),  # as zeros it does no harm, but left out it is missed
+    ):
+        emm = {"zeros": without(0.2, 0.503), "masked": masked}
+        (folder / "robustness.json").write_text(json.dumps({"full": {"metrics": {"miou": 0.5}}, "emm": emm}))
+        assert [text[:82] for text in said(folder)] == expected
+
+
+def test_the_page_shows_notices_escaped_and_whose_they_are(tmp_path: Path) -> None:
+    matrix = [[920, 5, 0], [9, 50, 0], [10, 6, 0]]
+    bad = made(tmp_path / "bad", matrix, classes=("soil", "weed", EVIL))
+    text = page([read_run(bad)])
+    assert f"<li>class {html.escape(EVIL)}: never predicted in 40 epochs; 1.6 % of pixels; try" in text
+    assert EVIL not in text
+    both = page(read_runs([made(tmp_path / "good", GOOD), bad]))
+    assert f"<li><b>bad</b> class {html.escape(EVIL)}: never" in both
+    assert both.count("<li>") == 1
