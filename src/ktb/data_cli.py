@@ -88,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("folder", type=Path, help="holds pictures and labels, in folders or with names that run parallel")
     sub.add_argument("--name", help="of the data set (default: the folder's name)")
+    sub.add_argument(
+        "--label",
+        metavar="FOLDER|PATTERN",
+        help="the labels, where there are several sets of them: masks, or 'gt/*_labelIds.png' (default: those that fit "
+        "classes.txt, then those that tell more classes apart)",
+    )
     sub.add_argument("--config-dir", type=Path, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)")
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_new)
@@ -209,7 +215,7 @@ def _new(arguments: argparse.Namespace) -> int:
     if name in config.groups("train")["dataset"]:
         raise ConfigError(f"{name!r} is one of ktb's own data sets; choose another --name")
     new_file(name, arguments.config_dir)  # before a look at a large folder, which takes its time
-    found = survey(arguments.folder, watch=watch, workers=arguments.workers)
+    found = survey(arguments.folder, label_files=arguments.label, watch=watch, workers=arguments.workers)
     path = write_yaml(found, name, arguments.config_dir)
     show(found, Console())
     print(path)

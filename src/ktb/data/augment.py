@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ktb.data.readers import Label
 from ktb.data.spec import IGNORE
 
 Array = NDArray[Any]
-Label = NDArray[np.uint8]
 Size = tuple[int, int]
 """(height, width) in pixels."""
 

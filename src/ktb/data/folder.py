@@ -11,17 +11,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, Literal, TypeVar, Unpack, cast, get_args
 
 import numpy as np
 
 from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list, suggestion
-from ktb.data.readers import DType, Holes, ImageReader, LabelReader, Normalise, id_table, map_table, similar
-from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, ModalitySpec, voc_colour
+from ktb.data.label_palettes import LabelPalettes
+from ktb.data.readers import Alpha, DType, Holes, ImageReader, LabelReader, Normalise, id_table, similar
+from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES, DatasetSpec, ModalitySpec, voc_colour
 from ktb.errors import ConfigError, DataError
 
 SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 SPLIT = "{split}"
+Palettes = Literal["equal", "unused"]
 
 T = TypeVar("T")
 
@@ -104,7 +106,10 @@ class FolderLabel:
     map: stored id → class, by name or id; then offset is not used, and ids that are not listed must not occur.
     colours: labels are stored in the colours of `dataset.palette`.
     ignore: stored ids (with colours: [r, g, b]) that take part in neither loss nor metrics.
-    channel: of label images with several channels, the one with the ids.
+    channel: of label images with several channels that differ, the one with the ids.
+    alpha: "void": transparent pixels are unlabelled; "unused": alpha says nothing.
+    palettes: "equal": an id has one colour in the palettes of all files, else the ids are no class ids and the data set
+        is refused; "unused": palettes say nothing. Without effect on labels read as colours.
     """
 
     files: str
@@ -113,17 +118,29 @@ class FolderLabel:
     colours: bool = False
     ignore: Sequence[int | Sequence[int]] | None = None
     channel: int | None = None
+    alpha: Alpha = "void"
+    palettes: Palettes = "equal"
+
+    def __post_init__(self) -> None:
+        if self.palettes not in get_args(Palettes):
+            raise ConfigError(
+                f"dataset.label.palettes is {self.palettes!r}; expected one of {', '.join(get_args(Palettes))}"
+            )
 
     def reader(self, spec: DatasetSpec) -> LabelReader:
+        void = spec.ignore_index
         if self.colours:
-            ignored = {_colour("label.ignore", c): IGNORE for c in self.ignore or ()}
-            return LabelReader(colours={**{colour: i for i, colour in enumerate(spec.palette)}, **ignored})
-        ignore = (IGNORE,) if self.ignore is None else self.ignore
-        ids = [_stored_id(value) for value in ignore]
+            ignored = {_colour("label.ignore", c): void for c in self.ignore or ()}
+            colours = {**{colour: i for i, colour in enumerate(spec.palette)}, **ignored}
+            return LabelReader(colours=colours, void=void, alpha=self.alpha)
+        # By default void is stored as it is inside, but not where an id of a class is that number.
+        ignore = [_stored_id(value) for value in ((void,) if self.ignore is None else self.ignore)]
         if self.map is None:
-            return LabelReader(id_table(spec.num_classes, offset=self.offset, ignore=ids), channel=self.channel)
-        mapping = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
-        return LabelReader(map_table(mapping, ignore=ids), channel=self.channel)
+            table = id_table(spec.num_classes, offset=self.offset, ignore=ignore, void=void)
+        else:
+            mapping = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
+            table = mapping | dict.fromkeys(ignore, void)
+        return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
 
 
 class FolderDataModule(RGBXDataModule):
@@ -184,8 +201,8 @@ class FolderDataModule(RGBXDataModule):
         for c in classes:
             if not isinstance(c, str):  # what YAML reads as a number or as yes and no
                 raise ConfigError(f"dataset.classes holds {c!r}, which is no text; put it in quotes: '{c}'")
-        if len(set(classes)) != len(classes) or len(classes) > IGNORE:
-            raise ConfigError(f"dataset.classes must be at most {IGNORE} different names, got {len(classes)}")
+        if len(set(classes)) != len(classes) or len(classes) > MAX_CLASSES:
+            raise ConfigError(f"dataset.classes must be at most {MAX_CLASSES} different names, got {len(classes)}")
         spec = DatasetSpec(
             name=name,
             classes=tuple(classes),
@@ -196,6 +213,7 @@ class FolderDataModule(RGBXDataModule):
             report_split="test" if "test" in self.splits else "val",
         )
         self._label_reader = self._label.reader(spec)
+        self._label_palettes = LabelPalettes()
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
@@ -212,6 +230,8 @@ class FolderDataModule(RGBXDataModule):
             keys = sorted(found)
         else:
             keys = self._share(sorted(found), split)
+        if not self._label.colours and self._label.palettes == "equal":
+            self._label_palettes.add([self.root / found[key].label for key in keys])
         return FileSamples(self.root, [found[key] for key in keys], self.readers(), self._label_reader)
 
     @property
@@ -432,9 +452,10 @@ def _colour(where: str, value: Any) -> tuple[int, int, int]:
 
 
 def _stored_id(value: Any) -> int:
-    if str(value).isdigit() and int(value) <= 65535:
+    # YAML and the command line give numbers, or text where they are keys.
+    if re.fullmatch(r"-?[0-9]+", str(value)) and abs(int(value)) < 1 << 63:
         return int(value)
-    raise ConfigError(f"dataset.label names the stored id {value!r}; expected a whole number, 0 to 65535")
+    raise ConfigError(f"dataset.label names the stored id {value!r}; expected a whole number")
 
 
 def _class_id(name: int | str, classes: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ their values are stored, what the labels hold, how the data is split. `write_yam
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 import re
@@ -19,15 +20,23 @@ from typing import Any
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ktb.data.base import Tree, read_list
 from ktb.data.folder import SPLIT, FolderDataModule, match_files
+from ktb.data.label_guess import (
+    MAX_COLOURS,
+    MOST,
+    VOID_IDS,
+    ClassNames,
+    LabelSeen,
+    guess_labels,
+    look_at_label,
+    read_class_names,
+)
 from ktb.data.readers import decode, similar
-from ktb.data.spec import IGNORE
 from ktb.data.tools import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.files import atomic_file
@@ -39,11 +48,26 @@ Watch = Callable[[Iterator[Outcome], int, str], Iterable[Outcome]]
 """Wraps outcomes that are about to come: their iterator, how many, what they are; for a progress bar."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
-UNREADABLE = (".tif", ".tiff", ".bmp", ".webp", ".exr", ".mat", ".h5", ".npz")
+BESIDE = (
+    ".txt",
+    ".csv",
+    ".json",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".md",
+    ".html",
+    ".pdf",
+    ".log",
+    ".py",
+    ".zip",
+    ".tar",
+    ".gz",
+)
+"""Endings of what lies beside pictures and is none."""
 LOOKED_AT = 16
 """Files of a modality whose values are looked at; labels are read all, up to `MAX_LABELS`."""
 MAX_LABELS = 5000
-MAX_COLOURS = 64
 
 LABEL_WORDS = ("label", "mask", "annotation", "annot", "semantic", "segmentation", "seg", "truth", "gt", "target")
 RGB_WORDS = ("rgb", "color", "colour", "image", "img", "visible", "vis", "photo", "picture", "left")
@@ -64,8 +88,6 @@ SPLIT_WORDS = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
-CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "label_names.txt")
 
 
 @dataclass(frozen=True)
@@ -137,7 +159,7 @@ def find_files(root: Path) -> tuple[list[File], list[str]]:
             suffix = path.suffix
             if suffix.lower() in SUFFIXES:
                 found.append(File(str(path), path.parts[:-1], path.stem, suffix))
-            elif suffix.lower() in UNREADABLE:
+            elif suffix and suffix.lower() not in BESIDE:
                 others[suffix.lower()] += 1
     notes = [f"{n} files ending in {s} are not read: convert them to PNG or NPY" for s, n in sorted(others.items())]
     if not found:
@@ -276,15 +298,19 @@ class Stats:
     not_finite: float
     grey: bool
     alpha: bool
+    patches: bool
+    """Whole numbers in patches, as ids are."""
     labelled: bool
-    """Few different values in patches, as ids are."""
+    """The same, and few of them in each file."""
+    codes: Counter[Any]
+    """Id or colour → how many of the files have it."""
 
 
 def look_at(root: Path, files: Sequence[File]) -> Stats:
     """Raises DataError if a file cannot be read."""
     chosen = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, LOOKED_AT).round().astype(int).tolist()))]
     values, bad, total = [], 0, 0
-    stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, False, True)
+    stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, False, True, True, Counter())
     for f in chosen:
         image = decode(root / f.path, expand_palette=True)
         stored = decode(root / f.path)
@@ -300,16 +326,25 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         finite = np.isfinite(sample)
         bad, total = bad + int((~finite).sum()), total + finite.size
         values.append(sample[finite])
-        codes = (
-            stored
-            if stored.ndim == 2
-            else stored[..., :3].astype(np.int64) @ (1 << 16, 1 << 8, 1)[: min(stored.shape[2], 3)]
-        )
+        codes = _codes(stored)
         changes = float((codes[:, 1:] != codes[:, :-1]).mean()) if codes.shape[1] > 1 else 0.0
-        few = len(np.unique(codes)) <= MAX_COLOURS
-        stats.labelled &= few and changes < 0.1 and stored.dtype.kind in "ui" and f.suffix.lower() in (".png", ".npy")
+        whole = stored.dtype.kind in "ui" or bool((np.isfinite(stored) & (np.rint(stored) == stored)).all())
+        stats.patches &= whole and changes < 0.1 and f.suffix.lower() in (".png", ".npy")
+        different = np.unique(codes).tolist() if stats.patches else []
+        stats.labelled &= stats.patches and len(different) <= MAX_COLOURS
+        stats.codes.update(different[:MOST])
     stats.values, stats.not_finite = np.concatenate(values), bad / max(total, 1)
     return stats
+
+
+def _codes(stored: Array) -> Array:
+    """One number per pixel (H, W): the id, also where all channels have it, or the colour as (r << 16 | g << 8 | b)."""
+    if stored.ndim == 2:
+        return stored
+    channels = stored[..., :3] if stored.shape[2] > 2 else stored[..., :1]
+    if (channels == channels[..., :1]).all():
+        return channels[..., 0]
+    return channels.astype(np.int64) @ (1 << 16, 1 << 8, 1)
 
 
 def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
@@ -395,219 +430,6 @@ def _scale(dtype: str, most: float) -> float | None:
     return float(next(m * step for m in (1, 2, 5, 10) if most <= m * step * 1.0001))
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LabelSeen(Outcome):
-    """counted: stored id, or colour (r << 16 | g << 8 | b), → pixels. palette: of a palette PNG."""
-
-    counted: tuple[tuple[int, int], ...] = ()
-    coloured: bool = False
-    size: tuple[int, int] = (0, 0)
-    palette: tuple[tuple[int, int, int], ...] = ()
-
-
-def look_at_label(path: Path) -> LabelSeen:
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        return LabelSeen(path, "failed", f"{path}: JPEG changes values, so it can hold no label; expected PNG or NPY")
-    try:
-        stored = decode(path)
-    except DataError as error:
-        return LabelSeen(path, "failed", str(error))
-    if stored.dtype.kind not in "ui":
-        return LabelSeen(path, "failed", f"{path}: label holds {stored.dtype} values; expected whole numbers")
-    coloured = stored.ndim == 3 and stored.shape[2] >= 3
-    codes = stored[..., 0] if stored.ndim == 3 and not coloured else stored
-    if coloured:
-        red, green, blue = (stored[..., i].astype(np.int64) for i in range(3))
-        codes = (red << 16) | (green << 8) | blue
-    ids, pixels = np.unique(codes, return_counts=True)
-    palette: tuple[tuple[int, int, int], ...] = ()
-    if path.suffix.lower() == ".png":
-        with Image.open(path) as image:
-            if image.mode == "P" and (flat := image.getpalette()):
-                palette = tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
-    order = np.argsort(-pixels)[:4096]
-    counted = tuple((int(ids[i]), int(pixels[i])) for i in order)
-    return LabelSeen(path, "kept", "", counted, coloured, (stored.shape[0], stored.shape[1]), palette)
-
-
-@dataclass
-class Labels:
-    settings: dict[str, Any]
-    reasons: list[str]
-    classes: list[tuple[str, str]]
-    palette: list[tuple[int, int, int]] | None
-    notes: list[str]
-
-
-def guess_labels(seen: Sequence[LabelSeen], names: ClassNames) -> Labels:
-    """What the ids or colours of the labels mean.
-
-    Raises:
-        DataError: labels of several forms, or with more ids than there can be classes.
-    """
-    counted: Counter[int] = Counter()
-    for s in seen:
-        counted.update(dict(s.counted))
-    coloured = {s.coloured for s in seen}
-    if len(coloured) > 1:
-        several, one = (next(s.path for s in seen if s.coloured == kind) for kind in (True, False))
-        raise DataError(f"{several}: has several channels, {one} has one; expected labels of one form: convert them")
-    settings: dict[str, Any] = {}
-    if coloured == {True}:
-        split = {(c >> 16, c >> 8 & 255, c & 255): n for c, n in counted.items()}
-        equal = all(r == g == b for r, g, b in split)
-        first = (
-            len({(g, b) for _, g, b in split}) == 1 and max((r for r, _, _ in split if r != IGNORE), default=0) < 100
-        )
-        if not (equal or first):
-            return _from_colours(split, names.colours)
-        counted = Counter({r: n for (r, _, _), n in split.items()})
-        settings["channel"] = 0
-        channel = ["several channels with the same ids: the first is taken" if equal else "ids in the first channel"]
-    else:
-        channel = []
-    palette = max((s.palette for s in seen), key=len, default=())
-    found = _from_ids(counted, names.ids, names.numbered, palette, seen[0].path)
-    found.settings = settings | found.settings
-    found.reasons = channel + found.reasons
-    return found
-
-
-def _from_ids(
-    counted: Counter[int],
-    names: Mapping[int, str],
-    numbered: bool,
-    palette: Sequence[tuple[int, int, int]],
-    where: Path,
-) -> Labels:
-    ids, total = sorted(counted), sum(counted.values())
-    reasons = [f"ids {_ranges(ids)}"]
-    settings: dict[str, Any] = {}
-    notes: list[str] = []
-    void = [i for i in ids if names.get(i, "").lower() in VOID_NAMES]
-    kept = [i for i in ids if i not in void]
-    steps = np.diff(kept)
-    stretched = len(kept) > 1 and int(steps.min()) >= 10
-    if IGNORE in kept and len(kept) > 1 and not stretched and IGNORE not in names:
-        kept.remove(IGNORE)
-        void.append(IGNORE)
-        reasons.append("255 is void")
-    if not numbered and len(names) == max(kept, default=0) and len(kept) > 1 and not stretched:
-        # K names for ids up to K: they are those of 1 to K.
-        names = {i + 1: name for i, name in names.items()}
-    if 0 in kept and names and 0 not in names and max(names) == max(kept):
-        kept.remove(0)
-        void.append(0)
-        reasons.append("0 has no name in the list of classes: void")
-    if len(kept) >= IGNORE:
-        raise DataError(
-            f"{where}: and the other labels hold {len(kept)} different ids; expected at most {IGNORE - 1} classes: are "
-            "they instances, or measurements?"
-        )
-    known = [*kept, *(i for i in names if i not in void and names[i].lower() not in VOID_NAMES)]
-    first, last = min(known, default=0), max(known, default=0)
-    dense = not stretched and len(kept) * 2 >= last - first + 1
-    if dense:
-        classes = list(range(first, last + 1))
-        if first:
-            settings["offset"] = -first
-            reasons.append(f"the lowest is {first}, which becomes class 0")
-            if first == 1 and 0 not in ids:
-                void.append(0)
-        if missing := [i for i in classes if i not in counted]:
-            notes.append(f"no pixel of the ids {_ranges(missing)}: take these classes out if they do not exist")
-    else:
-        classes = kept
-        settings["map"] = {stored: i for i, stored in enumerate(classes)}
-        reasons.append("far apart: each is mapped to a class")
-    # The default is [255]; an id that is a class must not be in it.
-    ignore = sorted({*void, *([] if IGNORE in classes else [IGNORE])})
-    if ignore != [IGNORE]:
-        settings["ignore"] = ignore
-    listed = [(names.get(i, f"class_{i}"), f"stored {i}, {counted[i] / max(total, 1):.1%} of pixels") for i in classes]
-    colours = [palette[i] if i < len(palette) else (0, 0, 0) for i in classes]
-    own = bool(palette) and len(set(colours)) == len(colours)
-    if own:
-        reasons.append("colours from the files' own palette")
-    if not names:
-        notes.append("classes have no names yet: write them into the file (or put a classes.txt into the folder)")
-    return Labels(settings, reasons, listed, colours if own else None, notes)
-
-
-def _from_colours(counted: Mapping[tuple[int, int, int], int], names: Mapping[tuple[int, int, int], str]) -> Labels:
-    total = sum(counted.values())
-    ordered = sorted(counted, key=lambda c: -counted[c])
-    notes: list[str] = []
-    if len(ordered) > MAX_COLOURS:
-        rare = len(ordered) - MAX_COLOURS
-        notes.append(
-            f"labels have {len(ordered)} colours, {rare} of them rare: were they resized or saved as JPEG? unknown "
-            "colours are refused; write the labels again without smoothing"
-        )
-        ordered = ordered[:MAX_COLOURS]
-    void = [c for c in ordered if names.get(c, "").lower() in VOID_NAMES]
-    classes = [c for c in names if c not in void] if names else []
-    classes += sorted(c for c in ordered if c not in void and c not in classes)
-    settings: dict[str, Any] = {"colours": True}
-    if void:
-        settings["ignore"] = [list(c) for c in void]
-    listed = [
-        (names.get(c, f"class_{i}"), f"colour {c}, {counted.get(c, 0) / total:.1%} of pixels")
-        for i, c in enumerate(classes)
-    ]
-    if unnamed := [c for c in classes if c not in names]:
-        notes.append(
-            f"{len(unnamed)} colours have no name yet: write them into the file; if one means void, move it from "
-            "palette and classes to label.ignore"
-        )
-    return Labels(settings, [f"{len(ordered)} colours"], listed, classes, notes)
-
-
-def _ranges(ids: Sequence[int]) -> str:
-    parts: list[list[int]] = []
-    for i in ids:
-        if parts and i == parts[-1][1] + 1:
-            parts[-1][1] = i
-        else:
-            parts.append([i, i])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in parts[:12]]
-    return ", ".join([*shown, *(["..."] if len(parts) > 12 else [])])
-
-
-@dataclass
-class ClassNames:
-    """Names of classes from a file of the user's, by id and by colour; numbered: the file has the ids itself."""
-
-    ids: dict[int, str] = field(default_factory=dict)
-    colours: dict[tuple[int, int, int], str] = field(default_factory=dict)
-    numbered: bool = True
-    source: str = ""
-
-
-def read_class_names(root: Path) -> ClassNames:
-    """From a classes.txt or the like in `root`; empty if there is none.
-
-    One class per line, alone or as `id name`, `name r g b` or `name:r,g,b`; lines starting with # do not count.
-    """
-    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
-    if path is None:
-        return ClassNames()
-    number, colour = r"(?:(\d+)[\s:,]+)?", r"(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?"
-    lines = [t.strip() for t in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-    found = [re.fullmatch(rf"{number}(.*?[^\s:,]){colour}[:,\s]*", t) for t in lines if t and t[0] != "#"]
-    matches = [m for m in found if m]
-    numbered = all(m[1] for m in matches)
-    return ClassNames(
-        ids={int(m[1]) if numbered else i: m[2] for i, m in enumerate(matches)},
-        colours={(int(m[3]), int(m[4]), int(m[5])): m[2] for m in matches if m[3]},
-        numbered=numbered,
-        source=path.name,
-    )
-
-
 # --- the whole -------------------------------------------------------------------------------------------------------
 
 
@@ -615,8 +437,16 @@ def _plain_watch(outcomes: Iterator[Outcome], total: int, title: str) -> Iterabl
     return outcomes
 
 
-def survey(root: Path, *, watch: Watch = _plain_watch, workers: int | None = None) -> Survey:
+def survey(
+    root: Path, *, label_files: str | None = None, watch: Watch = _plain_watch, workers: int | None = None
+) -> Survey:
     """Look at the folder `root`.
+
+    Args:
+        root: the folder.
+        label_files: the folder or the pattern of the labels; None: they are looked for.
+        watch: shows the progress.
+        workers: processes that read labels.
 
     Raises:
         DataError: no folder, no pictures, no labels, files that cannot be read, no modality beside the labels.
@@ -624,24 +454,32 @@ def survey(root: Path, *, watch: Watch = _plain_watch, workers: int | None = Non
     if not root.is_dir():
         raise DataError(f"{root}: no such folder{similar(root)}; expected the one that holds your pictures and labels")
     files, notes = find_files(root)
+    unread = f" ({'; '.join(notes)})" if notes else ""
+    names = read_class_names(root)
     kinds, level = find_kinds(files)
     stats = {id(k): look_at(root, list(k.files.values())) for k in kinds if len(k.files) > 1 or len(kinds) < 5}
     kinds = [k for k in kinds if id(k) in stats]
-    label = _choose_label(root, kinds, stats)
+    if label_files is None:
+        label = _choose_label(root, kinds, stats, names, unread)
+    else:
+        label = _given_label(root, kinds, label_files, unread)
     partners = []
     for k in (k for k in kinds if k is not label):
         like = f"{_example(k)} and {len(k.files) - 1} like it are left out"
         named = k.says((*RGB_WORDS, *ALL_X_WORDS)) and not k.says(LABEL_WORDS)
         if 2 * len(k.files.keys() & label.files.keys()) < len(label.files):
             notes.append(f"{like}: most labels have no such partner")
-        elif stats[id(k)].labelled and not named:
-            notes.append(f"{like}: they look like labels, too")
+        elif (stats[id(k)].labelled or k.says(LABEL_WORDS)) and not named:
+            other = pattern_of(k, level, None) or _example(k)
+            notes.append(
+                f"{like}: they look like labels, too ({_richness(stats[id(k)], names)}); --label '{other}' takes them"
+            )
         else:
             partners.append(k)
     if not partners:
         raise DataError(
             f"{root / next(iter(label.files.values())).path}: taken for a label, but no other files have names that go "
-            "with the labels'; expected folders side by side, such as rgb/1.png, depth/1.png and label/1.png"
+            f"with the labels'; expected folders side by side, such as rgb/1.png, depth/1.png and label/1.png{unread}"
         )
     split_level = split_level_of([f for k in (label, *partners) for f in k.files.values()])
     patterns = {id(k): pattern_of(k, level, split_level) for k in (label, *partners)}
@@ -664,7 +502,6 @@ def survey(root: Path, *, watch: Watch = _plain_watch, workers: int | None = Non
     if failed := [o for o in outcomes if o.state == "failed"]:
         raise DataError(min(o.message for o in failed))
     seen = [o for o in outcomes if isinstance(o, LabelSeen)]
-    names = read_class_names(root)
     found = guess_labels(seen, names)
     if names.source:
         found.reasons.append(f"names from {names.source}")
@@ -698,30 +535,88 @@ def _example(kind: Kind) -> str:
     return next(iter(kind.files.values())).path
 
 
-def _choose_label(root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats]) -> Kind:
+def _given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> Kind:
+    """The kind of files that the user names by their folder or a pattern."""
+    pattern = Path(wanted)
+    for base in (root, root.resolve()):  # also from where the user stands
+        pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
+    text = pattern.as_posix()
+
+    def fits(f: File) -> bool:
+        if set("*?[") & set(text):
+            return fnmatch.fnmatchcase(f.path, text)
+        path = PurePosixPath(f.path)
+        return text in (f.path, *f.folders, *(p.as_posix() for p in path.parents))
+
+    fitting = {id(k): sum(map(fits, k.files.values())) for k in kinds}
+    best = max(kinds, key=lambda k: (fitting[id(k)] == len(k.files), fitting[id(k)]))
+    if not fitting[id(best)]:
+        raise DataError(
+            f"--label {wanted}: no files of {root} lie there; it has "
+            f"{', '.join(sorted(map(_example, kinds))[:9])}{unread}"
+        )
+    if fitting[id(best)] < len(best.files):
+        raise DataError(
+            f"--label {wanted}: takes {fitting[id(best)]} of {len(best.files)} files like {_example(best)}; expected "
+            "all of them: name their folder, or a wider pattern"
+        )
+    return best
+
+
+def _choose_label(
+    root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], names: ClassNames, unread: str
+) -> Kind:
     named = [k for k in kinds if k.says(LABEL_WORDS)]
     by_look = [k for k in kinds if stats[id(k)].labelled and not k.says(RGB_WORDS)]
-    candidates = [k for k in named if stats[id(k)].labelled] or by_look or named
+    candidates = (
+        [k for k in named if stats[id(k)].labelled] or [k for k in named if stats[id(k)].patches] or by_look or named
+    )
     if not candidates:
         raise DataError(
             f"{root}: none of {', '.join(sorted({k.title for k in kinds})[:9])} looks like labels; expected PNG or NPY "
-            "files with few values in a folder called label, mask or the like"
+            f"files with few values in a folder called label, mask or the like{unread}"
         )
 
-    # Of several renderings of one label the plain ids are wanted, not instances or colours for the eye.
+    # Of several renderings of one label the plain ids are wanted, not instances or colours for the eye; of several
+    # labels the one that the list of classes is about, and then the one that tells more apart.
     def rank(k: Kind) -> tuple[Any, ...]:
         text = k.title.lower()
         return (
             "instance" in text,
+            _unnamed(stats[id(k)], names),
             "color" in text or "colour" in text,
             not k.says(LABEL_WORDS),
             "trainid" not in text,
             "id" not in text,
+            -len(_classes_seen(stats[id(k)])),
             max(stats[id(k)].channels),
             -len(k.files),
         )
 
     return min(candidates, key=rank)
+
+
+def _classes_seen(stats: Stats) -> set[int]:
+    """Ids or colours that seem to be classes: in several of the files that were looked at, and not what void is."""
+    files = max(stats.codes.values(), default=0)
+    return {c for c, n in stats.codes.items() if (n > 1 or files <= 2) and c >= 0 and c not in VOID_IDS}
+
+
+def _unnamed(stats: Stats, names: ClassNames) -> int:
+    """How many ids or colours the list of classes has no name for; 0 without a list."""
+    if not names.ids:
+        return 0
+    seen = {c for c in stats.codes if c >= 0 and c not in VOID_IDS}
+    if max(seen, default=0) > max(*names.ids, 255):  # colours
+        known = {r << 16 | g << 8 | b for r, g, b in names.colours}
+        return len(seen - known - {0}) if known else max(0, len(seen) - len(names.ids) - 1)
+    return len(seen - names.ids.keys() - {0} - (set() if names.numbered else {len(names.ids)}))
+
+
+def _richness(stats: Stats, names: ClassNames) -> str:
+    count = len(_classes_seen(stats))
+    without = _unnamed(stats, names)
+    return f"{count} ids or colours" + (f", {without} of them not in {names.source}" if without else "")
 
 
 def _modalities(

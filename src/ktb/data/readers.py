@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -21,11 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ktb.data import png
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
+Label = NDArray[Any]
+"""(H, W) class ids: uint8, or uint16 where there are more than 255 classes."""
+Alpha = Literal["void", "unused"]
 DType = Literal["uint8", "uint16", "float32"]
 Holes = Literal["zero", "fill", "validity"]
 Normalise = Literal["fixed", "percentile", "plane"]
@@ -33,11 +38,9 @@ Normalise = Literal["fixed", "percentile", "plane"]
 MAX_PIXELS = 1 << 26
 """Images beyond this many pixels (8192 x 8192) are refused before a byte of them is decoded."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _NPY = b"\x93NUMPY"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGBA
-_INVALID = -1
 
 
 # --- bytes → array ---------------------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ def _without_digits(name: str) -> str:
     return "".join(c for c in name if not c.isdigit())
 
 
-def decode(path: Path, *, expand_palette: bool = False) -> Array:
+def decode(path: Path, *, expand_palette: bool = False, data: bytes | None = None) -> Array:
     """One image file → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
 
     PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG (orientation tags are not
@@ -98,12 +101,13 @@ def decode(path: Path, *, expand_palette: bool = False) -> Array:
 
     Args:
         expand_palette: palette PNGs as RGB instead of as indices.
+        data: the file's content, where it has been read already.
 
     Raises:
         DataError: missing, empty, cut short, damaged, more than `MAX_PIXELS`, or none of these formats.
     """
-    data = read_bytes(path)
-    if data.startswith(_PNG):
+    data = read_bytes(path) if data is None else data
+    if data.startswith(png.SIGNATURE):
         return _decode_png(path, data, expand_palette)
     if data.startswith(_JPEG):
         return _decode_jpeg(path, data)
@@ -134,7 +138,7 @@ def _check_png(path: Path, data: bytes) -> tuple[int, int, int, int]:
 
     OpenCV decodes a PNG that is cut short without a word, so this is what finds it.
     """
-    view, position, header = memoryview(data), len(_PNG), b""
+    view, position, header = memoryview(data), len(png.SIGNATURE), b""
     while True:
         if position + 12 > len(data):
             raise DataError(f"{path}: PNG cut short after {len(data)} bytes (no end marker); copy or download it again")
@@ -463,71 +467,106 @@ def plane_residual(image: NDArray[np.float32], valid: Mask | None) -> NDArray[np
 
 @dataclass(frozen=True)
 class LabelReader:
-    """Label files → (H, W) uint8 with class ids 0..K-1 and `IGNORE`.
+    """Label files → (H, W) with class ids 0..K-1 and `void`; uint8, or uint16 where `void` is beyond 255.
+
+    Ids may be stored as whole numbers of any type, floats included, in one channel or in several equal ones.
 
     Args:
-        table: stored id → class id, `IGNORE`, or -1 for ids that must not occur; ids beyond its end must not either
-            (`id_table` makes one).
-        colours: (R, G, B) → class id or `IGNORE`, for labels stored as colours; the table is then not used.
-        channel: of label images with several equal or unrelated channels, the one that holds the ids.
+        table: stored id → class id or `void`; no other ids may occur (`id_table` makes one).
+        colours: (R, G, B) → class id or `void`, for labels stored as colours; the table is then not used.
+        channel: of label images with several unrelated channels, the one that holds the ids.
+        void: what pixels get that do not count (see `ktb.data.spec.ignore_index`).
+        alpha: "void": transparent pixels of a PNG (alpha channel, or transparent colours) do not count; "unused": alpha
+            says nothing.
     """
 
-    table: tuple[int, ...] = ()
+    table: Mapping[int, int] = field(default_factory=dict)
     colours: Mapping[tuple[int, int, int], int] | None = None
     channel: int | None = None
+    void: int = IGNORE
+    alpha: Alpha = "unused"
 
-    def __call__(self, path: Path) -> NDArray[np.uint8]:
+    def __post_init__(self) -> None:
+        if self.alpha not in get_args(Alpha):
+            raise ConfigError(f"alpha is {self.alpha!r}; expected one of {', '.join(get_args(Alpha))}")
+
+    def __call__(self, path: Path) -> Label:
         if path.suffix.lower() in (".jpg", ".jpeg"):
             raise DataError(
                 f"{path}: JPEG changes values, so it can hold no label; expected PNG or NPY: export it again"
             )
+        data = read_bytes(path)
+        stored = decode(path, data=data)
+        hidden = None if self.alpha == "unused" else _transparent(path, data, stored)
         if self.colours is not None:
-            return self._from_colours(path, self.colours)
-        stored = decode(path)
-        if stored.ndim == 3 and self.channel is not None:
+            return self._from_colours(path, _as_colours(data, stored), self.colours, hidden)
+        return self._from_ids(path, whole_numbers(path, self._one_channel(path, data, stored)), hidden)
+
+    def _one_channel(self, path: Path, data: bytes, stored: Array) -> Array:
+        if stored.ndim == 2:
+            return stored
+        if self.channel is not None:
             if self.channel >= stored.shape[2]:
                 raise DataError(
                     f"{path}: label has {_channels(stored.shape[2])}, expected ids in channel {self.channel} (from 0); "
                     "correct the label's channel or the file"
                 )
-            stored = stored[..., self.channel]
-        elif stored.ndim == 3 and stored.shape[2] == 1:
-            stored = stored[..., 0]
-        if stored.ndim == 3:
+            return stored[..., self.channel]
+        ids = stored[..., :-1] if png.has_alpha(data) else stored
+        if not (ids == ids[..., :1]).all():
             raise DataError(
-                f"{path}: label has {_channels(stored.shape[2])}, so it holds colours; expected one channel of class "
-                "ids: convert it, or tell the data set how its colours or channels are meant"
+                f"{path}: label has {_channels(ids.shape[2])} that differ, so it holds colours; expected one channel "
+                "of class ids: convert it, or tell the data set how its colours or channels are meant (label.colours: "
+                "true with the palette, or label.channel)"
             )
-        if stored.dtype.kind not in "ui":
-            raise DataError(f"{path}: label holds {stored.dtype} values; expected whole numbers: convert it")
-        return self._mapped(path, stored)
+        return ids[..., 0]
 
-    def _mapped(self, path: Path, stored: Array) -> NDArray[np.uint8]:
-        table = np.asarray(self.table)
-        wrong = table == _INVALID
+    @cached_property
+    def _dtype(self) -> type[np.uint8] | type[np.uint16]:
+        return np.uint8 if self.void == IGNORE else np.uint16
+
+    @cached_property
+    def _bytes(self) -> tuple[Array, Array]:
+        """For 8-bit ids: the class of each, and 1 where it must not occur."""
+        classes, wrong = np.zeros(256, self._dtype), np.ones(256, np.uint8)
+        for stored, value in self.table.items():
+            if 0 <= stored <= 255:
+                classes[stored], wrong[stored] = value, 0
+        return classes, wrong
+
+    @cached_property
+    def _sorted(self) -> tuple[Array, Array]:
+        """Stored ids in order, and the class of each."""
+        ids = np.array(sorted(self.table), np.int64)
+        return ids, np.array([self.table[int(i)] for i in ids], self._dtype)
+
+    def _from_ids(self, path: Path, stored: Array, hidden: Mask | None) -> Label:
         if stored.dtype == np.uint8:
-            padded = np.full(256, _INVALID)
-            padded[: len(table)] = table[:256]
-            label = cv2.LUT(stored, padded.astype(np.uint8))
-            outside = cv2.LUT(stored, (padded == _INVALID).astype(np.uint8))
-            if not cv2.countNonZero(outside):
-                return np.asarray(label, np.uint8)
-            bad = outside.astype(bool)
+            classes, wrong = self._bytes
+            label: Label = cv2.LUT(stored, classes)
+            outside = cv2.LUT(stored, wrong)
+            bad = None if not cv2.countNonZero(outside) else outside.astype(bool)
         else:
-            clipped = np.clip(stored, 0, len(table) - 1)
-            bad = (clipped != stored) | wrong[clipped]
-            if not bad.any():
-                return table.astype(np.uint8)[clipped]
-        ids = np.unique(stored[bad])
+            ids, values = self._sorted
+            at = np.minimum(np.searchsorted(ids, stored), len(ids) - 1)
+            bad = ids[at] != stored
+            label = values[at]
+        if hidden is not None:
+            label[hidden] = self.void
+            bad = None if bad is None else bad & ~hidden
+        if bad is None or not bad.any():
+            return label
+        found = np.unique(stored[bad])
         row, column = np.argwhere(bad)[0]
-        known = [int(i) for i in np.flatnonzero(~wrong)]
         raise DataError(
-            f"{path}: label {'ids' if len(ids) > 1 else 'id'} {_listed(ids)} at {int(bad.sum())} pixels, the first at "
-            f"row {row}, column {column}; expected {_ranges(known)}: correct the file, or the classes or label map"
+            f"{path}: label {'ids' if len(found) > 1 else 'id'} {_listed(found)} at {int(bad.sum())} pixels, the first "
+            f"at row {row}, column {column}; expected {_ranges(sorted(self.table))}: correct the file, or the classes, "
+            "or label.map or label.ignore"
         )
 
-    def _from_colours(self, path: Path, colours: Mapping[tuple[int, int, int], int]) -> NDArray[np.uint8]:
-        stored = decode(path, expand_palette=True)
+    def _from_colours(
+        self, path: Path, stored: Array, colours: Mapping[tuple[int, int, int], int], hidden: Mask | None
+    ) -> Label:
         if stored.ndim != 3 or stored.shape[2] not in (3, 4) or stored.dtype != np.uint8:
             raise DataError(
                 f"{path}: label is {stored.dtype} of shape {stored.shape}; expected an 8-bit colour image, because the "
@@ -538,6 +577,10 @@ class LabelReader:
         order = np.array(sorted(known), np.int32)
         at = np.minimum(np.searchsorted(order, codes), len(order) - 1)
         bad = order[at] != codes
+        label: Label = np.array([known[int(code)] for code in order], self._dtype)[at]
+        if hidden is not None:
+            label[hidden] = self.void
+            bad &= ~hidden
         if bad.any():
             row, column = np.argwhere(bad)[0]
             colour = tuple(int(v) for v in stored[row, column, :3])
@@ -545,21 +588,61 @@ class LabelReader:
                 f"{path}: label colour {colour} at row {row}, column {column} ({int(bad.sum())} pixels of unknown "
                 "colours); expected those of the palette or ignored ones: add it, or store labels without smoothing"
             )
-        return np.array([known[int(code)] for code in order], np.uint8)[at]
+        return label
 
 
-def id_table(num_classes: int, *, offset: int = 0, ignore: Iterable[int] = (IGNORE,)) -> tuple[int, ...]:
-    """Stored id → class id: id + offset where that is a class, `IGNORE` for ids in `ignore`, -1 where none may occur.
+def whole_numbers(path: Path, stored: Array) -> Array:
+    """Ids of any stored type as whole numbers.
+
+    Raises:
+        DataError: fractions, NaN or infinity.
+    """
+    if stored.dtype.kind in "ui":
+        # No id in a table is as large, so values beyond int64 stay unknown ones.
+        return stored if stored.dtype != np.uint64 else np.minimum(stored, np.iinfo(np.int64).max).astype(np.int64)
+    whole = np.isfinite(stored) & (np.rint(stored) == stored) & (np.abs(stored) < 2**53)
+    if not whole.all():
+        row, column = np.argwhere(~whole)[0]
+        raise DataError(
+            f"{path}: label holds {stored.dtype} values, {stored[row, column]:g} at row {row}, column {column}; "
+            "expected whole numbers: write it again with class ids, and one id for what is unlabelled"
+        )
+    return stored.astype(np.int64)
+
+
+def _as_colours(data: bytes, stored: Array) -> Array:
+    """Palette indices as their colours; all else as it is."""
+    palette = png.palette(data)
+    if palette is None or stored.ndim != 2:
+        return stored
+    full = np.zeros((256, 3), np.uint8)
+    full[: len(palette)] = palette[:256]
+    return full[stored]
+
+
+def _transparent(path: Path, data: bytes, stored: Array) -> Mask | None:
+    alpha = png.alpha(data, stored)
+    if alpha is None:
+        return None
+    hidden: Mask = alpha == 0
+    between = ~hidden & (alpha != np.iinfo(alpha.dtype).max)
+    if between.any():
+        row, column = np.argwhere(between)[0]
+        raise DataError(
+            f"{path}: alpha is {alpha[row, column]} at row {row}, column {column}; expected 0 (unlabelled) or "
+            f"{np.iinfo(alpha.dtype).max}: export the label without smoothing, or say label.alpha: unused"
+        )
+    return hidden
+
+
+def id_table(
+    num_classes: int, *, offset: int = 0, ignore: Iterable[int] = (IGNORE,), void: int = IGNORE
+) -> dict[int, int]:
+    """Stored id → class id: id + offset where that is a class, `void` for ids in `ignore`.
 
     NYU's labels, 1..40 with 0 = void, are `id_table(40, offset=-1, ignore=(0, 255))`.
     """
-    return map_table({i - offset: i for i in range(num_classes) if i >= offset}, ignore=ignore)
-
-
-def map_table(mapping: Mapping[int, int], *, ignore: Iterable[int] = (IGNORE,)) -> tuple[int, ...]:
-    """Stored id → class id as listed, `IGNORE` for the ids in `ignore`, -1 for all others (must not occur)."""
-    full = {**mapping, **dict.fromkeys(ignore, IGNORE)}
-    return tuple(full.get(i, _INVALID) for i in range(max(full) + 1))
+    return {i - offset: i for i in range(num_classes)} | dict.fromkeys(ignore, void)
 
 
 def _listed(ids: Array) -> str:
@@ -574,4 +657,4 @@ def _ranges(ids: Sequence[int]) -> str:
             parts[-1][1] = i
         else:
             parts.append([i, i])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    return ", ".join(str(a) if a == b else f"{a} to {b}" if a < 0 else f"{a}-{b}" for a, b in parts)

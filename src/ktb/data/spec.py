@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
-"""Label value of pixels that take part in neither loss nor metrics."""
+"""Label value of pixels that take part in neither loss nor metrics, where there are at most 255 classes."""
+IGNORE_WIDE = 65535
+"""The same where there are more; labels are then 16-bit."""
+MAX_CLASSES = IGNORE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,8 +28,9 @@ class Sample(TypedDict):
     inputs: modality name → (C, H, W) tensor as stored, not normalised: uint8, or float32 where the source is
         16-bit or float. C is the number of stored channels (1 for one-channel sources; the normalisation on the
         device repeats it to the modality's `channels`). All inputs of a sample share H and W.
-    label: (H, W) uint8, class ids 0..K-1 and `IGNORE`. In evaluation at native size its H and W may differ from
-        those of the inputs: logits are resized to it before scoring.
+    label: (H, W) uint8, class ids 0..K-1 and `IGNORE`; with more than 255 classes int32 and `IGNORE_WIDE`. In
+        evaluation at native size its H and W may differ from those of the inputs: logits are resized to it before
+        scoring.
     id: path-like name of the sample, unique in its split ("RGB/12", "cloud/test/MAP_1_point2/0001").
     condition: name → value, e.g. {"weather": "fog"}; empty when the data set has none.
     """
@@ -82,6 +86,11 @@ def voc_colour(index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def ignore_index(num_classes: int) -> int:
+    """Label value of pixels that do not count, among labels of `num_classes` classes: never a class id."""
+    return IGNORE if num_classes <= IGNORE else IGNORE_WIDE
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What is fixed about a data set: classes, colours, splits, protocol."""
@@ -102,11 +111,16 @@ class DatasetSpec:
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def ignore_index(self) -> int:
+        """Label value of pixels that take part in neither loss nor metrics."""
+        return ignore_index(self.num_classes)
+
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.palette):
             raise ValueError(f"{self.name}: {len(self.classes)} classes but {len(self.palette)} colours")
-        if self.num_classes > IGNORE:
-            raise ValueError(f"{self.name}: at most {IGNORE} classes, got {self.num_classes}")
+        if self.num_classes > MAX_CLASSES:
+            raise ValueError(f"{self.name}: at most {MAX_CLASSES} classes, got {self.num_classes}")
 
 
 def normalize(inputs: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]) -> dict[str, Tensor]:

@@ -337,7 +337,7 @@ def test_label_settings(root):
         labels(root, stored)
     channels = np.stack([np.zeros_like(stored), stored % 2, stored], axis=-1)
     np.testing.assert_array_equal(labels(root, channels, channel=1), stored % 2)
-    with pytest.raises(DataError, match="3 channels, so it holds colours"):
+    with pytest.raises(DataError, match="3 channels that differ, so it holds colours"):
         labels(root, channels)
 
 
@@ -388,7 +388,7 @@ RGB = {"rgb": {"files": "rgb/*.png"}}
         ({"palette": [[0, 0, 0], [0, 0, 256]]}, "dataset.palette holds [0, 0, 256]; expected colours"),
         ({"classes": ["a", "a"]}, "different names"),
         ({"label": {"files": "label/*.png", "map": {1: "lake"}}}, "label.map names the class 'lake'"),
-        ({"label": {"files": "label/*.png", "ignore": [-1]}}, "dataset.label names the stored id -1"),
+        ({"label": {"files": "label/*.png", "ignore": ["-"]}}, "dataset.label names the stored id '-'"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work(tmp_path, changes, expected):

@@ -19,7 +19,6 @@ from ktb.data.readers import (
     decode,
     fill_holes,
     id_table,
-    map_table,
     plane_residual,
 )
 from ktb.data.spec import IGNORE
@@ -447,11 +446,11 @@ def test_settings_that_cannot_work(settings, expected):
 
 
 def test_label_tables():
-    assert id_table(3) == (0, 1, 2, *[-1] * 252, 255)
+    assert id_table(3) == {0: 0, 1: 1, 2: 2, 255: 255}
     nyu = id_table(40, offset=-1, ignore=(0, 255))
-    assert nyu[:3] == (255, 0, 1)
-    assert (nyu[40], nyu[41], nyu[255]) == (39, -1, 255)
-    assert map_table({7: 0, 26: 1}, ignore=(0,)) == (255, *[-1] * 6, 0, *[-1] * 18, 1)
+    assert (nyu[0], nyu[1], nyu[40], nyu[255]) == (255, 0, 39, 255)
+    assert 41 not in nyu
+    assert id_table(300, ignore=(-1,), void=65535) == {-1: 65535} | {i: i for i in range(300)}
 
 
 def test_label_ids(tmp_path):
@@ -460,7 +459,7 @@ def test_label_ids(tmp_path):
     assert read.dtype == np.uint8
     assert read.tolist() == [[255, 0, 39], [255, 1, 2]]
     wide = save(tmp_path / "b.npy", np.array([[1000, 7], [7, 1000]], np.int64))
-    assert LabelReader(map_table({7: 0, 1000: 1}))(wide).tolist() == [[1, 0], [0, 1]]
+    assert LabelReader({7: 0, 1000: 1})(wide).tolist() == [[1, 0], [0, 1]]
 
 
 def test_label_outside_the_classes(tmp_path):
@@ -477,8 +476,10 @@ def test_label_outside_the_classes(tmp_path):
 
 def test_label_read_as_colour(tmp_path):
     colour = save(tmp_path / "a.png", RNG.integers(0, 256, (4, 5, 3), np.uint8))
-    assert "3 channels, so it holds colours; expected one channel" in message(LabelReader(id_table(9)), colour)
-    assert "holds float32 values" in message(LabelReader(id_table(9)), save(tmp_path / "a.npy", np.zeros((4, 5), "f4")))
+    text = message(LabelReader(id_table(9)), colour)
+    assert "3 channels that differ, so it holds colours; expected one channel of class ids: convert it" in text
+    half = save(tmp_path / "a.npy", np.full((4, 5), 0.5, np.float32))
+    assert "holds float32 values, 0.5 at row 0, column 0; expected whole" in message(LabelReader(id_table(9)), half)
     assert "JPEG changes values" in message(LabelReader(id_table(9)), save(tmp_path / "a.jpg", np.zeros((8, 8), "u1")))
     ids = RNG.integers(0, 9, (4, 5, 4), np.uint8)
     first = save(tmp_path / "b.png", ids)
