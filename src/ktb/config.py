@@ -77,6 +77,8 @@ class BackboneConfig:
     drop_path: float = MISSING
     head_dim: int = MISSING
     side_head_dim: int = MISSING
+    lr: float = 4e-4
+    """Peak learning rate for data sets whose recipe has none of its own."""
 
 
 @dataclass

@@ -13,6 +13,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,6 +38,7 @@ from ktb.data.label_guess import (
     read_class_names,
 )
 from ktb.data.readers import decode, similar
+from ktb.data.recipe import Setting, guess_recipe
 from ktb.data.tools import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.files import atomic_file
@@ -116,6 +118,8 @@ class Survey:
     notes: list[str] = field(default_factory=list)
     lists: dict[str, list[str]] = field(default_factory=dict)
     """Split → names of its samples, where lists have to be written."""
+    recipe: list[Setting] = field(default_factory=list)
+    """Of the training; `write_yaml` finds it, as it needs the lists."""
 
 
 # --- kinds of files --------------------------------------------------------------------------------------------------
@@ -821,6 +825,8 @@ def write_yaml(found: Survey, name: str, folder: Path) -> Path:
                 with atomic_file(target) as temporary:
                     temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
                 found.splits[split] = str(target)
+        with suppress(KTBError):  # data that cannot be opened is spoken of when it is opened next
+            found.recipe = guess_recipe(FolderDataModule(**module_settings(found)))
         with atomic_file(path) as temporary:
             temporary.write_text(_yaml(found, name, folder), encoding="utf-8")
     except OSError as error:
@@ -838,6 +844,8 @@ def show(found: Survey, console: Console) -> None:
     classes = ", ".join(name for name, _ in found.classes[:12]) + (", ..." if len(found.classes) > 12 else "")
     table.add_row("classes", f"{len(found.classes)}", escape(classes))
     table.add_row("splits", escape(", ".join(f"{k}: {v}" for k, v in found.splits.items())), escape(found.split_reason))
+    for setting in found.recipe:
+        table.add_row(setting.key, escape(_flow(setting.value)), escape(setting.reason))
     console.print(table)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -876,9 +884,15 @@ def _yaml(found: Survey, name: str, folder: Path) -> str:
         lines.append("palette: null  # colours by the PASCAL VOC rule; or [r, g, b] per class")
     lines += ["", f"# {found.split_reason}", f"splits: {_flow(found.splits)}", ""]
     lines += [
-        f"crop: {_flow(list(found.crop))}  # height and width of training crops, scaled by 0.5 to 2 before",
-        f"batch_size: {found.batch_size}",
+        "# Height and width of training crops: multiples of 32 that every picture has, at most 480 x 640; pictures are",
+        "# scaled by 0.5 to 2 before.",
+        f"crop: {_flow(list(found.crop))}",
+        f"batch_size: {found.batch_size}  # 4 as published, or all training samples where they are fewer",
     ]
+    if found.recipe:
+        lines.append("recipe:  # what is not here is as in conf/dataset/folder.yaml")
+    for setting in found.recipe:
+        lines += [f"  # {setting.reason}", f"  {setting.key}: {_flow(setting.value)}"]
     return "\n".join(lines) + "\n"
 
 
