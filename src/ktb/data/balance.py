@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktb.data.base import MAX_WORKERS, RGBXDataModule
-from ktb.data.spec import IGNORE
 from ktb.errors import DataError
 
 MAX_RATIO = 10.0
@@ -39,7 +38,7 @@ def count_pixels(data: RGBXDataModule) -> ClassPixels:
 
     def count(index: int) -> NDArray[np.int64]:
         label = samples.read(index, []).label
-        return np.bincount(label[label != IGNORE], minlength=classes)
+        return np.bincount(label[label < classes], minlength=classes)  # void is above all ids
 
     with ThreadPoolExecutor(MAX_WORKERS) as pool:
         counts = sum(pool.map(count, chosen), np.zeros(classes, np.int64))
