@@ -1,9 +1,10 @@
 """Weight files: reading them safely, and translating between namings.
 
-Four namings are known (METHOD §8): the published checkpoints of "Keep the Balance", and Swin backbones as timm,
-Microsoft and OpenMMLab write them. All translations are pure functions of names and tensors; the naming of a file is
-recognised by its names. Files are read as tensors only: nothing stored in one is ever executed, and nothing in one
-decides how much memory is taken before it has been compared with what the file really holds.
+Five namings are known (METHOD §8): the published checkpoints of "Keep the Balance", and Swin backbones as timm,
+Microsoft, OpenMMLab and Hugging Face's transformers write them. All translations are pure functions of names and
+tensors; the naming of a file is recognised by its names. Files are read as tensors only: nothing stored in one is ever
+executed, and nothing in one decides how much memory is taken before it has been compared with what the file really
+holds.
 
 What `ktb-train` writes and what `ktb.bundles` writes have one content: {"ktb": plain values about the model,
 "state_dict": {"model.NAME": tensor}}.
@@ -315,12 +316,16 @@ def load_published(
 
 
 def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
-    """Swin weights in timm, Microsoft or OpenMMLab naming → timm's, without classifier and output norms.
+    """Swin weights in timm, Microsoft, OpenMMLab or Hugging Face naming → timm's, without classifier and output norms;
+    or the backbone in a model of ktb.
 
     Raises:
-        CheckpointError: none of the three.
+        CheckpointError: none of these.
     """
-    state = {k.removeprefix("backbone."): v for k, v in state.items() if not _ignored(k)}
+    state = {k.removeprefix("model.").removeprefix("backbone."): v for k, v in state.items() if not _ignored(k)}
+    state = {k.removeprefix("swin."): v for k, v in state.items()}
+    if "embeddings.patch_embeddings.projection.weight" in state:
+        state = _from_transformers(state)
     if any(".w_msa." in k for k in state):
         renamed = {}
         for k, v in state.items():
@@ -334,7 +339,8 @@ def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
         state = renamed
     elif not any(re.match(r"layers\.\d+\.blocks\.\d+\.attn\.qkv\.weight", k) for k in state):
         raise CheckpointError(
-            f"not a Swin backbone in timm, Microsoft or OpenMMLab naming; its first name is {next(iter(state), '-')!r}"
+            "not a Swin backbone in timm, Microsoft, OpenMMLab or Hugging Face naming; its first name is "
+            f"{next(iter(state), '-')!r}"
         )
     if any(k.startswith("layers.0.downsample.") for k in state):
         # Microsoft and OpenMMLab count patch merging to the stage before it, timm to the stage after.
@@ -345,13 +351,39 @@ def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
     return {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))}
 
 
+def _from_transformers(state: Mapping[str, Tensor]) -> StateDict:
+    """Names of Hugging Face's SwinModel → Microsoft's. Patch merging takes its neighbours in the same order as there;
+    query, key and value are three layers."""
+    parts = (
+        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^embeddings\.norm\.", "patch_embed.norm."),
+        (r"^encoder\.", ""),
+        (r"\.attention\.output\.dense\.", ".attn.proj."),
+        (r"\.attention\.self\.", ".attn."),
+        (r"\.layernorm_before\.", ".norm1."),
+        (r"\.layernorm_after\.", ".norm2."),
+        (r"\.intermediate\.dense\.", ".mlp.fc1."),
+        (r"\.output\.dense\.", ".mlp.fc2."),
+    )
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in parts:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    for query in [name for name in renamed if ".attn.query." in name]:
+        names = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(name in renamed for name in names):
+            renamed[query.replace(".query.", ".qkv.")] = torch.cat([renamed.pop(name) for name in names])
+    return renamed
+
+
 def load_backbone(arch: SwinArch, weights: str, *, name: str, timm_name: str | None = None) -> FrozenSwin:
     """A backbone with its weights.
 
     Args:
         arch: the architecture the weights must fit.
         weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "random", or the path of a file in timm,
-            Microsoft or OpenMMLab naming.
+            Microsoft, OpenMMLab or Hugging Face naming.
         name: the backbone's name, for messages and for the bundled file.
         timm_name: the model on timm's hub.
 
@@ -388,8 +420,9 @@ def _from_hub(name: str, timm_name: str | None) -> StateDict:
     except Exception as error:  # the hub client raises many kinds; all mean that there are no weights
         raise CheckpointError(
             f"weights of {timm_name} could not be fetched ({first_line(error)}); without a network pass a local file: "
-            f"backbone.weights=/path/to/FILE, in timm naming (model.safetensors of {timm_name}), Microsoft naming, or "
-            f"OpenMMLab naming (for swin_b: {OPENMMLAB_SWIN_B}); backbone.weights=random trains on random weights"
+            f"backbone.weights=/path/to/FILE, in timm naming (model.safetensors of {timm_name}), Microsoft naming, "
+            f"Hugging Face naming, or OpenMMLab naming (for swin_b: {OPENMMLAB_SWIN_B}); backbone.weights=random trains"
+            " on random weights"
         ) from None
 
 
@@ -441,6 +474,47 @@ def find_checkpoint(path: str | Path) -> Path:
         f"{path}: no checkpoints/best.ckpt or last.ckpt and no {BUNDLE_WEIGHTS} in this folder; is it a run of "
         "ktb-train or a bundle?"
     )
+
+
+def check_data(
+    model: Mapping[str, Any],
+    trained: Sequence[str] | None,
+    where: str,
+    *,
+    dataset: str,
+    classes: Sequence[str],
+    channels: Mapping[str, int],
+    remedy: str,
+) -> None:
+    """Refuse data that a model was not made for.
+
+    Args:
+        model: its `config`.
+        trained: the classes it was trained for, in order; None: only their number is known.
+        where: its file, for messages.
+        dataset, classes, channels: name, classes, and channels per modality of the data.
+        remedy: what to do about it.
+
+    Raises:
+        CheckpointError: other classes, other modalities.
+    """
+    if model["num_classes"] != len(classes) or (trained and list(trained) != list(classes)):
+        names = f" ({', '.join(trained[:4])}, ...)" if trained else ""
+        raise CheckpointError(
+            f"{where}: was trained for {model['num_classes']} classes{names}, but {dataset} has {len(classes)} "
+            f"({', '.join(classes[:4])}, ...); choose its own with dataset=...{remedy and '; '}{remedy}"
+        )
+    theirs = model["modalities"]
+    if list(theirs.items()) != list(channels.items()):
+        raise CheckpointError(
+            f"{where}: was trained on {_channels(theirs)}, but the data has {_channels(channels)}; choose the "
+            f"modalities it was trained on with modality=... or modality.streams=[{','.join(theirs)}]"
+            f"{remedy and '; '}{remedy}"
+        )
+
+
+def _channels(modalities: Mapping[str, int]) -> str:
+    return ", ".join(f"{m} ({c} channels)" for m, c in modalities.items())
 
 
 def is_ours(content: Any) -> bool:

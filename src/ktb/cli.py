@@ -40,9 +40,10 @@ Often used:
   dataset.root=DIR           where the data set lies
   trainer.max_epochs=50      a shorter training            trainer.devices=2   more GPUs (with trainer=ddp)
   optim.lr=1e-4              learning rate                 seed=1              another seed
-  backbone.weights=FILE      Swin weights from a file in timm, Microsoft or OpenMMLab naming
+  backbone.weights=FILE      Swin weights from a file in timm, Microsoft, OpenMMLab or Hugging Face naming
   run_dir=DIR                where results go; default runs/DATASET/MODALITY_BACKBONE_LOSS/DATE
   ckpt_path=last run_dir=DIR continue that run
+  init_from=RUN|FILE|BUNDLE  start from the weights of another model (fine-tuning), as far as they fit
   -m seed=1,2,3              a sweep: one job per value, all combinations of several lists. The same command again
                              goes on where it stopped
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,7 @@ class TrainConfig:
     seed: int = MISSING
     run_dir: str = MISSING
     ckpt_path: str | None = None
+    init_from: str | None = None
     overwrite: bool = False
     test: bool = True
     save: SaveConfig = field(default_factory=SaveConfig)
@@ -281,7 +283,7 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
     has to pass `check_targets` first.
 
     Raises:
-        ConfigError: the class cannot be imported, or does not know one of the arguments.
+        ConfigError: the class cannot be imported, does not know one of the arguments or does not take its value.
         KTBError: whatever of it the class itself raises.
     """
     from hydra.utils import get_object
@@ -304,6 +306,8 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, KTBError):
             raise error.__cause__ from None
+        if isinstance(error.__cause__, TypeError | ValueError | ImportError):
+            raise ConfigError(f"{target}: {_first_line(error.__cause__)}") from None
         raise
 
 
@@ -471,7 +475,13 @@ def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[st
 
 
 def _override(kept: DictConfig, composed: DictConfig, parsed: Sequence[Override]) -> None:
-    """Put what the user overrode, as composed, over a saved config, whole groups before single settings in them."""
+    """Put what the user overrode, as composed, over a saved config, whole groups before single settings in them.
+
+    Raises:
+        ConfigError: a setting of another member of a group than the run's.
+    """
+    before = kept.copy()
+    keys = {override.key_or_group for override in parsed}
     for override in sorted(parsed, key=lambda override: "." in override.key_or_group):
         key = override.key_or_group
         if override.is_delete():
@@ -480,10 +490,65 @@ def _override(kept: DictConfig, composed: DictConfig, parsed: Sequence[Override]
             if isinstance(node, DictConfig):
                 node.pop(leaf, None)
         elif key in composed or OmegaConf.select(composed, key) is not None:
+            if not override.is_add() and not override.is_force_add():
+                _refuse_other_member(key, before, composed, keys)
             OmegaConf.update(kept, key, _resolved(composed, key), merge=False, force_add=True)
-    keys = [override.key_or_group for override in parsed]
-    if any(key.split(".")[0] == "modality" for key in keys) and "dataset.streams" not in keys:
-        kept.dataset.streams = kept.modality.streams  # a saved config is resolved: modality= alone would not reach it
+    _follow_references(kept, before, composed, keys)
+
+
+def _refuse_other_member(key: str, before: DictConfig, composed: DictConfig, given: set[str]) -> None:
+    """A setting that only the composed member of its group has, while the run's own member stays."""
+    group, _, rest = key.partition(".")
+    ours, theirs = (OmegaConf.select(cfg, f"{group}.name") for cfg in (before, composed))
+    if rest and group not in given and ours != theirs and ours is not None and key not in set(_keys(before)):
+        known = ", ".join(k for k in before[group] if not k.startswith("_"))
+        raise ConfigError(f"{key}: the run's {group} is {ours!r}, which has no such setting (there are: {known})")
+
+
+def _follow_references(kept: DictConfig, before: DictConfig, composed: DictConfig, given: set[str]) -> None:
+    """A saved config is resolved. What refers to a changed setting (`optim.lr: ${dataset.recipe.lr}`) changes with it,
+    unless the run had a value of its own there."""
+    references = {key: ref for key in _keys(composed) if (ref := _reference(composed, key))}
+    changed = set(given)
+
+    def due(key: str) -> bool:
+        if any(key == name or key.startswith(f"{name}.") for name in given):
+            return True
+        ref = references[key]
+        touched = any(f"{ref}.".startswith(f"{name}.") or f"{name}.".startswith(f"{ref}.") for name in changed)
+        followed = OmegaConf.select(before, ref) is not None
+        return touched and followed and OmegaConf.select(before, key) == OmegaConf.select(before, ref)
+
+    while waiting := [key for key in references if due(key)]:
+        key = next((key for key in waiting if references[key] not in waiting), waiting[0])
+        if OmegaConf.select(kept, references[key]) is not None:
+            OmegaConf.update(kept, key, _resolved(kept, references[key]), merge=False, force_add=True)
+        changed.add(key)
+        del references[key]
+
+
+def _reference(cfg: DictConfig, key: str) -> str | None:
+    """The setting whose value `key` takes over as it is, if it does."""
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig) or not OmegaConf.is_interpolation(node, leaf):
+        return None
+    found = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[leaf]))  # type: ignore[index, call-overload]
+    return found[1] if found else None
+
+
+def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """Dotted key → value before and now, of the settings of `now` that differ.
+
+    Where a run lies and how it is logged is no part of what is trained and left out, and so is what ktb had no setting
+    for yet when the earlier configuration was written.
+    """
+    apart = ("run_dir", "ckpt_path", "overwrite", "logger")
+    old, new = (
+        dict(_leaves({key: value for key, value in plain.items() if key not in apart and key in before}))
+        for plain in (cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)) for cfg in (before, now))
+    )
+    return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
 
 
 def _resolved(cfg: DictConfig, key: str) -> Any:

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert",
         help="translate weight files between namings",
         description="Translate a weight file. What it is, is recognised by its names: published, ours, or a Swin "
-        "backbone of timm, Microsoft or OpenMMLab.",
+        "backbone of timm, Microsoft, OpenMMLab or Hugging Face.",
     )
     sub.add_argument("input", help=f"{source}, or a file of backbone weights")
     sub.add_argument("output", type=Path, help="a new file: .safetensors, or .pth")

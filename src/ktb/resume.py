@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb import checkpoints, ranks
-from ktb.config import resume_saved, user_overrides
+from ktb.config import differences, resume_saved, user_overrides
+from ktb.data.base import RGBXDataModule
+from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.engine.saving import newest_first
 from ktb.errors import CheckpointError, ConfigError
 
@@ -23,12 +26,54 @@ class Checkpoint:
 
     path: Path
     content: dict[str, Any]
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Settings that are no longer those the checkpoint was written with: key → before, now."""
 
     @property
-    def position(self) -> Mapping[str, int]:
-        """What `Saving` noted: "epoch", "batch" (those of the epoch already taken), "rows" (of metrics.csv)."""
-        position: Mapping[str, int] = self.content["callbacks"]["Saving"]
+    def position(self) -> Mapping[str, Any]:
+        """What `Saving` noted: "epoch", "batch" (those of the epoch already taken), "rows" (of metrics.csv), "plan"
+        (of an `EpochPlan`)."""
+        position: Mapping[str, Any] = self.content["callbacks"]["Saving"]
         return position
+
+    @property
+    def config(self) -> DictConfig:
+        """The configuration it was written with."""
+        config = OmegaConf.create(self.content["ktb"]["config"])
+        assert isinstance(config, DictConfig)
+        return config
+
+    def plan(self, now: EpochPlan, processes: int) -> EpochPlan:
+        """How an epoch went when it was written. Older versions did not note that: by its configuration, on as many
+        samples as `now` and, where that was left to the machine, on as many processes."""
+        if "plan" in self.position:
+            return EpochPlan(**self.position["plan"])
+        config = self.config
+        if isinstance(config.trainer.devices, int) and config.trainer.devices > 0:
+            processes = config.trainer.devices * config.trainer.num_nodes
+        return EpochPlan.planned(
+            samples=now.samples,
+            batch_size=config.dataset.batch_size,
+            processes=processes,
+            limit=config.trainer.limit_train_batches,
+            accumulate=config.trainer.accumulate_grad_batches,
+        )
+
+    def reached(self, plan: EpochPlan, trainer: DictConfig) -> str | None:
+        """The limit of training that it has got to, and what sets a further one; None: there is training left.
+
+        Args:
+            plan: of its epochs.
+            trainer: the settings of the trainer to continue with.
+        """
+        loops = self.content["loops"]["fit_loop"]
+        validating = loops["epoch_loop.val_loop.batch_progress"]["total"]["ready"]
+        epochs = self.position["epoch"] + (self.position["batch"] >= plan.batches and not validating)
+        if epochs >= trainer.max_epochs:
+            return f"epoch {epochs} (trainer.max_epochs={trainer.max_epochs}; a larger one trains on)"
+        if 0 <= trainer.max_steps <= self.content["global_step"]:
+            return f"step {self.content['global_step']} (trainer.max_steps={trainer.max_steps}; a larger one trains on)"
+        return None
 
 
 def start(cfg: DictConfig, *, occupied: tuple[str, ...]) -> tuple[DictConfig, Checkpoint | None]:
@@ -127,9 +172,122 @@ def _refuse_occupied(cfg: DictConfig, run_dir: Path, occupied: tuple[str, ...]) 
 
 def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
     """The resumed run's own configuration, with what the user overrode on the command line."""
-    kept = resume_saved(OmegaConf.create(point.content["ktb"]["config"]), cfg, user_overrides(cfg))
+    kept = resume_saved(point.config, cfg, user_overrides(cfg))
+    begun = point.config.get("init_from")
+    if kept.init_from != begun:
+        given = kept.init_from and Path(kept.init_from).expanduser().absolute()  # perhaps the folder of the file
+        if not begun or not given or not Path(begun).is_relative_to(given):
+            raise ConfigError(
+                f"init_from={kept.init_from} says what a run starts from, and that of {point.path} has started "
+                f"{f'from {begun}' if begun else 'without it'}; leave it out, or start a new run in another run_dir"
+            )
     with open_dict(kept):
+        kept.init_from = begun
         # Loggers name classes of other packages, which nothing that came out of a file may do.
         for key in ("run_dir", "ckpt_path", "overwrite", "logger"):
             kept[key] = cfg[key]
     return kept
+
+
+def check_data(point: Checkpoint, data: RGBXDataModule) -> None:
+    """Refuse to continue on other data than the checkpoint's.
+
+    Raises:
+        CheckpointError: another data set, other classes, other modalities, or values scaled in another way.
+    """
+    about, model = point.content["ktb"], point.content["ktb"].get("model") or {}
+    other = f"to start anew from its weights on other data: init_from={point.path}"
+    if "num_classes" in model:
+        checkpoints.check_data(
+            model,
+            about.get("classes"),
+            str(point.path),
+            dataset=data.spec.name,
+            classes=data.spec.classes,
+            channels={m.name: m.channels for m in data.modalities},
+            remedy=other,
+        )
+    if about.get("dataset", data.spec.name) != data.spec.name:
+        raise CheckpointError(
+            f"{point.path}: its run is on the data set {about['dataset']!r}, and here is {data.spec.name!r}; {other}"
+        )
+    theirs = {str(m["name"]): m for m in about.get("modalities") or ()}
+    for modality in data.modalities:
+        for key in ("scale", "mean", "std", "validity"):
+            before, now = theirs.get(modality.name, {}).get(key), asdict(modality)[key]
+            before, now = (tuple(x) if isinstance(x, list | tuple) else x for x in (before, now))
+            if before is not None and before != now:
+                raise CheckpointError(
+                    f"{point.path}: {modality.name} was trained on with {key} {before}, and is read with {now} here; "
+                    f"restore that setting of the data set, or {other}"
+                )
+
+
+_SCORED_BY = ("dataset.selection_split", "dataset.eval_size", "eval.scoring", "trainer.limit_val_batches")
+"""Settings without which two validation scores can't be compared."""
+
+
+def prepare(point: Checkpoint, cfg: DictConfig, data: RGBXDataModule, now: EpochPlan, processes: int) -> None:
+    """Let the checkpoint and the data stand where training goes on, under the configuration of today.
+
+    Args:
+        point: changed in place.
+        cfg: to continue with.
+        data: set up for training.
+        now: how an epoch goes from here on.
+        processes: of this job.
+
+    Raises:
+        ConfigError: the place in the data does not exist with the new settings.
+    """
+    point.changed = differences(point.config, cfg)
+    was = point.plan(now, processes)
+    same_order = "dataset.seed" not in point.changed
+    if was != now or not same_order:
+        carry_over(point.content, was, now, same_order=same_order)
+    data.start_at(point.position["epoch"], point.position["batch"])
+    if any(key.split("[")[0] in _SCORED_BY for key in point.changed):
+        point.content["callbacks"]["Saving"]["best_score"] = -math.inf
+        print("validation is scored in another way now: the best checkpoint is chosen among those from here on")
+
+
+_TEST = ("test", "eval", "dataset.report_split", "dataset.eval_batch_size")
+"""Settings, or groups of them, that play a part after the training only."""
+
+
+def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: Path) -> bool:
+    """Whether the run has been finished and nothing is left to do for it; says so where nothing is left to train.
+
+    Args:
+        cfg: to continue with.
+        plan: of its epochs.
+        result: the file of the run's results, if it has got so far.
+
+    Raises:
+        ConfigError: settings that could have no effect any more, or another run's checkpoint and nothing to train.
+    """
+    if (reached := point.reached(plan, cfg.trainer)) is None:
+        return False
+    text = f"{point.path}: nothing is left to train, its run has got to {reached}"
+    if point.path.parent.parent != result.parent:
+        raise ConfigError(
+            f"{text}; init_from={point.path} starts anew from its weights, ktb-eval checkpoint={point.path} scores it"
+        )
+    scored_anew = [key for key in point.changed if key in _TEST or key.split(".")[0] in _TEST]
+    if not result.is_file() or (scored_anew and len(scored_anew) == len(point.changed)):
+        print(f"{text}; only what follows the training is done")
+        return False
+    if point.changed:
+        given = ", ".join(f"{key}={value}" for key, (_, value) in point.changed.items())
+        raise ConfigError(f"{text}, so {given} would have no effect")
+    print(f"{text}; nothing was trained, and the results are as they were: {result}")
+    return True
+
+
+def announce(point: Checkpoint, epochs: int, now: EpochPlan) -> None:
+    """Say where training goes on, and with which settings other than before."""
+    batch = point.position["batch"]
+    within = f", after {batch} of {now.batches} batches" if batch else ""
+    print(f"continuing {point.path} in epoch {point.position['epoch'] + 1} of {epochs}{within}")
+    if point.changed:
+        print("changed: " + ", ".join(f"{key}={now} (was {was})" for key, (was, now) in point.changed.items()))

@@ -35,11 +35,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ktb import checkpoints, ranks, resume, tables
+from ktb import checkpoints, finetune, ranks, resume, tables
 from ktb.config import instantiate, merge_saved, user_overrides
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.base import RGBXDataModule
 from ktb.engine.callbacks import Panels, Progress, Speed, finite
+from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.losses import PixelLoss
 from ktb.engine.metrics import IMAGE_SCORES, PER_CLASS, Tally
@@ -84,11 +85,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     run_dir = Path(cfg.run_dir)
 
     data = build_data(cfg)
+    if point is not None:
+        resume.check_data(point, data)
     data.setup("fit")
     if cfg.test:
         data.setup("test")  # a missing test file is better known now than after the training
     how = _inference(cfg)
     _put_class_weights(cfg, data)
+    source = None
+    if cfg.init_from and point is None:
+        source = finetune.read(cfg.init_from, [m.name for m in data.modalities])
+        finetune.check_backbone(source, _arch(cfg), cfg.backbone.name)
+        with open_dict(cfg):
+            cfg.init_from = str(source.path)
+            given = any(text.startswith("backbone.weights=") for text in user_overrides(cfg))
+            if source.backbone_weights and not given:  # all else in it was trained on these
+                cfg.backbone.weights = source.backbone_weights
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     loss: PixelLoss = instantiate(_without(cfg.loss, "name"))
     backbone = checkpoints.load_backbone(
@@ -106,6 +118,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    started_from: dict[str, Any] | None = None if point is None else point.content["ktb"].get("init_from")
+    if source is not None:
+        started_from = finetune.start_from(source, model, classes=data.spec.classes, modalities=data.modalities)
+        if ranks.is_first():
+            print(finetune.describe(started_from))
     for layer in model.modules():
         if isinstance(layer, BatchNorm):
             layer.synchronised = cfg.trainer.sync_batchnorm
@@ -119,12 +136,12 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         inference=how,
         keep_frozen=cfg.backbone.weights == "random",
         **switches,
-        provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone)),
+        provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone))
+        | ({"init_from": started_from} if started_from else {}),
     )
 
     if point is not None:  # a checkpoint of another model must not cost the run its files
         module.on_load_checkpoint(point.content)
-        data.start_at(point.position["epoch"], point.position["batch"])
     saving = Saving(run_dir / "checkpoints", every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
     panels = Panels(run_dir, data.spec, data.modalities)
     trainer = _trainer(
@@ -132,12 +149,25 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         [saving, Speed(), panels],
         AtomicIO(cfg.save.keep, {point.path: point.content} if point else None),
     )
+    plan = EpochPlan.planned(
+        samples=len(data.dataset("train")),
+        batch_size=data.batch_size,
+        processes=trainer.world_size,
+        limit=trainer.limit_train_batches,
+        accumulate=trainer.accumulate_grad_batches,
+    )
     # An epoch shorter than the logging interval would never be logged.
-    steps = len(data.dataset("train")) // (data.batch_size * trainer.world_size)
-    trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, steps))  # type: ignore[attr-defined]
+    trainer.log_every_n_steps = max(1, min(cfg.trainer.log_every_n_steps, plan.batches))  # type: ignore[attr-defined]
+    if point is not None:
+        resume.prepare(point, cfg, data, plan, trainer.world_size)
+        if resume.results_stand(point, cfg, plan, run_dir / RESULT):
+            finished: dict[str, Any] = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
+            return finished
     _claim(run_dir, cfg, resuming=point is not None)
     trainer.loggers = _loggers(cfg, run_dir, point)
     _announce(trainer, data, model, run_dir)
+    if point is not None and trainer.is_global_zero:
+        resume.announce(point, cfg.trainer.max_epochs, plan)
     try:
         result = _fit_and_test(cfg, trainer, module, data, saving, point)
     except OSError as error:
@@ -153,6 +183,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         "best_val_miou": finite(saving.best_score),
         "selection_split": data.spec.selection_split,
         "checkpoint": os.path.relpath(saving.best_path or saving.folder / LAST, run_dir),
+        **({"init_from": started_from} if started_from else {}),
         **_facts(cfg, data, model, started),
     }
     if trainer.is_global_zero:
@@ -274,7 +305,15 @@ def open_checkpoint(
             f"{file}: neither a checkpoint of ktb-train nor a published one "
             f"(names like {next(iter(checkpoints.read_state_dict(content)))})"
         )
-    _check_fit(model, data, file, about.get("classes"))
+    checkpoints.check_data(
+        model.config,
+        about.get("classes"),
+        str(file),
+        dataset=data.spec.name,
+        classes=data.spec.classes,
+        channels={m.name: m.channels for m in data.modalities},
+        remedy="",
+    )
     return cfg, data, model
 
 
@@ -287,25 +326,6 @@ def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise CheckpointError(f"{file}: damaged: the config in it is no mapping")
     return config
-
-
-def _check_fit(model: KTBSegmentor, data: RGBXDataModule, file: Path, classes: list[str] | None) -> None:
-    if model.num_classes != data.spec.num_classes or (classes and tuple(classes) != data.spec.classes):
-        names = f" ({', '.join(classes[:4])}, ...)" if classes else ""
-        raise CheckpointError(
-            f"{file}: was trained for {model.num_classes} classes{names}, but {data.spec.name} has "
-            f"{data.spec.num_classes} ({', '.join(data.spec.classes[:4])}, ...); choose its own with dataset=..."
-        )
-    theirs, ours = model.config["modalities"], {m.name: m.channels for m in data.modalities}
-    if list(theirs.items()) != list(ours.items()):
-        raise CheckpointError(
-            f"{file}: was trained on {_channels(theirs)}, but the data has {_channels(ours)}; choose the modalities it "
-            f"was trained on with modality=... or modality.streams=[{','.join(theirs)}]"
-        )
-
-
-def _channels(modalities: Mapping[str, int]) -> str:
-    return ", ".join(f"{m} ({c} channels)" for m, c in modalities.items())
 
 
 # ----------------------------------------------------------------------------------------------------------- building

@@ -21,6 +21,7 @@ from ktb.checkpoints import (
     to_published,
 )
 from ktb.errors import CheckpointError
+from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 from tests.ktb.reference import filled_state, load_json
 
@@ -159,9 +160,52 @@ def openmmlab_state() -> dict[str, Tensor]:
     return state
 
 
+def transformers_state() -> dict[str, Tensor]:
+    """SwinForImageClassification of Hugging Face: query, key and value apart, patch merging at the end of a stage."""
+    parts = {
+        "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
+        "mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense",
+    }  # fmt: skip
+    state = {}
+    for k, v in microsoft_state().items():
+        k = k.replace("patch_embed.proj", "embeddings.patch_embeddings.projection")
+        k = k.replace("patch_embed.norm", "embeddings.norm").replace("layers.", "encoder.layers.")
+        for ours, theirs in parts.items():
+            k = k.replace(f".{ours}.", f".{theirs}.")
+        k = k.replace(".attn.relative", ".attention.self.relative")
+        if ".attn.qkv." in k:
+            for name, part in zip(("query", "key", "value"), v.chunk(3), strict=True):
+                state["swin." + k.replace(".attn.qkv.", f".attention.self.{name}.")] = part
+        elif k.startswith("head."):
+            state[k.replace("head.", "classifier.")] = v
+        elif "attn_mask" not in k:
+            state[f"swin.{'layernorm.' + k[5:] if k.startswith('norm.') else k}"] = v
+    return state
+
+
+def swin_model_state() -> dict[str, Tensor]:
+    """SwinModel alone has neither the prefix nor a classifier."""
+    return {k.removeprefix("swin."): v for k, v in transformers_state().items() if not k.startswith("classifier")}
+
+
+def segmentor_state() -> dict[str, Tensor]:
+    """A model of ktb that holds its backbone, such as a run on random weights."""
+    backbone = FrozenSwin(ARCH)
+    backbone.load_state_dict({k: v for k, v in timm_state().items() if k.startswith(("patch_embed.", "layers."))})
+    model = KTBSegmentor(backbone, ("rgb", "depth"), 3, head_dim=16, side_head_dim=16)
+    return {f"model.{k}": v for k, v in model.state_dict().items()}
+
+
 @pytest.mark.parametrize(
     ("naming", "wrap"),
-    [(timm_state, None), (microsoft_state, "model"), (openmmlab_state, "state_dict")],
+    [
+        (timm_state, None),
+        (microsoft_state, "model"),
+        (openmmlab_state, "state_dict"),
+        (transformers_state, None),
+        (swin_model_state, None),
+        (segmentor_state, "state_dict"),
+    ],
 )
 def test_backbone_namings(tmp_path: Path, naming: object, wrap: str | None) -> None:
     state = naming()  # type: ignore[operator]
@@ -182,7 +226,9 @@ def test_backbone_of_another_size_or_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"swin\.pth: does not fit this model.*of another shape"):
         load_backbone(wide, str(file), name="own")
     torch.save({"conv.weight": torch.zeros(1)}, file)
-    with pytest.raises(CheckpointError, match=r"not a Swin backbone in timm, Microsoft or OpenMMLab naming.*conv"):
+    with pytest.raises(
+        CheckpointError, match=r"not a Swin backbone in timm, Microsoft, OpenMMLab or Hugging Face naming.*conv"
+    ):
         load_backbone(ARCH, str(file), name="own")
     with pytest.raises(CheckpointError, match="not a Swin backbone"):
         backbone_to_timm({"conv.weight": torch.zeros(1)})

@@ -18,7 +18,7 @@ from ktb.engine.draws import per_sample
 from ktb.engine.inference import Inference, whole_image
 from ktb.engine.losses import PixelLoss, draw_masks
 from ktb.engine.metrics import ConfusionMatrix, Evaluation, scores
-from ktb.engine.optim import OptimConfig, build_optimizer
+from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
 from ktb.errors import CheckpointError
 from ktb.models.segmentor import KTBSegmentor
 
@@ -108,7 +108,14 @@ class SegmentationModule(L.LightningModule):
         optimizer, schedule = build_optimizer(
             self.model, self.optim, epochs=trainer.max_epochs, steps_per_epoch=steps_per_epoch
         )
+        self._optimizer_settings = settings_of(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """A checkpoint's optimiser has been restored by now, with the settings it was saved with."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        apply_settings(self.trainer.optimizers[0], schedule, self._optimizer_settings)
 
     # ----------------------------------------------------------------------------------------------------- evaluation
 
@@ -151,9 +158,15 @@ class SegmentationModule(L.LightningModule):
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what training changed: trained parameters and running statistics; the rest is the backbone's file."""
+        """Keep what training changed: trained parameters and running statistics; the rest is the backbone's file, and
+        output norms that are as they are built."""
         if not self.keep_frozen:
-            frozen = {f"model.{k}" for k, p in self.model.named_parameters() if not p.requires_grad}
+            frozen = {
+                f"model.{k}"
+                for k, p in self.model.named_parameters()
+                if not p.requires_grad
+                and (k.startswith("backbone.") or bool((p == (1 if k.endswith(".weight") else 0)).all()))
+            }
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         checkpoint["ktb"] = {"model": self.model.config, **self.provenance}
 
@@ -161,10 +174,7 @@ class SegmentationModule(L.LightningModule):
         """Loading is not strict, so that frozen parameters may be absent; everything else must fit."""
         theirs = checkpoint.get("ktb", {}).get("model")
         if theirs != self.model.config:
-            changed = [k for k, v in self.model.config.items() if (theirs or {}).get(k) != v]
-            raise CheckpointError(
-                f"the checkpoint holds another model: {_difference(theirs, self.model.config, changed)}"
-            )
+            raise CheckpointError(f"the checkpoint holds another model: {_difference(theirs, self.model.config)}")
         trained = {f"model.{k}" for k, p in self.model.named_parameters() if p.requires_grad}
         if missing := sorted(trained - set(checkpoint["state_dict"])):
             raise CheckpointError(f"the checkpoint lacks {len(missing)} trained parameters, {missing[0]} among them")
@@ -173,10 +183,12 @@ class SegmentationModule(L.LightningModule):
             raise CheckpointError(
                 f"the checkpoint's modalities are {list(theirs['modalities'])}, here {list(self.model.modalities)}"
             )
-        ours = self.provenance.get("backbone", {}).get("sha256")
-        if ours and not self.keep_frozen and about.get("backbone", {}).get("sha256") != ours:
+        ours, base = self.provenance.get("backbone", {}).get("sha256"), about.get("backbone", {})
+        holds_backbone = any(k.startswith("model.backbone.") for k in checkpoint["state_dict"])
+        if holds_backbone != self.keep_frozen or (ours and not holds_backbone and base.get("sha256") != ours):
             raise CheckpointError(
-                "the checkpoint was trained on other backbone weights; pass them as backbone.weights=FILE"
+                f"the checkpoint was trained on other backbone weights, backbone.weights={base.get('weights')}; pass "
+                "those"
             )
 
     @property
@@ -194,7 +206,9 @@ def _mix(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any], keys: list[str]) -> str:
+def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> str:
+    """The settings of the model that differ, those of its backbone by their own names."""
     if theirs is None:
         return "it was not written by ktb-train"
-    return "; ".join(f"{k} is {theirs.get(k)}, here {ours[k]}" for k in keys)
+    theirs, ours = ({**config, **config.get("arch", {})} for config in (theirs, ours))
+    return "; ".join(f"{k} is {theirs.get(k)}, here {v}" for k, v in ours.items() if k != "arch" and theirs.get(k) != v)

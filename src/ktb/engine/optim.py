@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,3 +51,29 @@ def build_optimizer(
         lambda step: poly_with_warmup(step, epochs=epochs, steps_per_epoch=steps_per_epoch, config=config),
     )
     return optimizer, schedule
+
+
+def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What each parameter group was configured with: learning rate, weight decay and all else but the parameters."""
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def apply_settings(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+    settings: Sequence[Mapping[str, Any]],
+) -> None:
+    """Let a restored optimiser and its schedule follow the configuration, not what the checkpoint says of it.
+
+    Restoring brings back the settings of the time of saving along with moments and position. The learning rate becomes
+    that of the schedule's position; nothing changes, to the last bit, when nothing was configured anew.
+
+    Args:
+        settings: `settings_of` the optimiser as it was built, with its schedule.
+    """
+    schedule.base_lrs = [group["initial_lr"] for group in settings]
+    schedule._last_lr = [
+        base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, own, lr in zip(optimizer.param_groups, settings, schedule._last_lr, strict=True):
+        group.update({**own, "lr": lr})

@@ -25,6 +25,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ktb.engine.epochs import EpochPlan
 from ktb.engine.metrics_file import MetricsFile
 from ktb.errors import WriteError
 
@@ -133,7 +134,7 @@ class Saving(Checkpoint):
         """Largest validation mIoU so far."""
         self._saved_at, self._saved_step = time.monotonic(), 0
         self._request = 0
-        self._resume: dict[str, int] = {}
+        self._resume: dict[str, Any] = {}
         self._moment = ""
 
     @property
@@ -224,6 +225,7 @@ class Saving(Checkpoint):
             "epoch": trainer.current_epoch + over,
             "batch": 0 if over else progress.completed,
             "rows": sum(logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)),
+            "plan": EpochPlan.of(trainer).to_dict(),
         }
         self._moment = moment
         failure: WriteError | None = None
