@@ -28,6 +28,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ktb.errors import ConfigError, KTBError
+from ktb.files import is_hidden
 
 # --------------------------------------------------------------------------------------------------------------------
 # Where conf/ is
@@ -51,7 +52,8 @@ def groups(config_name: str, extra: Sequence[Path] = ()) -> dict[str, tuple[str,
     primary = yaml.safe_load((conf_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
     names = [key for item in primary["defaults"] if isinstance(item, dict) for key in item if " " not in key]
     folders = (conf_dir(), *extra)
-    return {name: tuple(sorted({f.stem for d in folders for f in (d / name).glob("*.yaml")})) for name in names}
+    found = {name: [f for d in folders for f in (d / name).glob("*.yaml") if not is_hidden(f.name)] for name in names}
+    return {name: tuple(sorted({f.stem for f in files})) for name, files in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------------------------

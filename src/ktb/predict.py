@@ -42,7 +42,7 @@ from ktb.data.spec import normalize
 from ktb.data.tools import Outcome, fixed_parts, png_text
 from ktb.engine.inference import BAND_VALUES, sliding_bands
 from ktb.errors import ConfigError, DataError, KTBError
-from ktb.files import atomic_file
+from ktb.files import atomic_file, existing, files_below, normal
 from ktb.models.segmentor import KTBSegmentor
 
 __all__ = ["OUTPUTS", "Job", "Predictor", "claimed", "plan", "plan_csv", "run"]
@@ -133,17 +133,17 @@ def plan(
 
 def _find(source: str, out: Path) -> dict[str, _Found]:
     """Key, by which files of several modalities are paired → file; the key of a single file is empty."""
-    path = Path(source)
+    path = existing(Path(source))
     if path.is_file():
-        return {"": _Found(path, path.stem)}
+        return {"": _Found(path, normal(path.stem))}
     if path.is_dir():
         if path.resolve() == out:
             raise DataError(f"{path}: is the folder for the results; expected another one")
         files: dict[str, _Found] = {}
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() not in SUFFIXES or file.name.startswith(".") or _is_result(file, path, out):
+        for file in sorted(files_below(path)):
+            if file.suffix.lower() not in SUFFIXES or _is_result(file, path, out):
                 continue
-            key = file.relative_to(path).with_suffix("").as_posix()
+            key = normal(file.relative_to(path).with_suffix("").as_posix())
             if key in files:
                 raise DataError(
                     f"{file} and {files[key].path.name} would be the same picture; choose one kind with a pattern "
@@ -161,7 +161,7 @@ def _find(source: str, out: Path) -> dict[str, _Found]:
     pattern = path.relative_to(root).as_posix()
     matches = {key: root / file for key, file in match_files(Tree(root), pattern).items()}
     files = {
-        key: _Found(file, file.relative_to(root).with_suffix("").as_posix())
+        key: _Found(file, normal(file.relative_to(root).with_suffix("").as_posix()))
         for key, file in matches.items()
         if not _is_result(file, root, out)
     }
@@ -212,8 +212,9 @@ def plan_csv(
         for column in used:
             named = [cell for at, cell in zip(header, cells, strict=True) if at == column]
             if all(named):
-                files[column] = tuple(path.parent / cell for cell in named)
+                files[column] = tuple(existing(path.parent / cell) for cell in named)
         name = dict(zip(header, cells, strict=True)).get("name") or _name_of(next(iter(files.values()), ())[:1], path)
+        name = normal(name)
         if not files or not inside_root(name):
             raise DataError(
                 f"{path}, row {number}: "

@@ -24,7 +24,7 @@ OF_KTB = {  # part → what of ktb it may import
     # Of ktb.bundles only what save_pretrained and from_pretrained call, when they are called.
     "ktb.models": ("ktb.models", "ktb.errors", "ktb.bundles"),
     "ktb.engine": ("ktb.engine", "ktb.models", "ktb.data.spec", "ktb.data.pictures", "ktb.errors", "ktb.files"),
-    "ktb.report": ("ktb.report", "ktb.data.spec", "ktb.errors"),
+    "ktb.report": ("ktb.report", "ktb.data.spec", "ktb.errors", "ktb.files"),
 }
 OF_OTHERS = {  # part → what beside the standard library it may import
     "ktb.errors": (),

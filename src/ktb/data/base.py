@@ -27,6 +27,7 @@ from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, 
 from ktb.data.readers import Reading, read_bytes, similar
 from ktb.data.spec import Batch, DatasetSpec, ModalitySpec, Sample
 from ktb.errors import ConfigError, DataError
+from ktb.files import entries, existing, is_hidden, normal
 
 Reader = Callable[[Sequence[Path]], Reading]
 """How the files of one modality of one sample become an image: `ImageReader`, or a data set's own function."""
@@ -175,15 +176,27 @@ class Tree:
             raise DataError(f"data root {root} {what}; set dataset.root=/path/to/the/data (or the variable KTB_DATA)")
         self.root = root
         self._listings: dict[str, dict[str, bool]] = {}
+        self._normal: dict[str, dict[str, str]] = {}
 
     def names(self, folder: str) -> dict[str, bool]:
-        """Name → whether it is a folder, of everything in `folder`; empty if there is no such folder."""
+        """Name → whether it is a folder, of all that a person sees in `folder`; empty if there is no such folder.
+
+        Raises:
+            DataError: the folder cannot be listed, or two of its names differ in nothing that can be seen.
+        """
         if folder not in self._listings:
             try:
-                with os.scandir(self.root / folder) as entries:
-                    self._listings[folder] = {entry.name: entry.is_dir() for entry in entries}
+                found = entries(existing(self.root / folder))
+                self._listings[folder] = {entry.name: entry.is_dir() for entry in found}
+                normals = self._normal[folder] = dict[str, str]()
+                for name in self._listings[folder]:
+                    if normals.setdefault(normal(name), name) != name:
+                        raise DataError(
+                            f"{self.root / folder}: holds two names {name!r} that differ in their Unicode form only "
+                            "(composed and decomposed letters); rename or remove one of them"
+                        )
             except (FileNotFoundError, NotADirectoryError):
-                self._listings[folder] = {}
+                self._listings[folder], self._normal[folder] = {}, {}
             except OSError as error:
                 raise DataError(
                     f"{self.root / folder}: cannot be listed ({error.strerror}); check its rights"
@@ -192,7 +205,9 @@ class Tree:
 
     def __contains__(self, file: str) -> bool:
         folder, _, name = file.rpartition("/")
-        return self.names(folder).get(name) is False
+        names = self.names(folder)
+        name = self._normal[folder].get(normal(name), name)
+        return names.get(name) is False or (is_hidden(name) and (self.root / file).is_file())
 
     def find(self, folders: Sequence[str], stem: str, suffixes: Sequence[str]) -> str:
         """The first existing file of that stem in any of `folders`; if there is none, the first that was looked for."""
@@ -245,12 +260,12 @@ def read_list(path: Path, *, spaces: bool = True) -> list[ListLine]:
                     f"{path}, line {number}: {name!r} leaves the data root or is no plain relative path; expected a "
                     "name below the root, with '/' between its parts"
                 )
-        if columns[0] in seen:
+        if normal(columns[0]) in seen:
             raise DataError(
-                f"{path}: {columns[0]!r} stands on lines {seen[columns[0]]} and {number}; expected each sample once: "
-                "remove one of them"
+                f"{path}: {columns[0]!r} stands on lines {seen[normal(columns[0])]} and {number}; expected each sample "
+                "once: remove one of them"
             )
-        seen[columns[0]] = number
+        seen[normal(columns[0])] = number
         lines.append(ListLine(number, columns))
     if not lines:
         raise DataError(f"{path}: lists no sample; expected one per line")

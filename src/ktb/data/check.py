@@ -26,7 +26,7 @@ from ktb.data.base import FileSamples, RGBXDataModule, Samples
 from ktb.data.spec import IGNORE
 from ktb.data.tools import Outcome
 from ktb.errors import DataError
-from ktb.files import atomic_file
+from ktb.files import atomic_file, entries
 
 __all__ = ["Look", "Plan", "Seen", "look", "plan", "show", "summarise", "write_report"]
 
@@ -211,7 +211,7 @@ def _unnamed(opened: dict[str, FileSamples], streams: Sequence[str]) -> list[str
     found = []
     for folder, names in sorted(used.items()):
         try:
-            others = sorted(p.name for p in folder.iterdir() if p.name not in names and p.is_file())
+            others = [entry.name for entry in entries(folder) if entry.name not in names and entry.is_file()]
         except OSError:  # its files fail one by one when they are read
             continue
         if others:

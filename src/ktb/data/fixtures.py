@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ktb.errors import ConfigError, DataError
+from ktb.files import is_empty
 
 __all__ = ["FIXTURES", "make_fixture"]
 
@@ -90,7 +91,7 @@ def make_fixture(
         raise ConfigError(f"{name} has no split {min(wrong)!r}; it has {', '.join(splits)}")
     if min(size) < 32:
         raise ConfigError(f"size of the pictures is {tuple(size)}; expected (height, width) of 32 or more each")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+    if root.exists() and (not root.is_dir() or not is_empty(root)):
         raise DataError(f"{root}: exists and is not an empty folder, expected a new one: choose another name")
     root.mkdir(parents=True, exist_ok=True)
     make(root, layout, dict.fromkeys(splits, 4) | dict(counts or {}), (int(size[0]), int(size[1])), seed)

@@ -20,6 +20,7 @@ from ktb.data.label_palettes import LabelPalettes
 from ktb.data.readers import Alpha, DType, Holes, ImageReader, LabelReader, Normalise, id_table, similar
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES, DatasetSpec, ModalitySpec, voc_colour
 from ktb.errors import ConfigError, DataError
+from ktb.files import normal
 
 SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 SPLIT = "{split}"
@@ -201,11 +202,11 @@ class FolderDataModule(RGBXDataModule):
         for c in classes:
             if not isinstance(c, str):  # what YAML reads as a number or as yes and no
                 raise ConfigError(f"dataset.classes holds {c!r}, which is no text; put it in quotes: '{c}'")
-        if len(set(classes)) != len(classes) or len(classes) > MAX_CLASSES:
+        if len(set(map(normal, classes))) != len(classes) or len(classes) > MAX_CLASSES:
             raise ConfigError(f"dataset.classes must be at most {MAX_CLASSES} different names, got {len(classes)}")
         spec = DatasetSpec(
             name=name,
-            classes=tuple(classes),
+            classes=tuple(map(normal, classes)),
             palette=tuple(colours),
             modalities={key: _named(f"dataset.modalities.{key}", m.spec, key) for key, m in self._modalities.items()},
             splits=tuple(self.splits),
@@ -301,12 +302,12 @@ class FolderDataModule(RGBXDataModule):
         keys: dict[str, int] = {}
         for line in read_list(path, spaces=False):
             # "rgb/1.png label/1.png" names one sample twice; a name may itself hold a space.
-            name = line.columns[0]
+            name = normal(line.columns[0])
             key = names[name] if name in names else names.get(name.split()[0])
             if key is None:
                 raise DataError(
                     f"{path}, line {line.number}: {line.columns[0]!r} is not one sample with all its files below "
-                    f"{self.root}{suggestion(line.columns[0], found)}; expected names like {min(found, default='')!r}: "
+                    f"{self.root}{suggestion(name, found)}; expected names like {min(found, default='')!r}: "
                     "add its files or take the line out"
                 )
             if key in keys:
@@ -333,7 +334,7 @@ def match_files(tree: Tree, glob: str) -> dict[str, str]:
     Raises:
         DataError: two files have the same key.
     """
-    parts = PurePosixPath(glob).parts
+    parts = PurePosixPath(normal(glob)).parts
     files: dict[str, str] = {}
 
     def descend(folder: str, rest: Sequence[str], key: tuple[str, ...]) -> None:
@@ -345,9 +346,9 @@ def match_files(tree: Tree, glob: str) -> dict[str, str]:
             path = f"{folder}/{name}" if folder else name
             if pattern is None:
                 if is_folder:
-                    descend(path, rest, (*key, name))
+                    descend(path, rest, (*key, normal(name)))
                 continue
-            match = pattern.fullmatch(name)
+            match = pattern.fullmatch(normal(name))
             if match is None or is_folder == last:
                 continue
             matched = (*key, *match.groups())
@@ -378,8 +379,8 @@ def _wildcards(part: str) -> str:
 
 def _aliases(entry: Entry) -> Iterable[str]:
     for file in (*(file for files in entry.files.values() for file in files), entry.label):
-        path = PurePosixPath(file)
-        yield from (file, str(path.with_suffix("")), path.name)
+        path = PurePosixPath(normal(file))
+        yield from (str(path), str(path.with_suffix("")), path.name)
 
 
 def _settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
@@ -459,8 +460,8 @@ def _stored_id(value: Any) -> int:
 
 
 def _class_id(name: int | str, classes: Sequence[str]) -> int:
-    if isinstance(name, str) and name in classes:
-        return list(classes).index(name)
+    if isinstance(name, str) and normal(name) in classes:
+        return list(classes).index(normal(name))
     if isinstance(name, int) and 0 <= name < len(classes):
         return name
     raise ConfigError(f"dataset.label.map names the class {name!r}; expected one of {', '.join(classes)}, or its id")

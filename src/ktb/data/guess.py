@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +40,7 @@ from ktb.data.readers import decode, similar
 from ktb.data.recipe import Setting, guess_recipe
 from ktb.data.tools import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
-from ktb.files import atomic_file
+from ktb.files import atomic_file, entries, files_below, normal
 
 __all__ = ["Survey", "new_file", "show", "survey", "write_yaml"]
 
@@ -154,17 +153,16 @@ class Kind:
 
 def find_files(root: Path) -> tuple[list[File], list[str]]:
     """All files of readable kinds below `root`, hidden ones left out, and notes on others."""
-    found, others, seen = [], Counter[str](), set[Path]()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        seen.add(Path(folder).resolve())  # links may lead in circles
-        subfolders[:] = sorted(n for n in subfolders if n[0] != "." and Path(folder, n).resolve() not in seen)
-        for name in sorted(n for n in names if not n.startswith(".")):
-            path = PurePosixPath(Path(folder, name).relative_to(root).as_posix())
-            suffix = path.suffix
-            if suffix.lower() in SUFFIXES:
-                found.append(File(str(path), path.parts[:-1], path.stem, suffix))
-            elif suffix and suffix.lower() not in BESIDE:
-                others[suffix.lower()] += 1
+    found, others = [], Counter[str]()
+    for file in files_below(root):
+        path = PurePosixPath(file.relative_to(root).as_posix())
+        suffix = path.suffix
+        if suffix.lower() in SUFFIXES:
+            # Words and pairs are those of the name as it is seen, whatever its form in Unicode.
+            seen = PurePosixPath(normal(str(path)))
+            found.append(File(str(path), seen.parts[:-1], seen.stem, suffix))
+        elif suffix and suffix.lower() not in BESIDE:
+            others[suffix.lower()] += 1
     notes = [f"{n} files ending in {s} are not read: convert them to PNG or NPY" for s, n in sorted(others.items())]
     if not found:
         raise DataError(
@@ -544,13 +542,13 @@ def _given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) ->
     pattern = Path(wanted)
     for base in (root, root.resolve()):  # also from where the user stands
         pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
-    text = pattern.as_posix()
+    text = normal(pattern.as_posix())
 
     def fits(f: File) -> bool:
         if set("*?[") & set(text):
-            return fnmatch.fnmatchcase(f.path, text)
-        path = PurePosixPath(f.path)
-        return text in (f.path, *f.folders, *(p.as_posix() for p in path.parents))
+            return fnmatch.fnmatchcase(normal(f.path), text)
+        path = PurePosixPath(normal(f.path))
+        return text in (str(path), *f.folders, *(p.as_posix() for p in path.parents))
 
     fitting = {id(k): sum(map(fits, k.files.values())) for k in kinds}
     best = max(kinds, key=lambda k: (fitting[id(k)] == len(k.files), fitting[id(k)]))
@@ -587,7 +585,7 @@ def _choose_label(
         text = k.title.lower()
         return (
             "instance" in text,
-            _unnamed(stats[id(k)], names),
+            _misfit(stats[id(k)], names),
             "color" in text or "colour" in text,
             not k.says(LABEL_WORDS),
             "trainid" not in text,
@@ -606,20 +604,25 @@ def _classes_seen(stats: Stats) -> set[int]:
     return {c for c, n in stats.codes.items() if (n > 1 or files <= 2) and c >= 0 and c not in VOID_IDS}
 
 
-def _unnamed(stats: Stats, names: ClassNames) -> int:
-    """How many ids or colours the list of classes has no name for; 0 without a list."""
+def _misfit(stats: Stats, names: ClassNames) -> tuple[int, int, int]:
+    """How far the ids or colours are from the list of classes, all 0 without a list: those without a name, but for a 0
+    that may be void; names that none of them has; those without a name, 0 included."""
     if not names.ids:
-        return 0
+        return 0, 0, 0
     seen = {c for c in stats.codes if c >= 0 and c not in VOID_IDS}
-    if max(seen, default=0) > max(*names.ids, 255):  # colours
-        known = {r << 16 | g << 8 | b for r, g, b in names.colours}
-        return len(seen - known - {0}) if known else max(0, len(seen) - len(names.ids) - 1)
-    return len(seen - names.ids.keys() - {0} - (set() if names.numbered else {len(names.ids)}))
+    known = {r << 16 | g << 8 | b for r, g, b in names.colours}
+    if known and seen & known and max(seen) > 255:
+        ways = [known]
+    elif max(seen, default=0) > max(*names.ids, 255):  # colours without names: as many as there are classes
+        return max(0, len(seen) - len(names.ids) - 1), max(0, len(names.ids) - len(seen)), len(seen)
+    else:
+        ways = [set(names.ids)] if names.numbered else [set(names.ids), {i + 1 for i in names.ids}]
+    return min((len(seen - way - {0}), len(way - seen), len(seen - way)) for way in ways)
 
 
 def _richness(stats: Stats, names: ClassNames) -> str:
     count = len(_classes_seen(stats))
-    without = _unnamed(stats, names)
+    without = _misfit(stats, names)[0]
     return f"{count} ids or colours" + (f", {without} of them not in {names.source}" if without else "")
 
 
@@ -723,7 +726,9 @@ def _find_splits(found: Survey, split_level: int | None) -> None:
 def _expand(tree: Tree, before: Sequence[str]) -> set[str]:
     folders = [""]
     for part in before:
-        folders = [f"{f}/{n}".lstrip("/") for f in folders for n, d in tree.names(f).items() if d and part in ("*", n)]
+        folders = [
+            f"{f}/{n}".lstrip("/") for f in folders for n, d in tree.names(f).items() if d and part in ("*", normal(n))
+        ]
     return {n for f in folders for n, is_folder in tree.names(f).items() if is_folder}
 
 
@@ -759,9 +764,9 @@ def _by_list(found: Survey, keys: Sequence[str], incomplete: int, split_level: i
 
 
 def _candidate_lists(root: Path) -> Iterator[dict[str, str]]:
-    for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))):
+    for folder in (root, *(Path(entry.path) for entry in entries(root) if entry.is_dir())):
         lists: dict[str, str] = {}
-        for path in sorted(folder.glob("*.txt")):
+        for path in (Path(entry.path) for entry in entries(folder) if entry.name.endswith(".txt")):
             words = [split_of(w) for w in re.split(r"[^A-Za-z]+", path.stem)]
             for split in (w for w in words if w):
                 try:

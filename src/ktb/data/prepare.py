@@ -24,7 +24,7 @@ from ktb.data.base import read_list
 from ktb.data.readers import decode, similar
 from ktb.data.tools import Outcome
 from ktb.errors import ConfigError, DataError
-from ktb.files import atomic_file
+from ktb.files import atomic_file, is_empty
 
 __all__ = ["SOURCES", "Conversion", "convert", "finish", "next_steps", "plan"]
 
@@ -117,7 +117,7 @@ def _claim(target: Path, origin: Mapping[str, Any]) -> None:
                 "or delete this one"
             )
         return
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and (not target.is_dir() or not is_empty(target)):
         raise DataError(f"{target}: exists and was not begun by this command; expected a new or empty folder")
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ from PIL import Image
 from ktb.data import png
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError
+from ktb.files import entries, existing
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -54,7 +55,7 @@ def read_bytes(path: Path) -> bytes:
             empty.
     """
     try:
-        data = path.read_bytes()
+        data = existing(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file{similar(path)}") from None
     except OSError as error:
@@ -76,7 +77,7 @@ def similar(path: Path) -> str:
         missing = missing.parent
     folder = missing.parent
     try:
-        names = sorted(entry.name for entry in folder.iterdir())
+        names = [entry.name for entry in entries(folder)]
     except OSError:
         return f"; {folder} is not a folder that can be listed"
     same = [name for name in names if name.casefold() == missing.name.casefold()]

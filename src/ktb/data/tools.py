@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ktb.data.hha import Camera, hha
 from ktb.errors import DataError, KTBError
-from ktb.files import atomic_file
+from ktb.files import atomic_file, files_below, is_hidden
 
 __all__ = ["HHAJob", "Outcome", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
 
@@ -134,7 +134,7 @@ def plan_hha(
     """
     if Path(source).is_dir():
         root = Path(source)
-        found = [p for p in root.rglob("*") if p.suffix.lower() in DEPTH_SUFFIXES]
+        found = [p for p in files_below(root) if p.suffix.lower() in DEPTH_SUFFIXES]
         wanted = f"files ending in {' '.join(DEPTH_SUFFIXES)}"
     else:
         root = Path(*fixed_parts(source))
@@ -145,7 +145,7 @@ def plan_hha(
         raise DataError(
             f"{target}: is the folder of the depth maps themselves, expected another folder for the results"
         )
-    files = sorted(p for p in found if p.is_file() and not p.name.startswith(".") and inside not in p.resolve().parents)
+    files = sorted(p for p in found if p.is_file() and not is_hidden(p.name) and inside not in p.resolve().parents)
     if not files:
         raise DataError(f"{source}: no depth map found, expected {wanted}")
     jobs: dict[Path, HHAJob] = {}

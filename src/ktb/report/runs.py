@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ktb.errors import ReportError
+from ktb.files import is_hidden
 from ktb.report.tables import Table, Value
 
 SCORES = {
@@ -120,7 +121,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         raise ReportError(f"{folder}: no such folder; expected a run folder of ktb-train or ktb-eval")
     check_readable(folder)
     if not config_file.is_file() and not result_file.is_file():
-        within = sorted(str(file.parent) for file in folder.glob("*/config.yaml"))
+        within = sorted(str(file.parent) for file in folder.glob("*/config.yaml") if not is_hidden(file.parent.name))
         hint = f"; runs in it: {', '.join(within[:3])}{', ...' * (len(within) > 3)}" if within else ""
         raise ReportError(
             f"{folder}: no run folder of ktb-train or ktb-eval (neither config.yaml nor result.json){hint}"
@@ -145,7 +146,8 @@ def check_readable(folder: Path) -> None:
 
 def _newest_robustness(folder: Path) -> Path:
     """Of the run itself, else of its latest evaluation that has one."""
-    found = [folder / "robustness.json", *sorted(folder.glob("eval/*/robustness.json"), reverse=True)]
+    later = [file for file in folder.glob("eval/*/robustness.json") if not is_hidden(file.parent.name)]
+    found = [folder / "robustness.json", *sorted(later, reverse=True)]
     return next((path for path in found if path.is_file()), found[0])
 
 

@@ -267,6 +267,30 @@ def test_negative_ids_are_ignored_or_mapped(tmp_path: Path) -> None:
         LabelReader(id_table(3))(path)
 
 
+def test_of_two_sets_of_labels_the_one_that_fits_is_taken_and_label_chooses(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    save = KINDS["grey, 255"][0]
+    write(root, save, [drawn(i) % 2 for i in range(FILES)], "label")
+    write(root, save, [drawn(i) for i in range(FILES)], "mask_fine")
+    written, _, report = checked(root)
+    assert (written["label"]["files"], report["failures"]) == ("mask_fine/*.png", [])
+    notes = survey(root, workers=1).notes
+    assert any("label/0.png and 5 like it are left out" in n and "--label 'label/*.png' takes them" in n for n in notes)
+    (root / "classes.txt").write_text("ground\nweed\n")
+    written = checked(root, "two")[0]
+    assert (written["label"]["files"], written["classes"]) == ("label/*.png", ["ground", "weed"])
+    (root / "classes.txt").write_text("ground\nweed\ncrop\n")
+    assert checked(root, "three")[0]["label"]["files"] == "mask_fine/*.png"
+    for name, given in (("a", "label"), ("b", "label/*.png"), ("c", str(root / "label"))):
+        assert checked(root, name, label_files=given)[0]["label"]["files"] == "label/*.png"
+    with pytest.raises(
+        DataError, match=r"--label masks: no files of .* lie there; it has label/0.png, mask_fine/0.png"
+    ):
+        survey(root, label_files="masks", workers=1)
+    with pytest.raises(DataError, match=r"--label label/0.png: takes 1 of 6 files like label/0.png; expected all"):
+        survey(root, label_files="label/0.png", workers=1)
+
+
 def instances(path: Path, truth: np.ndarray, seed: int) -> None:
     """24-bit numbers, as panoptic labels have them: other ones in every file."""
     number = 256 * (1 + np.arange(truth.size).reshape(truth.shape) // 40) + 1_000_000 * seed + truth
