@@ -200,6 +200,14 @@ def test_resuming_equals_never_stopping(finished: tuple[Path, dict[str, Any]], t
     assert [r for r in metric_rows(folder) if "test/miou" not in r] == undisturbed
 
 
+def test_notices_are_printed_after_the_scores(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(run, "notices", lambda found: [f"[b]class of {len(found.per_class)}: never predicted"])
+    evaluate(finished[0], tmp_path / "eval")
+    assert "\nnote: [b]class of 10: never predicted\n" in capsys.readouterr().out.split("mIoU", 1)[1]
+
+
 def test_class_weights_become_numbers_that_a_resumed_run_keeps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

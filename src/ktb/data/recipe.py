@@ -6,6 +6,7 @@ and 2 % crop, one of road potholes (docs/datasets.md has the scores).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +50,22 @@ def guess_recipe(data: RGBXDataModule) -> list[Setting]:
         return settings
     shares = {name: n / sum(counts) for name, n in zip(data.spec.classes, counts, strict=True) if n}
     rare = sorted((name for name in shares if shares[name] < RARE), key=lambda name: shares[name])
+    absent = [name for name in data.spec.classes if name not in shares]
+    without = f"; without a training pixel, so never learned: {_few(absent)}" if absent else ""
     if rare and len(shares) > 1:
-        named = ", ".join(f"{_plain(name)} {100 * shares[name]:.2g} %" for name in rare[:4])
-        more = f" and {len(rare) - 4} more" if len(rare) > 4 else ""
-        why = f"rare in the training pixels: {named}{more}. Weights are 1 / sqrt(share), {MAX_RATIO:g} : 1 at most"
+        named = _few([f"{name} {100 * shares[name]:.2g} %" for name in rare])
+        why = f"rare in the training pixels: {named}. Weights are 1 / sqrt(share), {MAX_RATIO:g} : 1 at most{without}"
         settings.append(Setting("class_weights", "auto", why))
     else:
-        settings.append(Setting("class_weights", None, f"no class has less than {100 * RARE:g} % of the pixels"))
+        why = f"no class has less than {100 * RARE:g} % of the training pixels{without}"
+        settings.append(Setting("class_weights", None, why))
     return settings
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of `names` and how many more there are."""
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(map(_plain, names[:4])) + more
 
 
 def _plain(name: str) -> str:

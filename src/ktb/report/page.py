@@ -45,7 +45,7 @@ _MISSING = {"zeros": "missing, as zeros", "black": "missing, as a black picture"
 def page(runs: Sequence[Run], sweep: Sweep | None = None) -> str:
     """The page: comparison first, then what belongs to each run (not for a sweep, whose page stays small)."""
     sections = [
-        ("notices", "Worth a look", _notices(runs)),
+        ("notices", "Worth a look", "" if sweep else _notices(runs)),
         ("jobs", "Jobs", _sweep(sweep) if sweep else ""),
         ("runs", "Comparison", _comparison(runs) if len(runs) > 1 else ""),
         ("training", "Training", _curves(runs)),

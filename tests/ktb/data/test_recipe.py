@@ -52,7 +52,18 @@ def test_rare_classes_get_weights_and_the_reason_is_beside_them(tmp_path: Path) 
 def test_classes_of_like_size_get_none(tmp_path: Path) -> None:
     content, text = written(field(tmp_path / "data", 5, 500, 300, 200), tmp_path / "conf")
     assert content["recipe"]["class_weights"] is None  # type: ignore[index]
-    assert "no class has less than 5 % of the pixels" in text
+    assert "  # no class has less than 5 % of the training pixels\n" in text
+
+
+def test_classes_without_a_training_pixel_are_named(tmp_path: Path) -> None:
+    root = field(tmp_path / "data", 5, 500, 470, 30)
+    (root / "classes.txt").write_text("soil\nweed\ncrop\nstone\n")
+    content, text = written(root, tmp_path / "conf")
+    assert (
+        "crop 3 %. Weights are 1 / sqrt(share), 10 : 1 at most; without a training pixel, so never learned: stone"
+        in text
+    )
+    assert content["recipe"]["class_weights"] == "auto"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(("samples", "epochs"), [(1, 300), (64, 250), (400, 40), (9000, 40)])
