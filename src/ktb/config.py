@@ -455,8 +455,16 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     return kept
 
 
-def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def resume_saved(
+    saved: DictConfig, composed: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = ()
+) -> DictConfig:
     """The config a resumed training goes on with: the run's own, with what the user overrode and only that.
+
+    Args:
+        saved: the run's.
+        composed: what Hydra composed for ktb-train.
+        overrides: `user_overrides(composed)`; an experiment stands for all that it sets.
+        folders: where configurations lie beside `conf_dir()`.
 
     Raises:
         ConfigError: a kept node names foreign code, or a value that cannot work.
@@ -467,6 +475,8 @@ def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[st
         if key not in kept:  # a setting that is younger than the run
             kept[key] = _resolved(composed, str(key))
     parsed = [_parse(text) for text in overrides]
+    if experiment := next((o for o in parsed if o.key_or_group == "experiment" and not o.is_delete()), None):
+        parsed = [*map(_parse, _said_by_experiment(str(experiment.value()), folders)), *parsed]
     _override(kept, composed, parsed)
     chosen = {o.key_or_group for o in parsed}
     for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
@@ -474,6 +484,35 @@ def resume_saved(saved: DictConfig, composed: DictConfig, overrides: Sequence[st
             check_targets({group: kept[group]}, "the checkpoint's config")
     OmegaConf.set_struct(kept, True)
     return kept
+
+
+def config_folders() -> list[Path]:
+    """The folders that the running job's configuration was composed from."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
+def _said_by_experiment(name: str, folders: Sequence[Path]) -> list[str]:
+    """The groups and settings that a member of the group experiment sets, as overrides; only their names count."""
+    file = next(
+        (f for folder in (*folders, conf_dir()) if (f := folder / "experiment" / f"{name}.yaml").is_file()), None
+    )
+    if file is None:
+        return []
+    plain = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    groups = [key for entry in plain.pop("defaults", []) if isinstance(entry, dict) for key in entry]
+    said = [f"{key.removeprefix('override ').strip().removeprefix('/')}=null" for key in groups]
+    return said + [f"{key}=null" for key in _said(plain)]
+
+
+def _said(node: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Dotted names of the values in a plain mapping."""
+    for key, value in node.items():
+        here = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict) and value:
+            yield from _said(value, here)
+        else:
+            yield here
 
 
 def _override(kept: DictConfig, composed: DictConfig, parsed: Sequence[Override]) -> None:

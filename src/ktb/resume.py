@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb import checkpoints, ranks
-from ktb.config import differences, resume_saved, user_overrides
+from ktb.config import config_folders, differences, resume_saved, user_overrides
 from ktb.data.base import RGBXDataModule
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.engine.saving import newest_first
@@ -99,6 +99,8 @@ def start(cfg: DictConfig, *, occupied: tuple[str, ...]) -> tuple[DictConfig, Ch
     point = None
     if found["path"] is not None:
         path = Path(found["path"])
+        if cfg.trainer.fast_dev_run:
+            raise ConfigError("trainer.fast_dev_run tries a new run out; it can't continue one (ckpt_path=...)")
         point = Checkpoint(path, contents.get(path) or _read(path))
         cfg = _continued(cfg, point)
     with open_dict(cfg):
@@ -172,7 +174,7 @@ def _refuse_occupied(cfg: DictConfig, run_dir: Path, occupied: tuple[str, ...]) 
 
 def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
     """The resumed run's own configuration, with what the user overrode on the command line."""
-    kept = resume_saved(point.config, cfg, user_overrides(cfg))
+    kept = resume_saved(point.config, cfg, user_overrides(cfg), config_folders())
     begun = point.config.get("init_from")
     if kept.init_from != begun:
         given = kept.init_from and Path(kept.init_from).expanduser().absolute()  # perhaps the folder of the file
@@ -227,6 +229,10 @@ _SCORED_BY = ("dataset.selection_split", "dataset.eval_size", "eval.scoring", "t
 """Settings without which two validation scores can't be compared."""
 
 
+_VALIDATED_AT = ("trainer.limit_val_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+"""Settings that decide at which steps there is a validation."""
+
+
 def prepare(point: Checkpoint, cfg: DictConfig, data: RGBXDataModule, now: EpochPlan, processes: int) -> None:
     """Let the checkpoint and the data stand where training goes on, under the configuration of today.
 
@@ -243,12 +249,12 @@ def prepare(point: Checkpoint, cfg: DictConfig, data: RGBXDataModule, now: Epoch
     point.changed = differences(point.config, cfg)
     was = point.plan(now, processes)
     same_order = "dataset.seed" not in point.changed
-    if was != now or not same_order:
+    if was != now or not same_order or any(key in point.changed for key in _VALIDATED_AT):
         carry_over(point.content, was, now, same_order=same_order)
     data.start_at(point.position["epoch"], point.position["batch"])
     if any(key.split("[")[0] in _SCORED_BY for key in point.changed):
         point.content["callbacks"]["Saving"]["best_score"] = -math.inf
-        print("validation is scored in another way now: the best checkpoint is chosen among those from here on")
+        _say("validation is scored in another way now: the best checkpoint is chosen among those from here on")
 
 
 _TEST = ("test", "eval", "dataset.report_split", "dataset.eval_batch_size")
@@ -275,19 +281,26 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
         )
     scored_anew = [key for key in point.changed if key in _TEST or key.split(".")[0] in _TEST]
     if not result.is_file() or (scored_anew and len(scored_anew) == len(point.changed)):
-        print(f"{text}; only what follows the training is done")
+        _say(f"{text}; only what follows the training is done")
         return False
     if point.changed:
         given = ", ".join(f"{key}={value}" for key, (_, value) in point.changed.items())
         raise ConfigError(f"{text}, so {given} would have no effect")
-    print(f"{text}; nothing was trained, and the results are as they were: {result}")
+    _say(f"{text}; nothing was trained, and the results are as they were: {result}")
     return True
 
 
-def announce(point: Checkpoint, epochs: int, now: EpochPlan) -> None:
-    """Say where training goes on, and with which settings other than before."""
+def _say(text: str) -> None:
+    if ranks.is_first():
+        print(text)
+
+
+def announce(point: Checkpoint, cfg: DictConfig, plan: EpochPlan) -> None:
+    """Say where training goes on, with which settings other than before, and which loggers are missing."""
     batch = point.position["batch"]
-    within = f", after {batch} of {now.batches} batches" if batch else ""
-    print(f"continuing {point.path} in epoch {point.position['epoch'] + 1} of {epochs}{within}")
+    within = f", after {batch} of {plan.batches} batches" if batch else ""
+    _say(f"continuing {point.path} in epoch {point.position['epoch'] + 1} of {cfg.trainer.max_epochs}{within}")
     if point.changed:
-        print("changed: " + ", ".join(f"{key}={now} (was {was})" for key, (was, now) in point.changed.items()))
+        _say("changed: " + ", ".join(f"{key}={now} (was {was})" for key, (was, now) in point.changed.items()))
+    if missing := sorted(set(point.config.get("logger") or {}) - set(cfg.logger or {})):
+        _say(f"the run was logged to {', '.join(missing)} too: that has to be said again, with logger=...")

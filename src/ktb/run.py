@@ -166,8 +166,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     _claim(run_dir, cfg, resuming=point is not None)
     trainer.loggers = _loggers(cfg, run_dir, point)
     _announce(trainer, data, model, run_dir)
-    if point is not None and trainer.is_global_zero:
-        resume.announce(point, cfg.trainer.max_epochs, plan)
+    if point is not None:
+        resume.announce(point, cfg, plan)
     try:
         result = _fit_and_test(cfg, trainer, module, data, saving, point)
     except OSError as error:

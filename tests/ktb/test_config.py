@@ -465,3 +465,49 @@ def test_a_sweep_over_runs_inherits_what_they_share(tmp_path: Path) -> None:
         "eval=whole",
         "inherited=[dataset,modality,backbone,eval]",
     ]
+
+
+def resumed(saved: DictConfig, *overrides: str) -> DictConfig:
+    return config.resume_saved(saved, composed(*overrides, "run_dir=r"), overrides)
+
+
+def started(*overrides: str) -> DictConfig:
+    return OmegaConf.create(OmegaConf.to_container(composed(*overrides, "run_dir=r"), resolve=True))  # type: ignore[return-value]
+
+
+def test_a_resumed_run_follows_references_as_a_new_one_would() -> None:
+    saved = started("dataset=mfnet", "optim.weight_decay=0.3")
+    kept = resumed(saved, "dataset.recipe.lr=1.0", "dataset.recipe.weight_decay=1.0", "seed=7")
+    assert (kept.optim.lr, kept.optim.weight_decay, kept.dataset.seed) == (1.0, 0.3, 7)
+    kept = resumed(saved, "modality=default")  # of the run's data set, not of the one composed here
+    assert kept.dataset.streams == kept.modality.streams == ["rgb", "thermal"]
+    assert resumed(saved, "modality.streams=[rgb]").dataset.streams == ["rgb"]
+    assert config.differences(saved, resumed(saved)) == {}
+    assert config.differences(saved, resumed(saved, "optim.lr=2")) == {"optim.lr": (saved.optim.lr, 2.0)}
+
+
+def test_a_setting_of_another_member_than_the_runs_is_refused() -> None:
+    saved = started("dataset=mfnet")
+    with pytest.raises(ConfigError, match=r"^dataset\.size: the run's dataset is 'mfnet', which has no such setting"):
+        resumed(saved, "dataset.size=[64,64]")
+    assert resumed(saved, "dataset.batch_size=3").dataset.batch_size == 3
+
+
+def test_an_experiment_given_on_resume_counts_with_all_it_sets() -> None:
+    saved = started("dataset=mfnet", "backbone=swin_b", "optim.power=2")
+    kept = resumed(saved, "experiment=mfnet_swin_l", "optim.lr=1.0")
+    assert (kept.backbone.name, kept.published.miou) == ("swin_l", 59.2)
+    assert (kept.optim.power, kept.optim.lr) == (2, 1.0)  # not what the experiment sets; what the user said
+    assert config.differences(saved, resumed(saved, "experiment=mfnet_swin_b")).keys() == {
+        "published.miou", "published.split", "published.source",
+    }  # fmt: skip
+
+
+def test_what_a_class_does_not_take_is_one_line() -> None:
+    node = OmegaConf.create({"_target_": "ktb.engine.losses.PixelLoss", "kind": "mse"})
+    with pytest.raises(ConfigError, match=r"^ktb\.engine\.losses\.PixelLoss: pixel loss must be one of"):
+        config.instantiate(node)
+    node = OmegaConf.create({"_target_": "ktb.data.synthetic.SyntheticDataModule", "streams": ["rgb"], "stride": 3})
+    with pytest.raises(ConfigError, match=r"^ktb\.data\.synthetic\.SyntheticDataModule: .*'stride'") as error:
+        config.instantiate(node)
+    assert "\n" not in str(error.value)

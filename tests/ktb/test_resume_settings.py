@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig, poly_with_warmup
 from ktb.engine.saving import Saving
 from ktb.errors import CheckpointError, ConfigError, KTBError
-from tests.ktb.test_run import train
+from tests.ktb.test_run import metric_rows, train
 
 QUICK = ["test=false", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=1", "dataset.train=12"]
 
@@ -273,3 +274,26 @@ def test_settings_that_make_another_run_are_refused(finished: Path, option: str,
         train(finished, *QUICK, "ckpt_path=last", "trainer.max_epochs=2", option)
     assert "\n" not in str(error.value)
     assert (finished / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("option", ["limit_val_batches=0", "check_val_every_n_epoch=2"])
+def test_steps_are_counted_on_with_validation_at_other_places(finished: Path, tmp_path: Path, option: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    result = train(folder, *QUICK, "trainer.max_epochs=2", "ckpt_path=last", f"trainer.{option}")
+    rows = [row for row in metric_rows(folder) if "train/loss" in row]
+    assert [(int(row["epoch"]), int(row["step"])) for row in rows] == [(step // 6, step) for step in range(12)]
+    assert (result["epochs"], result["steps"]) == (2, 12)
+
+
+def test_checkpoints_of_older_versions_go_by_their_configuration(finished: Path, tmp_path: Path, taken: Taken) -> None:
+    """They do not note the plan of their epochs."""
+    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    del content["callbacks"]["Saving"]["plan"]
+    torch.save(content, tmp_path / "old.ckpt")
+    options = ["trainer.max_epochs=2", "dataset.batch_size=4", f"ckpt_path={tmp_path / 'old.ckpt'}"]
+    result = train(tmp_path / "new", *QUICK, *options, "trainer.check_val_every_n_epoch=2")
+    assert taken.rates() == pytest.approx([rate(step, epochs=2, steps=3) for step in range(3, 6)], rel=1e-12)
+    assert (result["epochs"], result["steps"]) == (2, 9)
+    with pytest.raises(ConfigError, match="fast_dev_run tries a new run out"):
+        train(tmp_path / "other", *QUICK, *options, "trainer.fast_dev_run=true")

@@ -66,7 +66,8 @@ class EpochPlan:
 
 
 def carry_over(content: dict[str, Any], was: EpochPlan, now: EpochPlan, *, same_order: bool) -> None:
-    """Change a checkpoint's content so that training continues from it with another plan of its epochs.
+    """Change a checkpoint's content so that training continues from it with another plan of its epochs, or with
+    validation at other places.
 
     The samples of the epoch that have been seen stay seen, the learning-rate schedule stands where it would stand had
     the new plan held from the start, and optimiser steps are counted on.
@@ -95,9 +96,14 @@ def carry_over(content: dict[str, Any], was: EpochPlan, now: EpochPlan, *, same_
         for part in ("total", "current"):
             validation[part] = dict.fromkeys(validation[part], 0)
         validation["total"].update(ready=int(over), started=int(over))
-    elif place["batch"]:  # after its last batch
+    elif place["batch"] and validation["total"]["ready"]:  # after its last batch, before validation
         for part in (progress["total"], progress["current"]):
             part.update({key: count + shift for key, count in part.items()})
+    elif place["batch"]:  # after both: as if the next epoch were just beginning
+        for part in (loops["epoch_progress"]["total"], loops["epoch_progress"]["current"]):
+            part["processed"] = part["started"]
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        place["epoch"], batch = place["epoch"] + 1, 0
     place["batch"] = batch
     for schedule in content["lr_schedulers"]:
         schedule["last_epoch"] = place["epoch"] * now.steps + math.ceil(batch / now.accumulate)
@@ -109,6 +115,8 @@ def _batch(epoch: int, batch: int, was: EpochPlan, now: EpochPlan, *, same_order
         return 0
     if batch >= was.batches:
         return now.batches
+    if was == now and same_order:
+        return batch
     seen = batch * was.batch_size
     place = f"the checkpoint stands within epoch {epoch + 1}, after {seen} of its samples"
     back = f"finish that epoch with {was.describe()} over {was.samples} samples first, or continue from best.ckpt"
