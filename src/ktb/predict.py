@@ -34,12 +34,23 @@ from torch import Tensor
 from ktb import __version__
 from ktb.checkpoints import fingerprint
 from ktb.data.augment import Array, EvalTransform
-from ktb.data.base import RawSample, RGBXDataModule, Tree, inside_root, read_images, suggestion, to_sample
+from ktb.data.base import (
+    RawSample,
+    Reader,
+    RGBXDataModule,
+    Tree,
+    inside_root,
+    read_images,
+    say_converted,
+    suggestion,
+    to_sample,
+)
 from ktb.data.folder import match_files
 from ktb.data.pictures import RGBImage, overlay, to_picture
-from ktb.data.readers import MAX_PIXELS, read_bytes, similar
+from ktb.data.readers import Reading, pixel_limit, read_text, similar
 from ktb.data.spec import normalize
 from ktb.data.tools import Outcome, fixed_parts, png_text
+from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.engine.inference import BAND_VALUES, sliding_bands
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.files import atomic_file, existing, files_below, normal
@@ -188,8 +199,8 @@ def plan_csv(
         DataError: not such a table.
     """
     try:
-        rows = list(csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig")), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(io.StringIO(read_text(path)), strict=True))
+    except csv.Error as error:
         raise DataError(f"{path}: is no table in CSV ({error}); expected text, columns separated by commas") from None
     header = [cell.strip() for cell in (rows[0] if rows else ())]
     for column in header:
@@ -258,13 +269,15 @@ def _distinct(jobs: list[Job]) -> list[Job]:
 
 @dataclass
 class _Loaded:
-    """A picture as the model takes it: inputs (1, C, h, w) as stored, `size` the picture's own (height, width)."""
+    """A picture as the model takes it: inputs (1, C, h, w) as stored, `size` the picture's own (height, width),
+    `converted` as in `RawSample`."""
 
     job: Job
     stamp: str
     inputs: dict[str, Tensor]
     size: tuple[int, int]
     picture: RGBImage | None
+    converted: dict[str, str]
 
 
 @dataclass
@@ -274,6 +287,15 @@ class _Segmented:
     loaded: _Loaded
     ids: Bytes
     confidence: Bytes | None
+
+
+class UnlikeTraining(DataError):
+    """A picture whose values are far outside of what the model was trained on: most likely another unit."""
+
+
+@dataclass(frozen=True)
+class _Unlike(Outcome):
+    """What became of a picture that is not segmented for this reason."""
 
 
 @dataclass
@@ -290,6 +312,8 @@ class Predictor:
         short_side: pictures are resized to it for the model, as in evaluation; None: not at all.
         tile: pictures with more than 2·tile² pixels (after resizing) are cut into tiles of this side.
         overlap: share of a tile's side that neighbours have in common at least.
+        training: modality → how large its values were in training; pictures far outside are refused. Empty: none is.
+        max_pixels: larger pictures are refused; None: as `data` has it.
     """
 
     model: KTBSegmentor
@@ -302,12 +326,15 @@ class Predictor:
     tile: int = 768
     overlap: float = 0.25
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    training: Mapping[str, Magnitude] = field(default_factory=dict)
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.write:
             if name not in OUTPUTS:
                 raise ConfigError(f"--write {name}: expected some of {', '.join(OUTPUTS)}{suggestion(name, OUTPUTS)}")
         self._modalities = {m.name: m for m in self.data.modalities}
+        self._most = self.data.max_pixels if self.max_pixels is None else self.max_pixels
         self._readers = self.data.readers()
         self._transform = EvalTransform(self.short_side)
         self._model_sha256 = fingerprint(self.model)
@@ -321,6 +348,18 @@ class Predictor:
             "options": [self.legend, self.short_side, self.tile, self.overlap],
         }
         self._settings_digest = _hash(json.dumps(facts, default=str).encode()).hexdigest()
+
+    def _comparing(self, name: str, reader: Reader, odd: list[str]) -> Reader:
+        """`reader`, which appends to `odd` what of its pictures is far outside of the training."""
+
+        def read(paths: Sequence[Path]) -> Reading:
+            measured, result = read_measured(reader, paths)
+            text = unlike(sizes(measured), self.training[name], reader, self._modalities[name])
+            if text is not None:
+                odd.append(f"{paths[0]}: {name} {text}; {REMEDY}, or go on with --force")
+            return result
+
+        return read
 
     def manifest(self, checkpoint: Path) -> dict[str, Any]:
         """What somebody needs who finds the results."""
@@ -359,7 +398,10 @@ class Predictor:
                         f"{target}: is there already and was not written by ktb-predict; move it away, or choose "
                         "another --out"
                     )
-            return self._read(job, stamp)
+            with pixel_limit(self._most):
+                return self._read(job, stamp)
+        except UnlikeTraining as error:
+            return _Unlike(index, "failed", str(error))
         except KTBError as error:
             return Outcome(index, "failed", str(error))
         except OSError as error:
@@ -381,23 +423,32 @@ class Predictor:
 
     def _read(self, job: Job, stamp: str) -> _Loaded:
         files = {name: job.files[name] for name in self._modalities if name in job.files}
-        images, valid = read_images(files, self._readers, resize=self.data.resized)
+        odd: list[str] = []
+        readers = {
+            name: self._comparing(name, reader, odd) if name in self.training else reader
+            for name, reader in self._readers.items()
+            if name in files
+        }
+        images, valid, converted = read_images(files, readers, resize=self.data.resized)
         first = next(iter(images.values()))
         size = (first.shape[0], first.shape[1])
         if self.short_side is not None:
             height, width = self._transform.size(size)
-            if height * width > MAX_PIXELS:
+            if height * width > self._most:
                 raise DataError(
                     f"{_first(job)}: {size[1]} x {size[0]} pixels would become {width} x {height} for"
-                    f" the model; expected at most {MAX_PIXELS} pixels: use --short-side native"
+                    f" the model; expected at most {self._most} pixels: use --short-side native, or "
+                    f"--max-pixels {height * width}"
                 )
+        if odd:
+            raise UnlikeTraining(odd[0])
         modalities = [self._modalities[name] for name in files]
         picture = None
         if "overlay" in self.write:
             picture = self._picture(images)
         label = np.zeros(size, np.uint8)  # the transform wants one
         sample = to_sample(RawSample(images, label, job.name, {}, valid), modalities, self._transform)
-        return _Loaded(job, stamp, {name: x[None] for name, x in sample["inputs"].items()}, size, picture)
+        return _Loaded(job, stamp, {name: x[None] for name, x in sample["inputs"].items()}, size, picture, converted)
 
     def _picture(self, images: Mapping[str, Array]) -> RGBImage:
         """What the overlay lies over: RGB, or the first modality made visible."""
@@ -540,10 +591,15 @@ def _stamp_of(path: Path) -> str | None:
 
 def run(predictor: Predictor, jobs: Sequence[Job], *, overwrite: bool = False) -> Iterator[Outcome]:
     """Segment all of `jobs`: an outcome for each, about in their order. Stopped early, what is being written is
-    finished first."""
+    finished first.
+
+    Raises:
+        DataError: the first picture is far outside of what the model was trained on, so all are likely to be.
+    """
     reading: deque[Future[_Loaded | Outcome]] = deque()
     writing: deque[Future[Outcome]] = deque()
     rest = iter(jobs)
+    alike = False
     with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(READ_AHEAD) as readers:
         try:
             while True:
@@ -552,6 +608,12 @@ def run(predictor: Predictor, jobs: Sequence[Job], *, overwrite: bool = False) -
                 if not reading:
                     break
                 loaded = reading.popleft().result()
+                if isinstance(loaded, _Unlike) and not alike:
+                    raise DataError(loaded.message)
+                if isinstance(loaded, _Loaded):
+                    alike = True
+                    if loaded.converted:
+                        say_converted(loaded.converted, "")
                 outcome = loaded if isinstance(loaded, Outcome) else _segment(predictor, loaded)
                 del loaded
                 if isinstance(outcome, Outcome):

@@ -70,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--input", dest="input", action="append", metavar="MODALITY=PATH", help="the same")
     group.add_argument("--csv", type=Path, metavar="FILE", help="instead: a table with one column per modality")
     group.add_argument("--allow-missing", action="store_true", help="also pictures for which a modality has no file")
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="also pictures whose values are far outside of what the model was trained on (another unit or bit depth)",
+    )
+    group.add_argument(
+        "--max-pixels", type=positive, metavar="N", help="refuse larger pictures (default: 67108864, or as in training)"
+    )
     group = parser.add_argument_group("output")
     group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     group.add_argument(
@@ -137,6 +145,7 @@ def _share(text: str) -> float:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from ktb.data.values import known
     from ktb.predict import Predictor, claimed, plan, plan_csv, run
 
     sources: dict[str, list[str]] = {}
@@ -176,6 +185,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         tile=arguments.tile,
         overlap=arguments.overlap,
         device=device,
+        training={} if arguments.force else known(model.about.get("values")),
+        max_pixels=arguments.max_pixels,
     )
     print(f"{file}: {' + '.join(names)}, {data.spec.num_classes} classes of {data.spec.name}, on {device}")
     for name in names:
@@ -220,7 +231,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     config.check(cfg)
     cfg, data, model = run.open_checkpoint(file, cfg, arguments.overrides)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
-    ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe")
+    ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
     settings = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}
     return file, settings, data, model
 

@@ -37,6 +37,7 @@ from yaml import YAMLError
 
 from ktb import checkpoints, finetune, ranks, resume, tables
 from ktb.config import instantiate, merge_saved, user_overrides
+from ktb.data import values
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.base import RGBXDataModule
 from ktb.engine.callbacks import Panels, Progress, Speed, finite
@@ -227,6 +228,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     robustness = Robustness(_options(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
     data.setup("test")
 
+    if ranks.is_first():
+        for line in values.compare(data, data.spec.report_split, model.about.get("values")):
+            print(f"warning: {line}", file=sys.stderr, flush=True)
+
     run_dir = Path(ranks.decide(lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg)))
     if (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists():
         raise ConfigError(f"{run_dir} already holds results; choose another run_dir for those of this evaluation")
@@ -401,6 +406,7 @@ def _provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str,
         "classes": list(data.spec.classes),
         "palette": [list(colour) for colour in data.spec.palette],
         "modalities": [asdict(m) for m in data.modalities],
+        "values": values.measure(data, "train"),
         "backbone": {
             "name": cfg.backbone.name,
             "timm_name": cfg.backbone.timm_name,

@@ -24,6 +24,7 @@ from PIL import Image
 
 from ktb import load_model, predict_cli, run
 from ktb.checkpoints import to_published
+from ktb.data import base
 from ktb.data.augment import EvalTransform, resize
 from ktb.data.base import FileSamples
 from ktb.data.fixtures import FIXTURES, make_fixture
@@ -262,6 +263,74 @@ def test_damaged_pictures_are_reported_and_the_rest_goes_on(
     ):
         assert sum(line.startswith(expected) for line in lines) == 1, expected
     assert {p.name for p in (out / "index").iterdir()} == {"good.png", "zgood.png"}
+
+
+def test_pictures_in_another_unit_stop_the_call_unless_forced(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for path in (pairs / "rgb").rglob("*.png"):  # 0 to 1 instead of 0 to 255
+        Image.fromarray((pixels(path) / 255).astype(np.uint8)).save(path)
+    assert call(trained, pairs, out) == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "error" in text]
+    assert line.startswith(f"ktb-predict: error: {pairs / 'rgb/a.png'}: rgb has values around 0")
+    assert line.endswith("correct the modality's scale, or go on with --force")
+    assert not list(out.rglob("*.png"))
+    assert call(trained, pairs, out, "--force") == 0
+    assert len(list((out / "index").rglob("*.png"))) == 3
+
+
+def test_one_picture_without_a_measurement_fails_alone(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros(SIZES["sub/b"], np.uint8)).save(pairs / "depth/sub/b.png")
+    assert call(trained, pairs, tmp_path / "out") == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed:" in text]
+    assert f"{pairs / 'depth/sub/b.png'}: depth has no measured pixel, all others are holes; in training" in line
+    written = {p.relative_to(tmp_path / "out/index").as_posix() for p in (tmp_path / "out/index").rglob("*.png")}
+    assert written == {"a.png", "sub/deep/c.1.png"}
+
+
+def test_grey_pictures_and_such_with_alpha_are_said_once_and_read(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base._said[0] = 0
+    grey, rgba = pairs / "rgb/a.png", pairs / "rgb/sub/b.png"
+    Image.open(grey).convert("L").save(grey)
+    plain = pixels(rgba)
+    Image.open(rgba).convert("RGBA").save(rgba)
+    assert call(trained, pairs, tmp_path / "out") == 0
+    said = [text for text in capsys.readouterr().err.splitlines() if "no plain RGB picture" in text]
+    assert said == [f"{grey}: is no plain RGB picture: grey, taken as three equal channels; others like it are read "
+                    "the same way"]  # fmt: skip
+    Image.fromarray(plain).save(rgba)
+    assert call(trained, pairs, tmp_path / "plain") == 0
+    first, second = (pixels(tmp_path / f"{folder}/index/sub/b.png") for folder in ("out", "plain"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_mask_lies_as_its_picture_is_seen(trained: Path, pairs: Path, tmp_path: Path) -> None:
+    """Orientation 6: stored on its side, as many phones do."""
+    assert call(trained, pairs, tmp_path / "plain") == 0
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (pairs / "rgb").rglob("*.png"):
+        Image.fromarray(np.rot90(pixels(path)).copy()).save(path, exif=exif)
+    assert call(trained, pairs, tmp_path / "out") == 0
+    for name, size in SIZES.items():
+        mask = pixels(tmp_path / f"out/index/{name}.png")
+        assert mask.shape == size
+        np.testing.assert_array_equal(mask, pixels(tmp_path / f"plain/index/{name}.png"))
+
+
+def test_larger_pictures_by_an_option(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(trained, pairs, tmp_path / "out", "--max-pixels", "3000") == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed:" in text]
+    assert "claims 64 x 96 pixels; expected at most 3000" in line
+    assert "--max-pixels of ktb-predict" in line
+    assert call(trained, pairs, tmp_path / "out", "--max-pixels", "6144") == 0
 
 
 def test_a_missing_modality(trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

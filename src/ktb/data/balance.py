@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktb.data.base import MAX_WORKERS, RGBXDataModule
+from ktb.data.readers import pixel_limit
 from ktb.errors import DataError
 
 MAX_RATIO = 10.0
@@ -37,7 +38,8 @@ def count_pixels(data: RGBXDataModule) -> ClassPixels:
     chosen = sorted(set(np.linspace(0, len(samples) - 1, min(len(samples), MAX_LABELS)).round().astype(int).tolist()))
 
     def count(index: int) -> NDArray[np.int64]:
-        label = samples.read(index, []).label
+        with pixel_limit(data.max_pixels):
+            label = samples.read(index, []).label
         return np.bincount(label[label < classes], minlength=classes)  # void is above all ids
 
     with ThreadPoolExecutor(MAX_WORKERS) as pool:

@@ -8,7 +8,9 @@ seeding, distribution over processes, and the errors a user sees, are here once.
 from __future__ import annotations
 
 import difflib
+import mmap
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,12 +21,13 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, Transform, resize_nearest
-from ktb.data.readers import Reading, read_bytes, similar
+from ktb.data.readers import LARGEST, MAX_PIXELS, Reading, pixel_limit, read_text, similar
 from ktb.data.spec import Batch, DatasetSpec, ModalitySpec, Sample
 from ktb.errors import ConfigError, DataError
 from ktb.files import entries, existing, is_hidden, normal
@@ -46,6 +49,7 @@ class RawSample:
     valid: modality name → (H, W) bool, False where the sensor measured nothing. Only for modalities that have such
         holes and keep them: resizing then never mixes a hole into a measured value, and a hole comes out as 0. If the
         modality's spec asks for it (`validity`), the mask is appended as its last channel.
+    converted: file → what was done to it because it is no plain RGB picture, in words that follow its name.
     """
 
     images: dict[str, Array]
@@ -53,6 +57,7 @@ class RawSample:
     id: str
     condition: dict[str, str] = field(default_factory=dict)
     valid: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    converted: dict[str, str] = field(default_factory=dict)
 
 
 class Samples(Protocol):
@@ -121,8 +126,8 @@ class FileSamples:
         label = self.label(self.root / entry.label)
         files = {name: [self.root / file for file in entry.files[name]] for name in streams}
         like = ((label.shape[0], label.shape[1]), f"its label {self.root / entry.label}")
-        images, valid = read_images(files, self.readers, like=like, resize=self.resize)
-        return RawSample(images, label, entry.id, dict(entry.condition), valid)
+        images, valid, converted = read_images(files, self.readers, like=like, resize=self.resize)
+        return RawSample(images, label, entry.id, dict(entry.condition), valid, converted)
 
 
 def read_images(
@@ -131,8 +136,8 @@ def read_images(
     *,
     like: tuple[Size, str] | None = None,
     resize: Collection[str] = (),
-) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]]]:
-    """`images` and `valid` of a `RawSample`.
+) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]], dict[str, str]]:
+    """`images`, `valid` and `converted` of a `RawSample`.
 
     Args:
         files: modality name → its file or files.
@@ -145,9 +150,12 @@ def read_images(
     """
     images: dict[str, Array] = {}
     valid: dict[str, NDArray[np.bool_]] = {}
+    converted: dict[str, str] = {}
     for name in sorted(files, key=lambda name: name in resize):
         paths = files[name]
-        image, mask = readers[name](paths)
+        image, mask, done = readers[name](paths)
+        if done:
+            converted[str(paths[0])] = done
         size, what = like = like or ((image.shape[0], image.shape[1]), f"{name} {paths[0]}")
         if image.shape[:2] != size:
             if name not in resize:
@@ -160,7 +168,7 @@ def read_images(
         images[name] = image
         if mask is not None:
             valid[name] = mask
-    return {name: images[name] for name in files}, valid
+    return {name: images[name] for name in files}, valid, converted
 
 
 class Tree:
@@ -243,10 +251,7 @@ def read_list(path: Path, *, spaces: bool = True) -> list[ListLine]:
     Raises:
         DataError: missing, empty, not text, a name that leaves the data root, or a sample listed twice.
     """
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: is not a text file; expected a list with one sample per line") from None
+    text = read_text(path)
     lines: list[ListLine] = []
     seen: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -310,24 +315,52 @@ class RGBXDataset(Dataset[Sample]):
         modalities: what to load, in order.
         transform: joint transform of all images and the label.
         seed: of the augmentation.
+        max_pixels: of a picture, see `pixel_limit`.
     """
 
     def __init__(
-        self, samples: Samples, modalities: Sequence[ModalitySpec], transform: Transform, *, seed: int = 0
+        self,
+        samples: Samples,
+        modalities: Sequence[ModalitySpec],
+        transform: Transform,
+        *,
+        seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.samples = samples
         self.modalities = tuple(modalities)
         self.transform = transform
         self.seed = seed
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         epoch, index = item if isinstance(item, tuple) else (0, item)
-        with _errors_leave_workers_as_one_line():
+        with _errors_leave_workers_as_one_line(), pixel_limit(self.max_pixels):
             raw = self.samples.read(index, [m.name for m in self.modalities])
+        if raw.converted:
+            say_converted(raw.converted)
         return to_sample(raw, self.modalities, self.transform, entropy=(self.seed, epoch, index))
+
+
+# One byte that loader processes share with this one, where they are forks of it.
+_said = mmap.mmap(-1, 1)
+
+
+@rank_zero_only
+def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check lists all)") -> None:
+    """Say once, whichever process finds the first, that pictures are read that are no plain RGB."""
+    if _said[0]:
+        return
+    _said[0] = 1
+    file, done = next(iter(converted.items()))
+    print(
+        f"{file}: is no plain RGB picture: {done}; others like it are read the same way{more}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def to_sample(
@@ -460,6 +493,7 @@ class Loading(TypedDict, total=False):
     seed: int
     selection_split: str | None
     report_split: str | None
+    max_pixels: int
 
 
 class RGBXDataModule(L.LightningDataModule):
@@ -479,6 +513,7 @@ class RGBXDataModule(L.LightningDataModule):
             (nearest) along with the images.
         seed: of order and augmentation.
         selection_split, report_split: instead of those of the spec.
+        max_pixels: pictures of more pixels are refused before they are decoded.
 
     Raises:
         ConfigError: a stream or split the data set does not have, a size or number that cannot work.
@@ -503,6 +538,7 @@ class RGBXDataModule(L.LightningDataModule):
         seed: int = 3407,
         selection_split: str | None = None,
         report_split: str | None = None,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         super().__init__()
         self.spec = replace(
@@ -530,6 +566,9 @@ class RGBXDataModule(L.LightningDataModule):
         short_side = eval_size if eval_size is None or isinstance(eval_size, int) else eval_size[0]
         if short_side is not None and short_side < 32:
             raise ConfigError(f"dataset.eval_size is {eval_size}; expected 32 or more")
+        if not 1 <= max_pixels <= LARGEST:
+            raise ConfigError(f"dataset.max_pixels is {max_pixels}; expected 1 to {LARGEST}")
+        self.max_pixels = max_pixels
         self.modalities = tuple(spec.modalities[name] for name in streams)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -568,7 +607,7 @@ class RGBXDataModule(L.LightningDataModule):
                 raise ConfigError(f"{self.spec.name} has no split {split!r}; it has {', '.join(self.spec.splits)}")
             self._samples[split] = self.open_split(split)
         transform = self.train_transform() if train else self.eval_transform()
-        return RGBXDataset(self._samples[split], self.modalities, transform, seed=self.seed)
+        return RGBXDataset(self._samples[split], self.modalities, transform, seed=self.seed, max_pixels=self.max_pixels)
 
     def setup(self, stage: str) -> None:
         """Find and check the splits that `stage` ("fit", "validate", "test" or "predict") needs."""

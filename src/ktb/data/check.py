@@ -23,6 +23,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from ktb.data.base import FileSamples, RGBXDataModule, Samples
+from ktb.data.readers import ImageReader, pixel_limit
 from ktb.data.spec import IGNORE
 from ktb.data.tools import Outcome
 from ktb.errors import DataError
@@ -34,8 +35,11 @@ Report = dict[str, Any]
 
 SMALLEST = 32
 """Pixels that each side of the network's input must have."""
-PLAUSIBLE = (0.05, 5.0)
-"""Largest absolute value of a split after scaling: the network expects 0 to 1; polarisation reaches 2.7."""
+PLAUSIBLE = (0.25, 5.0)
+"""Largest absolute value of a split after scaling: the network expects 0 to 1; polarisation reaches 2.7, 14 bits of 16
+no more than a quarter."""
+FAR_FROM_OTHERS = 8.0
+"""A picture whose largest value is so many times that of most others, or so small a part of it: 12 bits among 16."""
 
 SHOWN = 20
 """Failures and findings printed in the terminal; the report files have all of them."""
@@ -43,7 +47,8 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Look:
-    """One sample to read: `index` of `samples`, with the modalities `streams`; `num_classes` its label may have."""
+    """One sample to read: `index` of `samples`, with the modalities `streams`; `num_classes` its label may have;
+    `max_pixels` a picture."""
 
     split: str
     name: str
@@ -51,11 +56,13 @@ class Look:
     index: int
     streams: tuple[str, ...]
     num_classes: int
+    max_pixels: int
 
 
 @dataclass(frozen=True)
 class Values:
-    """What one modality of one sample holds: stored values, over all channels. measured: share of valid pixels."""
+    """What one modality of one sample holds: values as read, before rounding to 8 bits, over all channels. measured:
+    share of valid pixels."""
 
     dtype: str
     channels: int
@@ -70,7 +77,8 @@ class Seen(Outcome):
     """What became of one `Look`.
 
     size: (height, width) of the label. histogram: (256,) pixels per class id, `IGNORE` included. digest: of all
-    values read, equal for samples of equal content. failures: one line per unusable file.
+    values read, equal for samples of equal content. failures: one line per unusable file. converted: file → what was
+    done to it because it is no plain RGB picture.
     """
 
     split: str = ""
@@ -80,6 +88,7 @@ class Seen(Outcome):
     condition: dict[str, str] = field(default_factory=dict)
     digest: str = ""
     failures: tuple[str, ...] = ()
+    converted: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,15 @@ def plan(data: RGBXDataModule) -> Plan:
                 name, single = samples.entries[index].id, copy.copy(samples)
                 single.entries = [samples.entries[index]]
             looks.append(
-                Look(split, name, single, 0 if single is not samples else index, streams, data.spec.num_classes)
+                Look(
+                    split,
+                    name,
+                    single,
+                    0 if single is not samples else index,
+                    streams,
+                    data.spec.num_classes,
+                    data.max_pixels,
+                )
             )
     if not counts:
         raise DataError(next(iter(unopened.values())))
@@ -183,10 +200,33 @@ def _oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[st
         if flat:
             found.append(f"{split}: {m.name} has one value only in {len(flat)} samples (first: {flat[0]})")
         extreme = max((max(abs(s.values[m.name].low), abs(s.values[m.name].high)) for s in seen), default=0.0) / m.scale
-        if seen and not PLAUSIBLE[0] <= extreme <= PLAUSIBLE[1]:
+        if seen and not PLAUSIBLE[0] < extreme <= PLAUSIBLE[1]:
+            # What is rounded to 8 bits has been divided by the scale that is set already.
+            of = "" if m.name == "rgb" else f" of {m.scale:g}"
             found.append(
-                f"{split}: {m.name} reaches {extreme:.3g} times its scale of {m.scale:g}; about 1 is expected: another "
+                f"{split}: {m.name} reaches {extreme:.3g} times its scale{of}; about 1 is expected: another "
                 "unit or bit depth? correct the modality's scale or hole value"
+            )
+        found += _unlike_others(split, m.name, seen)
+    converted = [f"{file}: {done}" for s in seen for file, done in s.converted.items()]
+    if converted:
+        found.append(f"{split}: {len(converted)} pictures are no plain RGB (first: {converted[0]})")
+    return found
+
+
+def _unlike_others(split: str, name: str, seen: Sequence[Seen]) -> list[str]:
+    """Samples whose values are of another order than those of most others, such as one picture in another bit depth."""
+    largest = {s.path: max(abs(s.values[name].low), abs(s.values[name].high)) for s in seen}
+    usual = float(np.median(list(largest.values()))) if largest else 0.0
+    found = []
+    for odd, what in (
+        ([p for p, v in largest.items() if 0 < v * FAR_FROM_OTHERS < usual], "smaller"),
+        ([p for p, v in largest.items() if v > FAR_FROM_OTHERS * usual > 0], "larger"),
+    ):
+        if odd:
+            found.append(
+                f"{split}: {name} reaches {largest[odd[0]]:.5g} in {odd[0]}, but {usual:.5g} in most samples: "
+                f"{len(odd)} of {len(seen)} are {FAR_FROM_OTHERS:g} times {what} or more: another unit or bit depth?"
             )
     return found
 
@@ -223,7 +263,9 @@ def look(job: Look) -> Seen:
     """Read one sample as training does; never raises for what a file holds."""
     path = Path(job.name)
     try:
-        raw = job.samples.read(job.index, job.streams)
+        with pixel_limit(job.max_pixels):
+            raw = job.samples.read(job.index, job.streams)
+            whole = _before_rounding(job)
     except DataError as error:
         failures = _each_file(job) or (str(error),)
         return Seen(path, "failed", "; ".join(failures), job.split, failures=failures)
@@ -238,7 +280,7 @@ def look(job: Look) -> Seen:
     values = {}
     for name, image in raw.images.items():
         digest.update(np.ascontiguousarray(image).data)
-        valid = raw.valid.get(name)
+        valid, image = raw.valid.get(name), whole.get(name, image)
         measured = image if valid is None else image[valid]
         low, high, mean = (
             (float(measured.min()), float(measured.max()), float(measured.mean(dtype=np.float64)))
@@ -246,9 +288,33 @@ def look(job: Look) -> Seen:
             else (0.0, 0.0, 0.0)
         )
         share = 1.0 if valid is None else float(valid.mean())
-        values[name] = Values(str(image.dtype), image.shape[2], low, high, mean, share)
+        values[name] = Values(str(raw.images[name].dtype), image.shape[2], low, high, mean, share)
     height, width = raw.label.shape
-    return Seen(path, "kept", "", job.split, (height, width), values, histogram, raw.condition, digest.hexdigest())
+    return Seen(
+        path,
+        "kept",
+        "",
+        job.split,
+        (height, width),
+        values,
+        histogram,
+        raw.condition,
+        digest.hexdigest(),
+        converted=raw.converted,
+    )
+
+
+def _before_rounding(job: Look) -> dict[str, NDArray[Any]]:
+    """Modality → image of those that are rounded to 8 bits on reading, which cuts off what lies beyond the scale."""
+    if not isinstance(job.samples, FileSamples):
+        return {}
+    samples, files = job.samples, job.samples.entries[job.index].files
+    readers = ((name, samples.readers[name]) for name in job.streams)
+    return {
+        name: reader.measure([samples.root / file for file in files[name]]).image
+        for name, reader in readers
+        if isinstance(reader, ImageReader) and reader.units and reader.dtype != "float32"
+    }
 
 
 def _each_file(job: Look) -> tuple[str, ...]:
@@ -257,15 +323,16 @@ def _each_file(job: Look) -> tuple[str, ...]:
         return ()
     samples, entry = job.samples, job.samples.entries[job.index]
     found = []
-    try:
-        samples.label(samples.root / entry.label)
-    except DataError as error:
-        found.append(str(error))
-    for name in job.streams:
+    with pixel_limit(job.max_pixels):
         try:
-            samples.readers[name]([samples.root / file for file in entry.files[name]])
+            samples.label(samples.root / entry.label)
         except DataError as error:
             found.append(str(error))
+        for name in job.streams:
+            try:
+                samples.readers[name]([samples.root / file for file in entry.files[name]])
+            except DataError as error:
+                found.append(str(error))
     return tuple(dict.fromkeys(found))
 
 

@@ -35,7 +35,8 @@ class FolderModality:
 
     files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder.
     channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is 3
-        for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit, but is reduced to 8 bits.
+        for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit; then `scale` becomes 255 and it is rounded to 8
+        bits. A grey picture among "rgb" is taken three times, alpha is left out.
     scale: values are divided by it; null: 255, 65535 or 1 for uint8, uint16, float32. Without effect unless normalise
         is "fixed".
     mean, std: subtracted and divided by after scaling, one per channel or one for all; null: ImageNet's for "rgb", 0
@@ -59,25 +60,24 @@ class FolderModality:
 
     def reader(self, name: str) -> ImageReader:
         low, high = self.percentiles
-        reduced = name == "rgb" and self.dtype == "uint16"  # photometric augmentation works on 8 bits
+        reduced = self._reduced(name)
         return ImageReader(
             channels=self._channels(name),
             dtype="uint8" if reduced else self.dtype,
-            units={"uint16": 1 / 257} if reduced else {},
+            units={"uint16": 255 / self._scale(name)} if reduced else {},
             pick=None if self.pick is None else tuple(self.pick),
             hole_value=self.hole_value,
             holes=self.holes,
             normalise=self.normalise,
             percentiles=(low, high),
             plane_range=self.plane_range,
+            colour=name == "rgb" and self.pick is None,
         )
 
     def spec(self, name: str) -> ModalitySpec:
         stored = self._channels(name) + (self.holes == "validity")
         rgb = name == "rgb"
-        scale = self.scale if self.scale is not None else SCALES["uint8" if rgb else self.dtype]
-        if scale <= 0:
-            raise ConfigError(f"scale is {scale:g}; expected a positive number")
+        scale = 255.0 if self._reduced(name) else self._scale(name)
         return ModalitySpec(
             name,
             channels=3 if stored == 1 else stored,
@@ -87,6 +87,21 @@ class FolderModality:
             title=self.title,
             validity=self.holes == "validity",
         )
+
+    def _reduced(self, name: str) -> bool:
+        """Whether it is brought to 8 bits on reading, on which photometric augmentation works."""
+        return name == "rgb" and self.dtype == "uint16"
+
+    def _scale(self, name: str) -> float:
+        scale = self.scale if self.scale is not None else SCALES[self.dtype]
+        if scale <= 0:
+            raise ConfigError(f"scale is {scale:g}; expected a positive number")
+        if self._reduced(name) and scale < 255:
+            raise ConfigError(
+                f"scale is {scale:g}; expected the stored value of white, such as 4095 for 12 bits in 16 (a scale for "
+                f"values divided by 257 first, as they once were, is now {257 * scale:g})"
+            )
+        return scale
 
     def _channels(self, name: str) -> int:
         channels = self.channels if self.channels is not None else 3 if name == "rgb" else 1

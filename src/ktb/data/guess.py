@@ -291,7 +291,8 @@ def split_level_of(files: Iterable[File]) -> int | None:
 
 @dataclass
 class Stats:
-    """What some files of a kind hold. values: a sample of all finite ones, of the first three channels."""
+    """What some files of a kind hold. values: a sample of all finite ones, of the first three channels; most: the
+    largest of all."""
 
     dtypes: set[str]
     channels: set[int]
@@ -306,6 +307,7 @@ class Stats:
     """The same, and few of them in each file."""
     codes: Counter[Any]
     """Id or colour → how many of the files have it."""
+    most: float = 0.0
 
 
 def look_at(root: Path, files: Sequence[File]) -> Stats:
@@ -328,6 +330,8 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         finite = np.isfinite(sample)
         bad, total = bad + int((~finite).sum()), total + finite.size
         values.append(sample[finite])
+        if image.dtype.kind in "ui":
+            stats.most = max(stats.most, float(colour.max()))
         codes = _codes(stored)
         changes = float((codes[:, 1:] != codes[:, :-1]).mean()) if codes.shape[1] > 1 else 0.0
         whole = stored.dtype.kind in "ui" or bool((np.isfinite(stored) & (np.rint(stored) == stored)).all())
@@ -352,8 +356,10 @@ def _codes(stored: Array) -> Array:
 def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
     """How the values of a modality are stored and what they mean."""
     settings: dict[str, Any] = {"files": pattern}
-    (channels,) = stats.channels
+    channels = 3 if name == "rgb" and len(stats.channels) > 1 else max(stats.channels)
     reasons = [f"{channels} channel{'s' * (channels > 1)} of {_bits(stats.dtypes)}"]
+    if len(stats.channels) > 1:
+        reasons.append("grey pictures among them are taken as three equal channels, alpha is left out")
     if stats.grey and name != "rgb":
         settings["pick"] = [0]
         reasons[0] += ", all equal: one is taken"
@@ -364,13 +370,17 @@ def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
         channels = 3
     if name != "rgb" and channels != 1:
         settings["channels"] = channels
+    dtype = next(iter(stats.dtypes)) if len(stats.dtypes) == 1 else "uint16" if name == "rgb" else "float32"
     if len(stats.dtypes) > 1:
         reasons.append("files of several types: are their values in one unit?")
-    dtype = next(iter(stats.dtypes)) if len(stats.dtypes) == 1 else "float32"
     dtype = dtype if dtype in ("uint8", "uint16") else "float32"
     if dtype != "uint8":
         settings["dtype"] = dtype
     if name == "rgb":
+        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if stats.most < 2**bits)
+        if dtype == "uint16" and white < 65535:
+            settings["scale"] = white
+            reasons.append(f"values up to {stats.most:g}: {white.bit_length()} bits of 16 are used, {white} is white")
         return Guess(name, settings, tuple(reasons))
 
     values = stats.values
@@ -633,25 +643,24 @@ def _modalities(
         s = stats[id(k)]
         if not k.says(RGB_WORDS) and _example(k).endswith(".npy"):
             return False  # some sensor's channels; whoever stores colours in NPY names them
-        return s.channels <= {3, 4} and not s.grey and s.dtypes <= {"uint8", "uint16"} and len(s.dtypes) == 1
+        return bool(s.channels & {3, 4}) and not s.grey and s.dtypes <= {"uint8", "uint16"}
 
-    usable = []
-    for k in kinds:
-        channels = stats[id(k)].channels
-        if len(channels) == 1 and max(channels) <= 4:
-            usable.append(k)
-        else:
-            counts = " and ".join(map(str, sorted(channels)))
-            notes.append(
-                f"{_example(k)} and others like it have {counts} channels and are left out: convert them first"
-            )
-    if not usable:
-        raise DataError(f"{root}: no modality whose files have one number of channels, 1 to 4; convert them first")
+    usable = [k for k in kinds if max(stats[id(k)].channels) <= 4]
     colour = [k for k in usable if colourful(k)]
     rgb = next(
         (k for word in RGB_WORDS for k in colour if k.says([word]) and not k.says(ALL_X_WORDS)),
         colour[0] if len(colour) == 1 and not colour[0].says(ALL_X_WORDS) else None,
     )
+    # Colour pictures may have grey ones or some with alpha among them; all others must be alike.
+    usable = [k for k in usable if k is rgb or len(stats[id(k)].channels) == 1]
+    for k in kinds:
+        if k not in usable:
+            counts = " and ".join(map(str, sorted(stats[id(k)].channels)))
+            notes.append(
+                f"{_example(k)} and others like it have {counts} channels and are left out: convert them first"
+            )
+    if not usable:
+        raise DataError(f"{root}: no modality whose files have one number of channels, 1 to 4; convert them first")
     guesses: list[Guess] = []
     taken = {"label", "rgb"}
     known = Counter(_known(k) for k in usable if k is not rgb)
@@ -662,7 +671,7 @@ def _modalities(
         why = "colours, and named like it" if k is rgb and k.says(RGB_WORDS) else "colours" if k is rgb else None
         guess = guess_modality(name, pattern, s)
         guesses.append(Guess(name, guess.settings, (*([why] if why else []), *guess.reasons)))
-        if k is rgb and s.alpha:
+        if k is rgb and s.alpha and s.channels == {4}:
             x = _name(["x"], taken)
             taken.add(x)
             reasons = ("the fourth channel of the colour pictures varies: another sensor's picture, as in MFNet",)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ktb.data import png
 from ktb.data.label_palettes import Colour, Palette, colours_of, conflict
-from ktb.data.readers import decode, read_bytes, whole_numbers
+from ktb.data.readers import decode, read_bytes, read_text, whole_numbers
 from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
 from ktb.data.tools import Outcome
 from ktb.errors import DataError
@@ -58,8 +58,6 @@ class LabelSeen(Outcome):
 
 
 def look_at_label(path: Path) -> LabelSeen:
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        return LabelSeen(path, "failed", f"{path}: JPEG changes values, so it can hold no label; expected PNG or NPY")
     try:
         return _look(path)
     except DataError as error:
@@ -68,7 +66,7 @@ def look_at_label(path: Path) -> LabelSeen:
 
 def _look(path: Path) -> LabelSeen:
     data = read_bytes(path)
-    stored = decode(path, data=data)
+    stored = decode(path, data=data, lossless=True)
     alpha = png.alpha(data, stored)
     visible = np.ones(stored.shape[:2], bool) if alpha is None else alpha > 0
     smooth = alpha is not None and bool((visible & (alpha < np.iinfo(alpha.dtype).max)).any())
@@ -392,7 +390,7 @@ def read_class_names(root: Path) -> ClassNames:
     if path is None:
         return ClassNames()
     number, colour = r"(?:(-?\d+)[\s:,]+)?", r"(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?"
-    lines = [t.strip() for t in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    lines = [t.strip() for t in read_text(path).splitlines()]
     found = [re.fullmatch(rf"{number}(.*?[^\s:,]){colour}[:,\s]*", t) for t in lines if t and t[0] != "#"]
     matches = [m for m in found if m]
     numbered = all(m[1] for m in matches)

@@ -134,7 +134,7 @@ class MCubeSDataModule(RGBXDataModule):
         return FileSamples(self.root, entries, cut, _LabelWithoutMargin(label))
 
 
-READ_RGB = ImageReader(channels=3, units={"uint16": 1 / 257})  # some copies of the data set hold 16 bits
+READ_RGB = ImageReader(channels=3, units={"uint16": 1 / 257}, colour=True)  # some copies of the data set hold 16 bits
 
 
 def _read_unnormalised_rgb(paths: Sequence[Path]) -> Reading:
@@ -148,8 +148,8 @@ class _WithoutMargin:
     read: Reader
 
     def __call__(self, paths: Sequence[Path]) -> Reading:
-        image, valid = self.read(paths)
-        return Reading(_cut(image, paths[0]), None if valid is None else _cut(valid, paths[0]))
+        image, valid, converted = self.read(paths)
+        return Reading(_cut(image, paths[0]), None if valid is None else _cut(valid, paths[0]), converted)
 
 
 @dataclass(frozen=True)

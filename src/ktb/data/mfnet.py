@@ -28,7 +28,7 @@ THERMAL = ModalitySpec("thermal", title="thermal")
 RGB_FOLDERS, THERMAL_FOLDERS = ("rgb", "RGB"), ("ther", "Thermal", "thermal")
 LABEL_FOLDERS = ("labels", "Label", "label")
 RGBA_FOLDER = "images"
-READERS: dict[str, Reader] = {"rgb": ImageReader(channels=3), "thermal": ImageReader(channels=1)}
+READERS: dict[str, Reader] = {"rgb": ImageReader(channels=3, colour=True), "thermal": ImageReader(channels=1)}
 RGBA_READERS: dict[str, Reader] = {
     "rgb": ImageReader(channels=3, pick=(0, 1, 2)),
     "thermal": ImageReader(channels=1, pick=(3,)),

@@ -88,7 +88,7 @@ class NYUDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
-        return {"rgb": ImageReader(channels=3), "depth": READERS[self.depth_source]}
+        return {"rgb": ImageReader(channels=3, colour=True), "depth": READERS[self.depth_source]}
 
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)

@@ -358,7 +358,7 @@ def _mfnet_frame(stem: str, image: Path, label: Path) -> dict[str, Array | Path]
             f"{image}: holds {rgba.dtype} values of shape {rgba.shape}; expected 8-bit RGBA, the thermal picture as "
             "alpha: already converted?"
         )
-    decode(label)  # a damaged file is not copied
+    decode(label, lossless=True)  # a damaged file is not copied
     return {
         f"rgb/{stem}.png": np.ascontiguousarray(rgba[..., :3]),
         f"ther/{stem}.png": np.ascontiguousarray(rgba[..., 3]),

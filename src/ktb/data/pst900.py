@@ -64,7 +64,7 @@ class PST900DataModule(RGBXDataModule):
 
     def readers(self) -> Mapping[str, Reader]:
         return {
-            "rgb": ImageReader(channels=3),
+            "rgb": ImageReader(channels=3, colour=True),
             "thermal": ImageReader(channels=1)
             if self.thermal_source == "thermal"
             else ImageReader(channels=1, dtype="uint16", hole_value=0, normalise="percentile"),

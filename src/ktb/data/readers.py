@@ -7,11 +7,14 @@ in a file is ever executed.
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ktb.data import png
 from ktb.data.spec import IGNORE
@@ -37,11 +40,15 @@ Holes = Literal["zero", "fill", "validity"]
 Normalise = Literal["fixed", "percentile", "plane"]
 
 MAX_PIXELS = 1 << 26
-"""Images beyond this many pixels (8192 x 8192) are refused before a byte of them is decoded."""
+"""Images beyond this many pixels (8192 x 8192) are refused before a byte of them is decoded, see `pixel_limit`."""
+LARGEST = 1 << 30
+"""No setting lets pictures of more pixels in; OpenCV reads none."""
 
 _JPEG = b"\xff\xd8\xff"
 _NPY = b"\x93NUMPY"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGBA
+
+_limit: ContextVar[int] = ContextVar("pixel_limit", default=MAX_PIXELS)
 
 
 # --- bytes → array ---------------------------------------------------------------------------------------------------
@@ -63,6 +70,23 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
     return data
+
+
+def read_text(path: Path) -> str:
+    """The whole file as text: UTF-8, or UTF-16 with a byte order mark, as some programs on Windows write it.
+
+    Raises:
+        DataError: it cannot be read (see `read_bytes`) or is in another encoding, or no text at all.
+    """
+    data = read_bytes(path)
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path}: is no text in UTF-8; expected a text file: save it again in this encoding")
+    return text
 
 
 def similar(path: Path) -> str:
@@ -94,52 +118,151 @@ def _without_digits(name: str) -> str:
     return "".join(c for c in name if not c.isdigit())
 
 
-def decode(path: Path, *, expand_palette: bool = False, data: bytes | None = None) -> Array:
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Within the block, and in this thread, `decode` takes pictures of up to so many pixels instead of `MAX_PIXELS`."""
+    token = _limit.set(pixels)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def decode(path: Path, *, expand_palette: bool = False, lossless: bool = False, data: bytes | None = None) -> Array:
     """One image file → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
 
-    PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG (orientation tags are not
-    applied), NPY of numbers in shape (H, W) or (H, W, C).
+    PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG, NPY of numbers in shape (H, W)
+    or (H, W, C). A picture with an EXIF orientation is turned the way every viewer shows it, so H and W are those a
+    person sees.
 
     Args:
         expand_palette: palette PNGs as RGB instead of as indices.
+        lossless: refuse JPEG, as it must be for labels.
         data: the file's content, where it has been read already.
 
     Raises:
-        DataError: missing, empty, cut short, damaged, more than `MAX_PIXELS`, or none of these formats.
+        DataError: missing, empty, cut short, damaged, more pixels than `MAX_PIXELS` (or `pixel_limit`), or none of
+            these formats.
     """
     data = read_bytes(path) if data is None else data
     if data.startswith(png.SIGNATURE):
         return _decode_png(path, data, expand_palette)
     if data.startswith(_JPEG):
+        if lossless:
+            named = "" if path.suffix.lower() in (".jpg", ".jpeg") else f"is a JPEG file, though named {path.suffix}; "
+            raise DataError(
+                f"{path}: {named}JPEG changes values, so it can hold no label; expected PNG or NPY: export it again "
+                "(converting the file does not bring the values back)"
+            )
         return _decode_jpeg(path, data)
     if data.startswith(_NPY):
         return _decode_npy(path, data)
-    raise DataError(f"{path}: starts with {data[:8]!r}, which is none of PNG, JPEG and NPY; convert it to one of these")
+    what, remedy = _foreign(data)
+    raise DataError(f"{path}: is {what}, which is none of PNG, JPEG and NPY; {remedy}")
+
+
+_CONVERT = "convert it to PNG (values as they are) or NPY"
+_FETCH = "fetch the file itself"
+# First bytes (after so many others) → what such a file is, and what to do.
+_FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"II*\0", "a TIFF file", _CONVERT),
+    (0, b"MM\0*", "a TIFF file", _CONVERT),
+    (0, b"II+\0", "a BigTIFF file", _CONVERT),
+    (0, b"MM\0+", "a BigTIFF file", _CONVERT),
+    (0, b"GIF8", "a GIF file", _CONVERT),
+    (0, b"BM", "a BMP file", _CONVERT),
+    (8, b"WEBP", "a WebP file", _CONVERT),
+    (4, b"ftyp", "a HEIC, AVIF or video file", _CONVERT),
+    (4, b"jP  ", "a JPEG 2000 file", _CONVERT),
+    (4, b"JXL ", "a JPEG XL file", _CONVERT),
+    (0, b"v/1\x01", "an OpenEXR file", _CONVERT),
+    (0, b"P5", "a PGM file", _CONVERT),
+    (0, b"P6", "a PPM file", _CONVERT),
+    (0, b"PF", "a PFM file", _CONVERT),
+    (0, b"Pf", "a PFM file", _CONVERT),
+    (0, b"\x89HDF", "an HDF5 file", "write its arrays as NPY, one per sample"),
+    (0, b"MATLAB", "a MATLAB file", "write its arrays as NPY, one per sample"),
+    (0, b"PK\x03\x04", "a ZIP or NPZ archive", "unpack it: one array per NPY file"),
+    (0, b"\x1f\x8b", "a gzip file", "unpack it"),
+    (0, b"\x80", "a pickle", "write plain arrays with numpy.save"),
+    (0, b"%PDF", "a PDF file", _CONVERT),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the picture", f"{_FETCH}: git lfs pull"),
+    (0, b"/annex/", "a git-annex pointer, not the picture", f"{_FETCH}: git annex get"),
+)
+
+
+def _foreign(data: bytes) -> tuple[str, str]:
+    """What a file of no readable format is, and the remedy."""
+    for offset, magic, what, remedy in _FOREIGN:
+        if data.startswith(magic, offset):
+            return what, remedy
+    start = data[:512].removeprefix(codecs.BOM_UTF8).lstrip()
+    if start[:1] == b"<":
+        page = b"<html" in start.lower() or b"<!doctype html" in start.lower()
+        return ("an HTML page", f"{_FETCH}, not a page about it") if page else ("an XML or SVG file", _CONVERT)
+    if start and not set(start) & set(range(9)) and start.isascii():
+        return f"text ({start[:24].decode()!r}, ...)", _FETCH
+    return f"of an unknown kind, starting with {data[:8]!r}", "convert it to one of these, or copy it again"
+
+
+def _upright(image: Array, orientation: int) -> Array:
+    """The picture as a viewer shows it, by the value 1..8 of its EXIF orientation."""
+    if orientation >= 5:  # stored with rows and columns exchanged
+        image = image.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return image if orientation == 1 else np.ascontiguousarray(image[rows, columns])
+
+
+def _orientation(exif: bytes) -> int:
+    """Tag 0x0112 of EXIF data; 1, upright, where there is none or none that has a meaning, as viewers take it."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+            if tag == 0x0112:
+                (value,) = struct.unpack_from(order + {1: "B", 4: "I"}.get(kind, "H"), exif, at + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # damaged, which says nothing about the pixels
+        pass
+    return 1
+
+
+class _Header(NamedTuple):
+    height: int
+    width: int
+    orientation: int
+    bits: int = 8
+    colour_type: int = 2
 
 
 def _decode_png(path: Path, data: bytes, expand_palette: bool) -> Array:
-    width, height, bits, colour_type = _check_png(path, data)
-    channels = _PNG_CHANNELS.get(colour_type, 0)
-    if colour_type == 3 or bits < 8:
+    header = _check_png(path, data)
+    channels = _PNG_CHANNELS.get(header.colour_type, 0)
+    if header.colour_type == 3 or header.bits < 8:
         # OpenCV turns palettes into colours and stretches small grey values; Pillow keeps the indices.
         image = _decode_pillow(path, data, expand_palette)
-        if colour_type == 0:
-            image = image.astype(np.uint8) // (1 if bits == 1 else 255 // (2**bits - 1))
+        if header.colour_type == 0:
+            image = image.astype(np.uint8) // (1 if header.bits == 1 else 255 // (2**header.bits - 1))
     else:
         image = _decode_opencv(path, data)
         if image.ndim == 3 and image.shape[2] != channels:
             # OpenCV has no two-channel images and appends transparency: grey, grey, grey, alpha.
             image = image[..., {1: [0], 2: [0, 3], 3: [0, 1, 2]}.get(channels, slice(None))]
             image = image[..., 0] if channels == 1 else image
-    return _check_shape(path, image, (height, width))
+    return _upright(_check_shape(path, image, (header.height, header.width)), header.orientation)
 
 
-def _check_png(path: Path, data: bytes) -> tuple[int, int, int, int]:
-    """Walk the chunks: every checksum, IHDR first, IEND last. Returns width, height, bit depth, colour type.
+def _check_png(path: Path, data: bytes) -> _Header:
+    """Walk the chunks: every checksum, IHDR first, IEND last.
 
     OpenCV decodes a PNG that is cut short without a word, so this is what finds it.
     """
-    view, position, header = memoryview(data), len(png.SIGNATURE), b""
+    view, position, header, orientation = memoryview(data), len(png.SIGNATURE), b"", 1
     while True:
         if position + 12 > len(data):
             raise DataError(f"{path}: PNG cut short after {len(data)} bytes (no end marker); copy or download it again")
@@ -157,23 +280,26 @@ def _check_png(path: Path, data: bytes) -> tuple[int, int, int, int]:
             header = data[position + 8 : end - 4]
             width, height, bits, colour_type = struct.unpack_from(">IIBB", header)
             _check_pixels(path, width, height)
+        if kind == b"eXIf":
+            orientation = _orientation(data[position + 8 : end - 4])
         if kind == b"IEND":
-            return width, height, bits, colour_type
+            return _Header(height, width, orientation, bits, colour_type)
         position = end
 
 
 def _decode_jpeg(path: Path, data: bytes) -> Array:
-    size = _check_jpeg(path, data)
-    return _check_shape(path, _decode_opencv(path, data), size)
+    header = _check_jpeg(path, data)
+    image = _check_shape(path, _decode_opencv(path, data), (header.height, header.width))
+    return _upright(image, header.orientation)
 
 
-def _check_jpeg(path: Path, data: bytes) -> tuple[int, int]:
-    """Walk the segments up to the first scan and look for the end marker behind it. Returns (height, width).
+def _check_jpeg(path: Path, data: bytes) -> _Header:
+    """Walk the segments up to the first scan and look for the end marker behind it.
 
     Inside a scan the end marker cannot occur (0xFF is escaped), so one behind it means the file is complete. OpenCV
     paints the missing rest of a cut JPEG grey without a word.
     """
-    position, size = 2, (0, 0)
+    position, size, orientation = 2, (0, 0), 0
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
@@ -183,13 +309,16 @@ def _check_jpeg(path: Path, data: bytes) -> tuple[int, int]:
             height, width = struct.unpack_from(">HH", data, position + 5)
             _check_pixels(path, width, height)
             size = (height, width)
+        if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 4):
+            end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+            orientation = _orientation(data[position + 10 : end])
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == 0xDA:
             if data.rfind(b"\xff\xd9") < position:
                 raise DataError(
                     f"{path}: JPEG cut short after {len(data)} bytes (no end marker); copy or download it again"
                 )
-            return size
+            return _Header(*size, orientation or 1)
     raise DataError(f"{path}: JPEG cut short or damaged before its image data; copy or download it again")
 
 
@@ -207,7 +336,8 @@ def _decode_opencv(path: Path, data: bytes) -> Array:
 
 def _decode_pillow(path: Path, data: bytes, expand_palette: bool) -> Array:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        # Not by Image.open, which has a limit of its own for the number of pixels.
+        with PngImageFile(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB") if expand_palette and image.mode == "P" else image)
     except Exception as error:  # damaged bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         raise DataError(f"{path}: damaged image ({_first_line(error)}); copy or download it again") from None
@@ -240,9 +370,12 @@ def _decode_npy(path: Path, data: bytes) -> Array:
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
+    limit = _limit.get()
+    if not 0 < width * height <= limit:
+        more = f", or set dataset.max_pixels={width * height} (--max-pixels of ktb-predict and ktb-data new)"
         raise DataError(
-            f"{path}: claims {width} x {height} pixels; expected at most {MAX_PIXELS}: the file is damaged, or scale it"
+            f"{path}: claims {width} x {height} pixels; expected at most {limit}: the file is damaged"
+            + more * (0 < width * height <= LARGEST)
         )
 
 
@@ -263,10 +396,14 @@ def _first_line(error: BaseException) -> str:
 
 
 class Reading(NamedTuple):
-    """An image (H, W, C), uint8, uint16 or float32, and where it is valid (H, W); None where there are no holes."""
+    """An image (H, W, C), uint8, uint16 or float32, and where it is valid (H, W); None where there are no holes.
+
+    converted: what was done to a picture that is no plain RGB, in words; empty otherwise.
+    """
 
     image: Array
     valid: Mask | None = None
+    converted: str = ""
 
 
 @dataclass(frozen=True)
@@ -279,7 +416,9 @@ class ImageReader:
         channels: number of channels of the result; None: any.
         dtype: type of the result, and stored type that is expected; "float32" takes any stored type.
         units: further stored types that are taken, each with the factor that brings it to the unit of the result
-            ({"uint16": 1e-3} for float metres or 16-bit millimetres).
+            ({"uint16": 1e-3} for float metres or 16-bit millimetres); what a result of whole numbers cannot hold
+            becomes the least or greatest that it can.
+        colour: RGB is wanted: a grey picture's values are taken three times, alpha is left out.
         pick: stored channels to take, in this order (an index may repeat); None: all.
         hole_value: value that means "no measurement" (NaN: any NaN or infinity); None: there is none.
         holes: "zero": holes become 0 after scaling; "fill": they are filled smoothly from the valid pixels around them;
@@ -301,6 +440,7 @@ class ImageReader:
     normalise: Normalise = "fixed"
     percentiles: tuple[float, float] = (2.0, 98.0)
     plane_range: float | None = None
+    colour: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -319,7 +459,12 @@ class ImageReader:
             raise ConfigError(f"percentiles are {low}, {high}; expected 0 <= low < high <= 100")
 
     def __call__(self, paths: Sequence[Path]) -> Reading:
-        parts = [self._read(path) for path in paths]
+        return self.finish(paths, self.measure(paths))
+
+    def measure(self, paths: Sequence[Path]) -> Reading:
+        """Values in the unit of the result, before they are rounded to its type, normalised or filled."""
+        read = [self._read(path) for path in paths]
+        parts = [image for image, _ in read]
         image = parts[0] if len(parts) == 1 else _stack(paths, parts)
         if self.pick is not None:
             if max(self.pick) >= image.shape[2]:
@@ -333,31 +478,41 @@ class ImageReader:
                 f"{paths[0]}: has {_channels(image.shape[2])}, expected {self.channels}; convert the file, or correct "
                 "the modality's channels (or pick some of them)"
             )
-        valid = self._valid(paths[0], image)
+        return Reading(image, self._valid(paths[0], image), read[0][1])
+
+    def finish(self, paths: Sequence[Path], measured: Reading) -> Reading:
+        """What `measure` gave → the result."""
+        image, valid, converted = measured
         if self.normalise != "fixed":
             image = self._normalised(paths[0], image, valid)
+        elif image.dtype != self.dtype:
+            limits = np.iinfo(self.dtype)
+            image = np.clip(np.rint(image), limits.min, limits.max).astype(self.dtype)
         if valid is None or valid.all():
             # A mask is kept for the validity channel alone, which has to be there whether this frame has holes or not.
-            return Reading(image, valid if self.holes == "validity" else None)
+            return Reading(image, valid if self.holes == "validity" else None, converted)
         if self.holes == "fill":
-            return Reading(fill_holes(image, valid))
-        return Reading(image, valid)
+            return Reading(fill_holes(image, valid), None, converted)
+        return Reading(image, valid, converted)
 
-    def _read(self, path: Path) -> Array:
-        image = decode(path, expand_palette=True)
+    def _read(self, path: Path) -> tuple[Array, str]:
+        image, converted = decode(path, expand_palette=True), ""
         image = image[..., None] if image.ndim == 2 else image
+        if self.colour:
+            image, converted = _as_colour(image)
+        elif self.channels == 1 and self.pick is None:
+            image = _as_grey(image)
         unit = self.units.get(image.dtype.name)
         if unit is not None:
-            scaled = image * np.float32(unit)
-            return scaled if self.dtype == "float32" else np.rint(scaled).astype(self.dtype)
+            return image * np.float32(unit), converted
         if self.dtype == "float32":
-            return image.astype(np.float32)
+            return image.astype(np.float32), converted
         if image.dtype != self.dtype:
             raise DataError(
                 f"{path}: holds {image.dtype} values, expected {self.dtype}; convert the file, or correct the "
                 "modality's dtype and scale"
             )
-        return image
+        return image, converted
 
     def _valid(self, path: Path, image: Array) -> Mask | None:
         if image.dtype == np.float32:
@@ -385,6 +540,27 @@ class ImageReader:
             low, high = np.percentile(sample, self.percentiles)
             scaled = (values - low) / max(high - low, np.finfo(np.float32).tiny)
         return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def _as_colour(image: Array) -> tuple[Array, str]:
+    """(H, W, C) → (H, W, 3) and what was done, for 1 to 4 channels; others stay as they are."""
+    channels = image.shape[2]
+    if channels in (1, 2):
+        return np.repeat(image[..., :1], 3, axis=2), "grey, taken as three equal channels"
+    if channels == 4:
+        return np.ascontiguousarray(image[..., :3]), "with a fourth channel (alpha), which is left out"
+    return image, ""
+
+
+def _as_grey(image: Array) -> Array:
+    """A grey picture saved as colour → (H, W, 1); one whose channels differ, or with transparency, stays as it is."""
+    colours = image
+    if image.shape[2] in (2, 4):
+        opaque = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        if (image[..., -1] != opaque).any():
+            return image
+        colours = image[..., :-1]
+    return np.ascontiguousarray(image[..., :1]) if (colours == colours[..., :1]).all() else image
 
 
 def _stack(paths: Sequence[Path], parts: Sequence[Array]) -> Array:
@@ -492,12 +668,8 @@ class LabelReader:
             raise ConfigError(f"alpha is {self.alpha!r}; expected one of {', '.join(get_args(Alpha))}")
 
     def __call__(self, path: Path) -> Label:
-        if path.suffix.lower() in (".jpg", ".jpeg"):
-            raise DataError(
-                f"{path}: JPEG changes values, so it can hold no label; expected PNG or NPY: export it again"
-            )
         data = read_bytes(path)
-        stored = decode(path, data=data)
+        stored = decode(path, data=data, lossless=True)
         hidden = None if self.alpha == "unused" else _transparent(path, data, stored)
         if self.colours is not None:
             return self._from_colours(path, _as_colours(data, stored), self.colours, hidden)

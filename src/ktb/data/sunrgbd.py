@@ -52,7 +52,7 @@ class SUNRGBDDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
-        return {"rgb": ImageReader(channels=3), "depth": read_depth}
+        return {"rgb": ImageReader(channels=3, colour=True), "depth": read_depth}
 
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)

@@ -557,7 +557,7 @@ class SyntheticDataModule(RGBXDataModule):
 
     def readers(self) -> Mapping[str, Reader]:
         """RGB as 8 bits, depth as the 8 bits of `Frame.depth`."""
-        return {"rgb": ImageReader(channels=3), "depth": ImageReader(channels=1, hole_value=0)}
+        return {"rgb": ImageReader(channels=3, colour=True), "depth": ImageReader(channels=1, hole_value=0)}
 
     def open_split(self, split: str) -> SyntheticSamples:
         # One seed per split: no scene can stand in two of them, however many there are.

@@ -20,7 +20,7 @@ from typing import Literal, TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ktb.data.hha import Camera, hha
@@ -232,9 +232,8 @@ def _read_bytes(path: Path) -> bytes:
 def png_text(path: Path, key: str) -> str | None:
     """The text chunk `key` of a complete PNG; None for anything else, a file that does not exist included."""
     try:
-        with Image.open(path) as image:
-            if not isinstance(image, PngImageFile):
-                return None
+        # Not by Image.open, which has a limit of its own for the number of pixels.
+        with PngImageFile(path) as image:
             text = image.text.get(key)
         with path.open("rb") as file:
             file.seek(-8, os.SEEK_END)
@@ -246,11 +245,11 @@ def png_text(path: Path, key: str) -> str | None:
 def _decode_depth(data: bytes, path: Path) -> NDArray[np.float64]:
     """Stored depth values of an image or array file as float64 (H, W)."""
     try:
-        if path.suffix.lower() == ".npy":
+        if data.startswith(b"\x93NUMPY"):
             values = np.load(BytesIO(data), allow_pickle=False)
         else:
             with Image.open(BytesIO(data)) as image:
-                values = np.array(image)
+                values = np.array(ImageOps.exif_transpose(image))
     except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
         raise DataError(f"{path}: not a readable depth map ({error}): fetch or write the file again") from None
     if values.dtype == np.uint8 or values.dtype == bool:

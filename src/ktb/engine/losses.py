@@ -70,8 +70,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _pixel_weights(weights: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight of each pixel's class (B, H, W), 0 where the target is no class."""
-    valid = target < len(weights)
+    """The weight of each pixel's class (B, H, W), 0 where the target is `IGNORE`."""
+    valid = target != IGNORE
     return torch.where(valid, weights.to(dtype)[torch.where(valid, target, 0)], 0.0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.data import check
+from ktb.data import base, check
 from ktb.data.deliver import DELIVERDataModule
 from ktb.data.fixtures import make_fixture
 from ktb.data.folder import FolderDataModule
@@ -254,3 +254,97 @@ def test_values_far_from_their_scale_are_pointed_out(tmp_path, scale, expected):
         else []
     )
     assert "train: 1 labels are void altogether (first: a)" in findings
+
+
+def findings(data) -> list[str]:
+    planned = check.plan(data)
+    return check.summarise(data, planned, parallel(check.look, planned.looks, 1))["findings"]
+
+
+@pytest.mark.parametrize(
+    ("white", "scale", "expected"),
+    [
+        (1023, None, "rgb reaches 0.0156 times its scale"),
+        (4095, None, "rgb reaches 0.0625 times its scale"),
+        (16383, None, "rgb reaches 0.25 times its scale"),
+        (65535, None, None),
+        (4095, 4095, None),
+        (65535, 4095, "rgb reaches 16 times its scale"),
+    ],
+)
+def test_bits_that_do_not_fit_the_scale_are_pointed_out(tmp_path, white, scale, expected):
+    rgb = {"files": "rgb/*.npy", "dtype": "uint16", "scale": scale}
+    data = own(tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32), streams=["rgb"], modalities={"rgb": rgb})
+    for i, stem in enumerate("abcd"):
+        values = np.random.default_rng(i).integers(0, white + 1, (*SIZE, 3)).astype(np.uint16)
+        values[0, 0] = white
+        np.save(tmp_path / f"rgb/{stem}.npy", values)
+    lines = [line for line in findings(data) if ": rgb " in line]
+    assert [line.split(": ")[1].split(";")[0] for line in lines] == [expected] * 2 * (expected is not None)
+
+
+def test_one_picture_of_other_bits_among_the_rest_is_pointed_out(tmp_path):
+    x = {"files": "x/*.png", "dtype": "uint16"}
+    data = own(tmp_path, dict.fromkeys("abcdefgh", SIZE), crop=(32, 32), streams=["x"], modalities={"x": x})
+    for i, stem in enumerate("abcdefgh"):
+        values = np.random.default_rng(i).integers(0, 4096 if stem == "b" else 65536, SIZE).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"x/{stem}.png")
+    (line,) = [line for line in findings(data) if ": x " in line]
+    assert line.startswith("train: x reaches 409")
+    assert "in b, but 655" in line
+    assert "1 of 4 are 8 times smaller or more: another unit or bit depth?" in line
+
+
+def test_pictures_that_are_no_plain_rgb_are_listed(tmp_path):
+    data = own(tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32))
+    Image.open(tmp_path / "rgb/a.png").convert("L").save(tmp_path / "rgb/a.png")
+    Image.open(tmp_path / "rgb/b.png").convert("RGBA").save(tmp_path / "rgb/b.png")
+    (line,) = [line for line in findings(data) if "RGB" in line]
+    assert line == (
+        f"train: 2 pictures are no plain RGB (first: {tmp_path / 'rgb/a.png'}: grey, taken as three equal channels)"
+    )
+
+
+def test_training_says_once_that_it_reads_them(tmp_path, capfd):
+    base._said[0] = 0
+    data = own(tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32), num_workers=2, batch_size=1)
+    for stem in "abcd":
+        Image.open(tmp_path / f"rgb/{stem}.png").convert("L").save(tmp_path / f"rgb/{stem}.png")
+    assert read_all(data)
+    assert capfd.readouterr().err.count("is no plain RGB picture: grey, taken as three equal channels") == 1
+
+
+def test_larger_pictures_by_a_setting(tmp_path):
+    small = own(tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32), max_pixels=SIZE[0] * SIZE[1] - 1)
+    lines = failures(small)
+    assert len(lines) == 12
+    expected = "claims 48 x 40 pixels; expected at most 1919: the file is damaged, or set dataset.max_pixels=1920"
+    assert all(expected in line for line in lines)
+    with pytest.raises(DataError, match="set dataset.max_pixels=1920"):
+        read_all(small)
+    assert read_all(own(tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32), max_pixels=SIZE[0] * SIZE[1]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_pictures_fit_their_labels(tmp_path, orientation):
+    """Of a phone, in JPEG; the label was drawn over what the viewer showed."""
+    data = own(
+        tmp_path, dict.fromkeys("abcd", SIZE), crop=(32, 32), modalities={"rgb": {"files": "rgb/*.*"}}, streams=["rgb"]
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for stem in "abcd":
+        label = np.kron(np.random.default_rng(3).integers(0, 2, (5, 6)), np.ones((8, 8))).astype(np.uint8)
+        Image.fromarray(label).save(tmp_path / f"label/{stem}.png")
+        # What is stored is turned back by the tag: 6 and 8 undo each other, all others undo themselves.
+        back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270, 2: Image.Transpose.FLIP_LEFT_RIGHT,
+                3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+                7: Image.Transpose.TRANSVERSE}.get(orientation)  # fmt: skip
+        picture = Image.fromarray((label * 200)[..., None].repeat(3, 2))
+        (tmp_path / f"rgb/{stem}.png").unlink()
+        (picture.transpose(back) if back is not None else picture).save(
+            tmp_path / f"rgb/{stem}.jpg", quality=95, exif=exif
+        )
+    assert failures(data) == []
+    for raw in (data.open_split("train").read(i, ["rgb"]) for i in range(2)):
+        np.testing.assert_array_equal(raw.images["rgb"][..., 0] > 100, raw.label == 1)

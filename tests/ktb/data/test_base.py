@@ -379,7 +379,8 @@ def test_lists(tmp_path):
         (b"a x/../../b\n", "line 1: 'x/../../b' leaves the data root"),
         (b"C:\\a\n", "line 1: 'C:\\\\a' leaves the data root"),
         (b"a\nb\na\n", "'a' stands on lines 1 and 3; expected each sample once: remove one of them"),
-        (b"\xff\xfe\x00a", "is not a text file"),
+        (b"\xfe\xed\x00a", "is no text in UTF-8"),
+        (b"\xff\xfea\x00\x00", "is no text in UTF-8"),
     ],
 )
 def test_broken_lists(tmp_path, content, expected):

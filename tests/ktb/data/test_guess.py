@@ -239,6 +239,52 @@ def test_types_scales_and_holes(tmp_path, values, expected):
     assert float(scaled.abs().max()) <= 1.05
 
 
+@pytest.mark.parametrize(
+    ("most", "scale"), [(255, 255), (1000, 1023), (1023, 1023), (4080, 4095), (4096, 16383), (16384, None)]
+)
+def test_bits_that_sixteen_bit_colour_uses(tmp_path, most, scale):
+    for i in range(3):
+        image = (rgb(i) / 255 * most / 2).astype(np.uint16)
+        image[i, 5] = most  # a single pixel
+        save(tmp_path / f"rgb/{i}.npy", image)
+        save(tmp_path / f"label/{i}.png", label(0, 1))
+    found = look(tmp_path)
+    assert modalities(found)["rgb"].get("scale") == scale
+    assert any("bits of 16 are used" in reason for reason in found.modalities[0].reasons) == (scale is not None)
+    image = opened(found).dataset("val")[0]["inputs"]["rgb"]
+    assert image.max() == round(255 * most / (scale or 65535))
+
+
+def test_colour_pictures_of_several_kinds(tmp_path):
+    """Grey ones, one with alpha and one of 16 bits among them."""
+    for i in range(6):
+        save(tmp_path / f"rgb/{i}.png", rgb(i))
+        save(tmp_path / f"label/{i}.png", label(0, 1))
+    save(tmp_path / "rgb/1.png", rgb(1)[..., 0])
+    save(tmp_path / "rgb/2.png", np.dstack([rgb(2), np.full(SIZE, 200, np.uint8)]))
+    found = look(tmp_path)
+    assert modalities(found) == {"rgb": {"files": "rgb/*.png"}}
+    assert (
+        "grey pictures among them are taken as three equal channels, alpha is left out" in found.modalities[0].reasons
+    )
+    samples = opened(found).open_split("train")
+    read = {e.id: samples.read(i, ["rgb"]).images["rgb"] for i, e in enumerate(samples.entries)}
+    for i in set(read) & {"1", "2"}:
+        np.testing.assert_array_equal(read[i], rgb(int(i))[..., :1].repeat(3, 2) if i == "1" else rgb(2))
+    (tmp_path / "rgb/3.png").unlink()
+    np.save(tmp_path / "rgb/3.npy", rgb(3).astype(np.uint16) * 257)
+    (tmp_path / "rgb/3.npy").rename(tmp_path / "rgb/3.png")
+    assert modalities(look(tmp_path)) == {"rgb": {"files": "rgb/*.png", "dtype": "uint16"}}
+
+
+def test_class_names_in_utf_16(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"rgb/{i}.png", rgb(i))
+        save(tmp_path / f"label/{i}.png", label(0, 1))
+    (tmp_path / "classes.txt").write_text("Straße\nWäldchen\n", encoding="utf-16")
+    assert [name for name, _ in look(tmp_path).classes] == ["Straße", "Wäldchen"]
+
+
 def test_grey_as_colour_is_one_channel(tmp_path):
     found = guessed(
         tmp_path, {"rgb": [rgb(i) for i in range(3)], "ir": [rgb(i)[..., :1].repeat(3, 2) for i in range(3)]}

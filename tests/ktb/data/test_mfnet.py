@@ -102,7 +102,7 @@ def test_there_is_no_void(root):
 
 
 def test_bad_files_and_roots(tmp_path, root):
-    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(root / "ther/00001D.png")
+    Image.fromarray(np.arange(SIZE[0] * SIZE[1] * 3, dtype=np.uint8).reshape(*SIZE, 3)).save(root / "ther/00001D.png")
     with pytest.raises(DataError, match=r"ther/00001D\.png: has 3 channels, expected 1"):
         module(root).dataset("train")[0]
     rgba = make_fixture("mfnet", tmp_path / "rgba", layout="rgba", size=SIZE)

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ktb.data.base import Entry, FileSamples
+from ktb.data.base import Entry, FileSamples, read_list
+from ktb.data.folder import FolderModality
 from ktb.data.readers import (
     ImageReader,
     LabelReader,
     decode,
     fill_holes,
     id_table,
+    pixel_limit,
     plane_residual,
 )
 from ktb.data.spec import IGNORE
@@ -129,14 +131,68 @@ def test_palette_png_is_indices_or_colours(tmp_path):
 
 def test_jpeg(tmp_path):
     image = RNG.integers(0, 256, (24, 40, 3), np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # "rotate when shown": what is stored stays as it is
     for name, array in (("rgb", image), ("grey", image[..., 0])):
-        path = save(tmp_path / f"{name}.jpg", array, quality=95, exif=exif)
+        path = save(tmp_path / f"{name}.jpg", array, quality=95)
         read = decode(path)
         assert read.shape == array.shape
         with Image.open(path) as reference:
             assert np.abs(read.astype(int) - np.asarray(reference).astype(int)).max() <= 1
+
+
+# What a viewer does with a stored picture of this EXIF orientation, in the words of the standard: where the stored
+# first row and first column lie in the picture shown.
+SHOWN = {
+    1: lambda x: x,  # top, left
+    2: np.fliplr,  # top, right
+    3: lambda x: np.rot90(x, 2),  # bottom, right
+    4: np.flipud,  # bottom, left
+    5: lambda x: np.swapaxes(x, 0, 1),  # left, top
+    6: lambda x: np.rot90(x, -1),  # right, top
+    7: lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),  # right, bottom
+    8: np.rot90,  # left, bottom
+}
+
+
+@pytest.mark.parametrize("orientation", SHOWN)
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_are_turned_as_viewers_show_them(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"  # another tag before it
+    exif[0x0112] = orientation
+    image = RNG.integers(0, 256, (24, 40, 3), np.uint8)
+    for name, array in (("rgb", image), ("grey", image[..., 0])):
+        path = save(tmp_path / f"{name}{suffix}", array, exif=exif)
+        plain = decode(save(tmp_path / f"plain{suffix}", array))
+        shown = decode(path)
+        np.testing.assert_array_equal(shown, SHOWN[orientation](plain))
+        with Image.open(path) as reference:
+            other = np.asarray(ImageOps.exif_transpose(reference)).astype(int)
+        assert np.abs(shown.astype(int) - other).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [1, 3, 4])
+def test_orientation_of_every_byte_order_and_type(tmp_path, order, kind):
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    value = {1: b"\x06\0\0\0", 3: struct.pack(f"{order}HH", 6, 0), 4: struct.pack(f"{order}I", 6)}[kind]
+    entry = struct.pack(f"{order}HHI", 0x0112, kind, 1) + value
+    ids = RNG.integers(0, 3, (5, 8), np.uint8)
+    path = tmp_path / "a.png"
+    directory = magic + struct.pack(f"{order}IH", 8, 1)
+    path.write_bytes(png(8, 5, 8, 0, ids.tobytes(), extra=chunk(b"eXIf", directory + entry + bytes(4))))
+    np.testing.assert_array_equal(decode(path), np.rot90(ids, -1))
+    # Labels are turned by the same rule.
+    np.testing.assert_array_equal(LabelReader(id_table(3))(path), np.rot90(ids, -1))
+    for broken in (
+        b"",
+        magic,
+        directory,
+        directory + entry[:6],
+        magic + b"\xff" * 6,
+        directory + entry[:8] + b"\xff" * 4,
+    ):
+        path.write_bytes(png(8, 5, 8, 0, ids.tobytes(), extra=chunk(b"eXIf", broken)))
+        np.testing.assert_array_equal(decode(path), ids)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", "float16", "float32", "float64", ">f4", "bool"])
@@ -152,6 +208,78 @@ def test_content_decides_not_the_name(tmp_path):
     image = RNG.integers(0, 256, (7, 9, 3), np.uint8)
     (tmp_path / "a.jpg").write_bytes(save(tmp_path / "a.png", image).read_bytes())
     np.testing.assert_array_equal(decode(tmp_path / "a.jpg"), image)
+    (tmp_path / "b.png").write_bytes(save(tmp_path / "b.npy", image).read_bytes())
+    np.testing.assert_array_equal(decode(tmp_path / "b.png"), image)
+
+
+def test_labels_are_lossless_whatever_their_name(tmp_path):
+    ids = RNG.integers(0, 3, (16, 16), np.uint8)
+    named = save(tmp_path / "label.jpg", ids)
+    disguised = tmp_path / "label.png"
+    disguised.write_bytes(named.read_bytes())
+    for reader in (LabelReader(id_table(3)), LabelReader(colours={(0, 0, 0): 0})):
+        assert "JPEG changes values, so it can hold no label; expected PNG or NPY: export" in message(reader, named)
+        assert "is a JPEG file, though named .png; JPEG changes values" in message(reader, disguised)
+    # And a PNG that is called .jpg holds what its bytes say.
+    named.write_bytes(save(tmp_path / "plain.png", ids).read_bytes())
+    np.testing.assert_array_equal(LabelReader(id_table(3))(named), ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [("TIFF", "a TIFF file"), ("GIF", "a GIF file"), ("BMP", "a BMP file"), ("WEBP", "a WebP file"),
+     ("PPM", "a PPM file"), ("JPEG2000", "a JPEG 2000 file")],
+)  # fmt: skip
+def test_foreign_formats_under_a_png_name_are_called_by_theirs(tmp_path, kind, what):
+    path = tmp_path / "a.png"
+    Image.fromarray(RNG.integers(0, 256, (8, 8, 3), np.uint8)).save(path, kind)
+    for read in (decode, LabelReader(id_table(3)), lambda p: ImageReader()([p])):
+        assert f"is {what}, which is none of PNG, JPEG and NPY; convert it to PNG" in message(read, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n", "a Git LFS pointer", "git lfs pull"),
+        (b"\n<!DOCTYPE html><p>Sign in</p>", "an HTML page", "fetch the file itself"),
+        (b"<?xml version='1.0'?><svg/>", "an XML or SVG file", "convert it"),
+        (b"PK\x03\x04rest", "a ZIP or NPZ archive", "unpack it"),
+        (b"Permission denied", "text ('Permission denied', ...)", "fetch the file itself"),
+        (b"\x00\x01\x02\x03", "of an unknown kind, starting with", "copy it again"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(tmp_path, content, what, remedy):
+    (tmp_path / "a.jpg").write_bytes(content)
+    text = message(decode, tmp_path / "a.jpg")
+    assert f"is {what}" in text
+    assert text.endswith(remedy) or remedy in text.split("; ")[-1]
+
+
+def test_a_setting_lets_larger_pictures_in(tmp_path):
+    image = RNG.integers(0, 256, (40, 30), np.uint8)
+    label = Image.fromarray(RNG.integers(0, 3, (40, 30), np.uint8))
+    label.putpalette(bytes(range(9)))
+    label.save(tmp_path / "label.png")
+    for path in (save(tmp_path / "a.png", image), save(tmp_path / "a.npy", image), tmp_path / "label.png"):
+        with pixel_limit(1199):
+            assert (
+                "claims 30 x 40 pixels; expected at most 1199: the file is damaged, or set dataset.max_pixels=1200"
+                in (message(decode, path))
+            )
+        with pixel_limit(1200):
+            assert decode(path).shape == (40, 30)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_in_the_encodings_that_editors_write(tmp_path, encoding):
+    (tmp_path / "train.txt").write_bytes("Straße/1\nwäld/2\n".encode(encoding))
+    assert [line.columns for line in read_list(tmp_path / "train.txt")] == [("Straße/1",), ("wäld/2",)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32", "latin-1"])
+def test_text_in_other_encodings_is_refused(tmp_path, encoding):
+    (tmp_path / "train.txt").write_bytes("Straße/1\n".encode(encoding))
+    assert "is no text in UTF-8; expected a text file: save it again" in message(read_list, tmp_path / "train.txt")
 
 
 # --- damaged, wrong or hostile ---------------------------------------------------------------------------------------
@@ -329,6 +457,55 @@ def test_units_bring_stored_types_together(tmp_path):
     image = ImageReader(units={"uint16": 1 / 257})([save(tmp_path / "c.png", deep)]).image
     assert image.dtype == np.uint8
     assert image[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+@pytest.mark.parametrize(("bits", "shift"), [(8, 0), (10, 0), (12, 0), (14, 0), (16, 0)])
+def test_sixteen_bit_colour_keeps_all_grey_levels_of_the_bits_it_uses(tmp_path, bits, shift):
+    white = 2**bits - 1
+    levels = np.rint(np.linspace(0, white, 256)).astype(np.uint16)
+    path = save(tmp_path / "a.npy", np.broadcast_to(levels[None, :, None], (4, 256, 3)))
+    settings = {"files": "*", "dtype": "uint16", "scale": white if bits < 16 else None}
+    modality = FolderModality(**settings)
+    image = modality.reader("rgb")([path]).image
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image[0, :, 0], np.arange(256))
+    assert modality.spec("rgb").scale == 255
+    # What is brighter than white is white, not black again.
+    bright = save(tmp_path / "b.npy", np.full((4, 4, 3), 65535, np.uint16))
+    assert (modality.reader("rgb")([bright]).image == 255).all()
+
+
+def test_a_scale_of_values_divided_before_is_refused():
+    with pytest.raises(ConfigError, match=r"scale is 16; expected the stored value of white.* is now 4112"):
+        FolderModality("rgb/*.png", dtype="uint16", scale=16).reader("rgb")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("channels", "words"), [(1, "grey, taken as three"), (2, "grey, taken as three"), (3, ""), (4, "fourth channel")]
+)
+def test_colour_is_made_of_grey_and_without_alpha(tmp_path, dtype, channels, words):
+    image = RNG.integers(0, 256, (6, 8, channels)).astype(dtype)
+    path = save(tmp_path / "a.npy", image)
+    read = ImageReader(channels=3, dtype=np.dtype(dtype).name, colour=True)([path])
+    expected = image[..., [0, 0, 0]] if channels < 3 else image[..., :3]
+    np.testing.assert_array_equal(read.image, expected)
+    assert words in read.converted
+    assert bool(words) == bool(read.converted)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_one_channel_is_taken_of_grey_saved_as_colour(tmp_path, dtype):
+    grey = RNG.integers(0, 256, (6, 8, 1)).astype(dtype)
+    full = np.full_like(grey, np.iinfo(dtype).max)
+    reader = ImageReader(channels=1, dtype=np.dtype(dtype).name)
+    for parts in ([grey] * 3, [grey, full], [grey, grey, grey, full]):
+        np.testing.assert_array_equal(reader([save(tmp_path / "a.npy", np.concatenate(parts, 2))]).image, grey)
+    odd, clear = grey.copy(), full.copy()
+    odd[3, 4], clear[2, 2] = odd[3, 4] ^ 1, 0
+    for parts in ([grey, odd, grey], [grey, clear], [grey, grey, grey, clear]):
+        path = save(tmp_path / "a.npy", np.concatenate(parts, 2))
+        assert f"has {len(parts)} channels, expected 1" in message(reader, [path])
 
 
 def test_pick_and_stack(tmp_path):
