@@ -40,6 +40,7 @@ from ktb.config import instantiate, merge_saved, user_overrides
 from ktb.data import values
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.base import RGBXDataModule
+from ktb.data.spec import DatasetSpec
 from ktb.engine.callbacks import Panels, Progress, Speed, finite
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
@@ -132,6 +133,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         loss,
         modalities=data.modalities,
         classes=data.spec.classes,
+        mean_without=data.spec.ids_without,
         optim=OptimConfig(**{str(k): v for k, v in cfg.optim.items()}),
         seed=cfg.seed,
         inference=how,
@@ -243,6 +245,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         PixelLoss(),
         modalities=data.modalities,
         classes=data.spec.classes,
+        mean_without=data.spec.ids_without,
         optim=OptimConfig(lr=0.0, weight_decay=0.0),
         seed=cfg.seed,
         inference=how,
@@ -367,10 +370,19 @@ def _inference(cfg: DictConfig) -> Inference:
     return inference(**_options(_without(cfg.eval, "name", "scoring")))
 
 
-def _protocol(cfg: DictConfig) -> dict[str, Any]:
-    """How the split was scored: the name of the group's member, in words, and its settings."""
+def _protocol(cfg: DictConfig, mean_without: Sequence[str]) -> dict[str, Any]:
+    """How the split was scored: the name of the group's member, in words, its settings, and the classes that the means
+    leave out."""
     settings = _options(_without(cfg.eval, "name"))
-    return {"name": cfg.eval.name, "description": describe(**settings), "settings": settings}
+    description = describe(**settings)
+    if mean_without:
+        description += f", means without {', '.join(mean_without)}"
+    return {
+        "name": cfg.eval.name,
+        "description": description,
+        "settings": settings,
+        "mean_without": list(mean_without),
+    }
 
 
 def _options(node: DictConfig) -> dict[str, Any]:
@@ -557,24 +569,24 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:
     """Test scores in [0, 1], per class and per condition too; null where there was nothing to score."""
-    evaluation, classes = module.evaluation, data.spec.classes
+    evaluation, spec = module.evaluation, data.spec
     return {
-        **_scores(evaluation.total, classes),
+        **_scores(evaluation.total, spec),
         "confusion_matrix": evaluation.total.matrix.tolist(),
         "per_condition": {
             condition: {
-                value: {"samples": tally.samples, **_scores(tally, classes)} for value, tally in sorted(values.items())
+                value: {"samples": tally.samples, **_scores(tally, spec)} for value, tally in sorted(values.items())
             }
             for condition, values in evaluation.conditions.items()
         },
     }
 
 
-def _scores(tally: Tally, classes: Sequence[str]) -> dict[str, Any]:
-    result = tally.scores()
+def _scores(tally: Tally, spec: DatasetSpec) -> dict[str, Any]:
+    result = tally.scores(spec.ids_without)
     return {
         "metrics": {k: finite(v) for k, v in result.items() if k not in PER_CLASS},
-        "per_class": {name: {k: finite(result[k][i]) for k in PER_CLASS} for i, name in enumerate(classes)},
+        "per_class": {name: {k: finite(result[k][i]) for k in PER_CLASS} for i, name in enumerate(spec.classes)},
     }
 
 
@@ -607,7 +619,7 @@ def _facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: 
     return {
         "dataset": data.spec.name,
         "split": data.spec.report_split,
-        "protocol": _protocol(cfg),
+        "protocol": _protocol(cfg, data.spec.mean_without),
         "modalities": [m.name for m in data.modalities],
         "backbone": cfg.backbone.name,
         "seed": cfg.seed,

@@ -33,9 +33,10 @@ def score_tables(result: Result) -> list[Table]:
     for name, row in result["per_class"].items():
         _row(table, name, *(percent(row[k]) for k in columns.values()))
     table.add_section()
-    _row(table, "mean", *(percent(result["metrics"][f"m{k}"]) for k in columns.values()), style="bold")
+    mean = f"mean{_without(result)}"
+    _row(table, mean, *(percent(result["metrics"][f"m{k}"]) for k in columns.values()), style="bold")
     tables = [table]
-    columns = {"mIoU": "miou", "pixel accuracy": "pixel_acc", "boundary IoU": "mboundary_iou"}
+    columns = {f"mIoU{_without(result)}": "miou", "pixel accuracy": "pixel_acc", "boundary IoU": "mboundary_iou"}
     for condition, values in result["per_condition"].items():
         table = _table(condition, ["samples", *columns])
         for name, row in values.items():
@@ -44,9 +45,15 @@ def score_tables(result: Result) -> list[Table]:
     return tables
 
 
+def _without(result: Result) -> str:
+    """What stands behind the name of a mean: the classes it leaves out."""
+    names = result.get("protocol", {}).get("mean_without")
+    return f" without {', '.join(names)}" if names else ""
+
+
 def score_line(result: Result) -> str:
     metrics = result["metrics"]
-    line = f"mIoU {percent(metrics['miou'])}, pixel accuracy {percent(metrics['pixel_acc'])}"
+    line = f"mIoU{_without(result)} {percent(metrics['miou'])}, pixel accuracy {percent(metrics['pixel_acc'])}"
     if metrics["miou"] not in (None, metrics["miou_all"]):
         line += f" (mIoU with absent classes counted as 0: {percent(metrics['miou_all'])})"
     return line

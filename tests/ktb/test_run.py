@@ -132,6 +132,25 @@ def test_every_protocol_is_repeated_too(
 
 
 @pytest.mark.slow
+def test_a_class_left_out_of_the_mean(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    run_dir, trained = finished
+    result = evaluate(run_dir, tmp_path / "e", "dataset.mean_without=[floor]", "robustness=nm")
+    assert result["confusion_matrix"] == trained["confusion_matrix"]
+    assert result["per_class"] == trained["per_class"]
+    for mean, per_class in (("miou", "iou"), ("macc", "acc"), ("mf1", "f1"), ("mboundary_iou", "boundary_iou")):
+        values = [row[per_class] for name, row in result["per_class"].items() if name != "floor"]
+        known = [v for v in values if v is not None]
+        assert result["metrics"][mean] == pytest.approx(sum(known) / len(known))
+    assert result["metrics"]["pixel_acc"] == trained["metrics"]["pixel_acc"]
+    assert result["protocol"]["mean_without"] == ["floor"]
+    assert result["protocol"]["description"].endswith("means without floor")
+    robustness = json.loads((tmp_path / "e" / "robustness.json").read_text())
+    assert robustness["full"]["metrics"]["miou"] == pytest.approx(result["metrics"]["miou"])
+    assert "means without floor" in (tmp_path / "e" / "report.html").read_text()
+    with pytest.raises(ConfigError, match="mean_without: synthetic has no class 'flor'.*did you mean 'floor'"):
+        evaluate(run_dir, tmp_path / "f", "dataset.mean_without=[flor]")
+
+
 def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = finished
     evaluate(folder, tmp_path / "a", "robustness=all", "robustness.emm.missing=[zeros,black,masked]")

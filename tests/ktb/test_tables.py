@@ -127,6 +127,21 @@ def test_names_are_no_markup() -> None:
     assert set(rows(conditions)) == {"[time]", "[night]"}
 
 
+def test_a_mean_says_which_classes_it_leaves_out() -> None:
+    row = {"iou": 0.5, "acc": 0.5, "f1": 0.5, "boundary_iou": None}
+    means = {"mboundary_iou": None, "miou": 0.25, "miou_all": 0.25, "macc": 0.5, "mf1": 0.5, "pixel_acc": 0.5}
+    result = {
+        "per_class": {"sky": row},
+        "per_condition": {"time": {"night": {"samples": 1, "metrics": means}}},
+        "metrics": means,
+        "protocol": {"mean_without": ["sky", "sea"]},
+    }
+    classes, conditions = tables.score_tables(result)
+    assert rows(classes)["mean without sky, sea"][0] == "25.00"
+    assert "mIoU without sky, sea" in rows(conditions)["time"]
+    assert tables.score_line(result).startswith("mIoU without sky, sea 25.00,")
+
+
 def test_a_split_without_labels_has_no_second_mean() -> None:
     assert (
         tables.score_line({"metrics": {"miou": None, "miou_all": 0.0, "pixel_acc": None}}) == "mIoU -, pixel accuracy -"

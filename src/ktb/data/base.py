@@ -494,6 +494,7 @@ class Loading(TypedDict, total=False):
     selection_split: str | None
     report_split: str | None
     max_pixels: int
+    mean_without: Sequence[str]
 
 
 class RGBXDataModule(L.LightningDataModule):
@@ -514,6 +515,7 @@ class RGBXDataModule(L.LightningDataModule):
         seed: of order and augmentation.
         selection_split, report_split: instead of those of the spec.
         max_pixels: pictures of more pixels are refused before they are decoded.
+        mean_without: classes that mean scores leave out, see `DatasetSpec`.
 
     Raises:
         ConfigError: a stream or split the data set does not have, a size or number that cannot work.
@@ -539,12 +541,14 @@ class RGBXDataModule(L.LightningDataModule):
         selection_split: str | None = None,
         report_split: str | None = None,
         max_pixels: int = MAX_PIXELS,
+        mean_without: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.spec = replace(
             spec,
             selection_split=selection_split or spec.selection_split,
             report_split=report_split or spec.report_split,
+            mean_without=_left_out(spec, mean_without),
         )
         for split in (self.spec.selection_split, self.spec.report_split):
             if split not in self.spec.splits:
@@ -673,6 +677,21 @@ class RGBXDataModule(L.LightningDataModule):
             id=[],
             condition=[],
         )
+
+
+def _left_out(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
+    """`names` in the order of the classes, checked."""
+    if isinstance(names, str):
+        raise ConfigError(f"dataset.mean_without is {names!r}; expected a list: dataset.mean_without=[{names}]")
+    for name in names:
+        if name not in spec.classes:
+            raise ConfigError(
+                f"dataset.mean_without: {spec.name} has no class {name!r}; it has {', '.join(spec.classes)}"
+                + suggestion(str(name), spec.classes)
+            )
+    if len(set(names)) == spec.num_classes:
+        raise ConfigError(f"dataset.mean_without names all classes of {spec.name}; leave at least one for the means")
+    return tuple(name for name in spec.classes if name in names)
 
 
 def _default_workers() -> int:

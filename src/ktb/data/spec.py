@@ -106,6 +106,8 @@ class DatasetSpec:
     """Split on which the literature reports."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Published number of samples per split."""
+    mean_without: tuple[str, ...] = ()
+    """Classes that mean scores (mIoU, mAcc, ...) leave out; everything else still counts them."""
 
     @property
     def num_classes(self) -> int:
@@ -115,6 +117,11 @@ class DatasetSpec:
     def ignore_index(self) -> int:
         """Label value of pixels that take part in neither loss nor metrics."""
         return ignore_index(self.num_classes)
+
+    @property
+    def ids_without(self) -> tuple[int, ...]:
+        """The ids of `mean_without`."""
+        return tuple(self.classes.index(name) for name in self.mean_without)
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.palette):

@@ -130,20 +130,21 @@ class Tally:
         self.matrix = self.matrix + other.matrix
         self.boundary = self.boundary + other.boundary
 
-    def scores(self) -> dict[str, Any]:
+    def scores(self, mean_without: Sequence[int] = ()) -> dict[str, Any]:
         """`scores` of the matrix with `boundary_scores`."""
-        return scores(self.matrix) | boundary_scores(self.boundary)
+        return scores(self.matrix, mean_without) | boundary_scores(self.boundary, mean_without)
 
 
 @dataclass
 class Evaluation:
     """What one pass over a split counted: over all of it, per value of each condition, and per image.
 
-    total: everything. conditions: condition → value → its images. images: one row per image, in the order of the
-    split after `gather`, as written to per_image.csv.
+    mean_without: ids of classes left out of the means. total: everything. conditions: condition → value → its images.
+    images: one row per image, in the order of the split after `gather`, as written to per_image.csv.
     """
 
     num_classes: int
+    mean_without: tuple[int, ...] = ()
     total: Tally = field(init=False)
     conditions: dict[str, dict[str, Tally]] = field(default_factory=dict)
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -170,7 +171,7 @@ class Evaluation:
             self.total.add(tally)
             for key, value in condition.items():
                 self.conditions.setdefault(key, {}).setdefault(value, self._nothing()).add(tally)
-            values = {"labelled_pixels": int(matrix.sum()), **scores(matrix)}
+            values = {"labelled_pixels": int(matrix.sum()), **scores(matrix, self.mean_without)}
             self.images.append({"id": name, **condition, **{k: values[k] for k in IMAGE_SCORES}})
 
     def gather(self) -> Evaluation:
@@ -187,7 +188,7 @@ class Evaluation:
 
 def merged(parts: Sequence[Evaluation]) -> Evaluation:
     """One evaluation out of those of each rank, in rank order."""
-    whole = Evaluation(parts[0].num_classes)
+    whole = Evaluation(parts[0].num_classes, parts[0].mean_without)
     for part in parts:
         whole.total.add(part.total)
         for key, values in part.conditions.items():
@@ -201,11 +202,16 @@ def merged(parts: Sequence[Evaluation]) -> Evaluation:
 # ------------------------------------------------------------------------------------------------------------- scores
 
 
-def scores(matrix: Tensor | Counts) -> dict[str, Any]:
+def scores(matrix: Tensor | Counts, mean_without: Sequence[int] = ()) -> dict[str, Any]:
     """Scores of a confusion matrix, in [0, 1]; NaN where nothing was there to score.
 
     miou is the mean over classes that occur in truth or prediction; miou_all counts absent classes as 0, as the
     published code does. Per class: iou, acc, f1 (lists of K, NaN for absent classes).
+
+    Args:
+        matrix: (K, K) counts, M[truth, prediction].
+        mean_without: ids of classes that the means (miou, miou_all, macc, mf1) leave out. Their pixels still count as
+            errors of other classes, in pixel_acc and in fwiou.
     """
     m = np.atleast_2d(np.asarray(matrix, dtype=np.float64))  # torchmetrics makes a number of that of one class
     tp, rows, cols, total = np.diag(m), m.sum(1), m.sum(0), m.sum()
@@ -214,11 +220,11 @@ def scores(matrix: Tensor | Counts) -> dict[str, Any]:
         acc = tp / rows
         f1 = 2 * tp / (rows + cols)
         return {
-            "miou": _mean(iou),
-            "miou_all": float(np.nan_to_num(iou).mean()),
-            "macc": _mean(acc),
+            "miou": _mean(iou, mean_without),
+            "miou_all": float(np.delete(np.nan_to_num(iou), np.asarray(mean_without, np.intp)).mean()),
+            "macc": _mean(acc, mean_without),
             "pixel_acc": float(tp.sum() / total),
-            "mf1": _mean(f1),
+            "mf1": _mean(f1, mean_without),
             "fwiou": float(np.nansum(rows / total * iou)) if total else float("nan"),
             "iou": iou.tolist(),
             "acc": acc.tolist(),
@@ -226,17 +232,18 @@ def scores(matrix: Tensor | Counts) -> dict[str, Any]:
         }
 
 
-def boundary_scores(counts: Counts) -> dict[str, Any]:
-    """Boundary IoU of `boundary_counts`: mboundary_iou over the classes that have a boundary in truth or prediction,
-    and boundary_iou per class (list of K, NaN for those that have none)."""
+def boundary_scores(counts: Counts, mean_without: Sequence[int] = ()) -> dict[str, Any]:
+    """Boundary IoU of `boundary_counts`: mboundary_iou over the classes that have a boundary in truth or prediction
+    (those of `mean_without` left out), and boundary_iou per class (list of K, NaN for those that have none)."""
     both, truth, predicted = np.asarray(counts, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = both / (truth + predicted - both)
-    return {"mboundary_iou": _mean(iou), "boundary_iou": iou.tolist()}
+    return {"mboundary_iou": _mean(iou, mean_without), "boundary_iou": iou.tolist()}
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    known = values[~np.isnan(values)]
+def _mean(values: NDArray[np.float64], without: Sequence[int]) -> float:
+    kept = np.delete(values, np.asarray(without, np.intp))
+    known = kept[~np.isnan(kept)]
     return float(known.mean()) if known.size else float("nan")
 
 

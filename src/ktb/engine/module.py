@@ -31,6 +31,7 @@ class SegmentationModule(L.LightningModule):
         loss: a loss of `ktb.engine.losses`.
         modalities: how each stream is normalised, in the model's order.
         classes: names, for logging.
+        mean_without: ids of classes that mean scores leave out.
         optim: learning rate and schedule.
         seed: with epoch and batch index decides every random draw of a training step, so that a resumed run draws
             what an undisturbed one would have drawn.
@@ -55,12 +56,14 @@ class SegmentationModule(L.LightningModule):
         channels_last: bool = False,
         compile: bool = False,
         provenance: dict[str, Any] | None = None,
+        mean_without: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.modalities = tuple(modalities)
         self.classes = tuple(classes)
+        self.mean_without = mean_without
         self.optim = optim
         self.seed = seed
         self.inference = inference
@@ -72,7 +75,7 @@ class SegmentationModule(L.LightningModule):
         if compile:
             model.compile(dynamic=False)  # which windows there are depends on the size
         self.val_matrix = ConfusionMatrix(len(classes))
-        self.evaluation = Evaluation(len(classes))
+        self.evaluation = Evaluation(len(classes), mean_without)
         """What the last test run counted, over all ranks."""
 
     # ------------------------------------------------------------------------------------------------------- training
@@ -135,7 +138,7 @@ class SegmentationModule(L.LightningModule):
         self._log_scores("val", counts)
 
     def on_test_start(self) -> None:
-        self.evaluation = Evaluation(len(self.classes))
+        self.evaluation = Evaluation(len(self.classes), self.mean_without)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         prediction = self.predict_batch(batch, self.inference)
@@ -148,7 +151,7 @@ class SegmentationModule(L.LightningModule):
         self._log_scores("test", self.evaluation.total.matrix)
 
     def _log_scores(self, stage: str, counts: NDArray[np.int64]) -> None:
-        result = scores(counts)
+        result = scores(counts, self.mean_without)
         names = ("miou", "macc", "pixel_acc")
         self.log_dict({f"{stage}/{k}": float(result[k]) for k in names}, prog_bar=False)
         self.log_dict({f"{stage}_iou/{c}": float(v) for c, v in zip(self.classes, result["iou"], strict=True)})

@@ -248,7 +248,8 @@ class Robustness(Callback):
                 self._counts[case, head].update(part.argmax(1), batch["label"])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        found = {key: scores(metric.compute().cpu().numpy()) for key, metric in self._counts.items()}
+        without = cast(SegmentationModule, pl_module).mean_without
+        found = {key: scores(metric.compute().cpu().numpy(), without) for key, metric in self._counts.items()}
         self.result = summarise(found, [m.name for m in self.modalities], self.expected)
 
     def _changed(self, inputs: Inputs, case: Case, draws: Draws) -> Inputs:

@@ -28,6 +28,7 @@ from ktb.report.runs import (
     protocol,
     run_table,
     scored_how,
+    without,
 )
 from ktb.report.sweep import Sweep
 from ktb.report.tables import Spread, Table, Value, factored, shown
@@ -100,7 +101,9 @@ def _head(runs: Sequence[Run], sweep: Sweep | None) -> tuple[str, str, str]:
     for i, (key, value) in enumerate(run.scores.items()):
         note = _against_published(run) if key == "miou" else ""
         first = " first" if i == 0 else ""
-        tiles.append(f'<div class="tile{first}"><b>{shown(value)}</b><span>{SCORES[key]}, %</span>{note}</div>')
+        tiles.append(
+            f'<div class="tile{first}"><b>{shown(value)}</b><span>{escape(run.title(key))}, %</span>{note}</div>'
+        )
     parameters = mapping(run.result.get("parameters"))
     trained, total = number(parameters.get("trained")), number(parameters.get("total"))
     if trained and total:
@@ -119,7 +122,8 @@ def _against_published(run: Run) -> str:
     value, split = run.published
     delta = difference(run)
     if delta is None:
-        return f"<em>published {shown(value)} on {escape(split)}</em>"
+        over = " over all classes" if run.mean_without else ""
+        return f"<em>published {shown(value)} on {escape(split)}{over}</em>"
     kind = "good" if delta >= 0 else "bad"
     return f'<em class="{kind}">{100 * delta:+.2f} to published {shown(value)}</em>'
 
@@ -149,7 +153,8 @@ def _comparison(runs: Sequence[Run]) -> str:
         mark = run.published[0] if run.published else None
         bars.append(
             f'<tr><td class="wrap"><i class="swatch" style="background:{colour(runs.index(run))}"></i>'
-            f'{escape(run.name)}</td><td class="bars">{_bar(miou, runs.index(run), mark, top)}</td>'
+            f"{escape(run.name + without(run.mean_without))}</td>"
+            f'<td class="bars">{_bar(miou, runs.index(run), mark, top)}</td>'
             f"<td>{_against_published(run)}</td></tr>"
         )
     text = f"<h3>mIoU</h3><table><tbody>{''.join(bars)}</tbody></table>" if bars else ""
@@ -257,6 +262,7 @@ def _classes(runs: Sequence[Run]) -> str:
     # Of the truth: the same for all runs on the same images, else nothing to show in one column.
     found = [s for run in runs if (s := run.class_shares)]
     shares = found[0] if found and all(s == found[0] for s in found) else {}
+    left = {name for run in runs for name in run.mean_without}
     titles = {"acc": "accuracy", "f1": "F1", "boundary_iou": "boundary IoU"} if len(runs) == 1 else {}
     extra = {k: title for k, title in titles.items() if any(k in row for row in runs[0].per_class.values())}
     rows = []
@@ -264,7 +270,8 @@ def _classes(runs: Sequence[Run]) -> str:
         values = [number(run.per_class.get(name, {}).get("iou")) for run in runs]
         bars = "".join(_bar(v, i) for i, v in enumerate(values))
         swatch = f'<i class="swatch" style="background:{palette[name]}"></i>' if name in palette else ""
-        cells = f'<td>{swatch}{escape(name)}</td><td class="bars" data-v="{_plain(values[0])}">{bars}</td>'
+        note = ' <span class="soft">not in the mean</span>' if name in left else ""
+        cells = f'<td>{swatch}{escape(name)}{note}</td><td class="bars" data-v="{_plain(values[0])}">{bars}</td>'
         for key in extra:
             value = number(runs[0].per_class[name].get(key))
             cells += f'<td class="n" data-v="{_plain(value)}">{shown(value)}</td>'
@@ -346,7 +353,7 @@ def _conditions(run: Run, key: str) -> str:
             metrics, samples = mapping(mapping(entry).get("metrics")), mapping(entry).get("samples")
             row = [number(metrics.get(name)) for name in SCORES if name in run.scores]
             rows.append([value, samples if isinstance(samples, int) else None, *row])
-        heads = [condition, "samples", *(SCORES[name] for name in SCORES if name in run.scores)]
+        heads = [condition, "samples", *(run.title(name) for name in SCORES if name in run.scores)]
         text += f"<h3>{escape(condition)}</h3>{_table(Table('', heads, rows), sort=True)}" if rows else ""
     return text
 

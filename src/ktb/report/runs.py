@@ -22,6 +22,8 @@ SCORES = {
     "mboundary_iou": "boundary IoU",
 }  # fmt: skip
 """Scores of result.json and what they are called in tables."""
+MEANS = ("miou", "macc", "mf1", "mboundary_iou")
+"""Those that are means over classes, of which `dataset.mean_without` leaves some out."""
 
 Curve = list[tuple[float, float]]
 
@@ -45,6 +47,15 @@ class Run:
         """Those of `SCORES` that were computed, in [0, 1]."""
         metrics = mapping(self.result.get("metrics"))
         return {key: number(metrics[key]) for key in SCORES if key in metrics}
+
+    @property
+    def mean_without(self) -> tuple[str, ...]:
+        """Classes that the means leave out."""
+        return left_out(self.result)
+
+    def title(self, key: str) -> str:
+        """What one of `SCORES` is called in a table of this run."""
+        return SCORES[key] + (without(self.mean_without) if key in MEANS else "")
 
     @property
     def per_class(self) -> dict[str, dict[str, Any]]:
@@ -220,6 +231,16 @@ def protocol(result: Mapping[str, Any]) -> str:
     return str(mapping(result.get("protocol")).get("description") or "-")
 
 
+def left_out(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that the means of result.json leave out."""
+    return tuple(map(str, listed(mapping(result.get("protocol")).get("mean_without"))))
+
+
+def without(classes: Sequence[str]) -> str:
+    """What stands behind the name of a mean that leaves `classes` out."""
+    return f" without {', '.join(classes)}" if classes else ""
+
+
 def scored_how(result: Mapping[str, Any]) -> str:
     """Data set, split and protocol of the scores of result.json."""
     return f"{result.get('dataset', '-')} {result.get('split', '-')} split, {protocol(result)}"
@@ -252,19 +273,22 @@ def run_table(runs: Sequence[Run]) -> Table:
 
 
 def difference(run: Run) -> float | None:
-    """Own mIoU less the published one; None unless both are of the same split."""
+    """Own mIoU less the published one; None unless both are of the same split and over the same classes."""
     miou = run.scores.get("miou")
-    if run.published is None or miou is None:
+    if run.published is None or miou is None or run.mean_without:
         return None
     value, split = run.published
     return miou - value if not split or split == run.result.get("split") else None
 
 
 def class_table(runs: Sequence[Run]) -> Table:
-    """IoU of every class, a column per run."""
+    """IoU of every class, a column per run; a class that a run's means leave out says so."""
+    left = {name for run in runs for name in run.mean_without}
     classes = list(dict.fromkeys(name for run in runs for name in run.per_class))
     rows: list[list[Value]] = [
-        [name, *(number(run.per_class.get(name, {}).get("iou")) for run in runs)] for name in classes
+        [name + " (not in the mean)" * (name in left)]
+        + [number(run.per_class.get(name, {}).get("iou")) for run in runs]
+        for name in classes
     ]
     scored = " | ".join(dict.fromkeys(scored_how(run.result) for run in runs if run.scores))
     return Table(f"IoU per class, %; {scored}", ["class", *(run.name for run in runs)], rows)

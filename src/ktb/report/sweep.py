@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ktb.errors import ReportError
-from ktb.report.runs import check_readable, mapping, number, read_json, scored_how
+from ktb.report.runs import check_readable, left_out, mapping, number, read_json, scored_how, without
 from ktb.report.tables import Spread, Table, Value, as_rich
 
 STATES = ("finished", "running", "pending", "interrupted", "failed")
@@ -32,6 +32,8 @@ class Job:
     scores: dict[str, float]
     scored: str
     """What the scores are of: data set, split, protocol."""
+    mean_without: tuple[str, ...] = ()
+    """Classes that the means leave out."""
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ class Sweep:
             [job.name, job.status, self.told_apart(job.overrides), job.scores.get("miou"), job.error]
             for job in self.jobs
         ]
-        heads = ["job", "state", "settings", "mIoU", "error"]
+        heads = ["job", "state", "settings", f"mIoU{self._without()}", "error"]
         if not any(job.error for job in self.jobs):
             heads, rows = heads[:-1], [row[:-1] for row in rows]
         return Table(self._titled("Jobs, mIoU in %"), heads, rows)
@@ -73,6 +75,11 @@ class Sweep:
         scored = dict.fromkeys(job.scored for job in self.jobs if job.scored)
         return "; ".join(part for part in (title, " | ".join(scored), " ".join(self.common())) if part)
 
+    def _without(self) -> str:
+        """What the columns of means say where all jobs leave the same classes out; else the settings tell."""
+        common = {job.mean_without for job in self.jobs if job.scores}
+        return without(common.pop()) if len(common) == 1 else ""
+
     def groups(self) -> list[tuple[tuple[str, ...], list[Job]]]:
         """Jobs that differ in nothing but the seed, best mean mIoU first, those without a score last."""
         found: dict[tuple[str, ...], list[Job]] = {}
@@ -87,7 +94,8 @@ class Sweep:
 
     def score_table(self) -> Table:
         """Mean ± sample standard deviation over the seeds of each setting that have scores."""
-        keys = {"miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy"}
+        left = self._without()
+        keys = {"miou": f"mIoU{left}", "macc": f"mAcc{left}", "pixel_acc": "pixel accuracy"}
         rows: list[list[Value]] = []
         for setting, jobs in self.groups():
             row: list[Value] = [self.told_apart(setting)]
@@ -152,6 +160,7 @@ def _job(sweep: Path, name: str, overrides: Any) -> Job:
         attempts=attempts if isinstance(attempts, int) else 0,
         scores={key: value for key, value in metrics.items() if value is not None},
         scored=scored_how(result) if metrics else "",
+        mean_without=left_out(result),
     )
 
 

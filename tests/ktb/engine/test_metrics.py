@@ -187,3 +187,28 @@ def test_one_class() -> None:
         "miou": 1.0, "miou_all": 1.0, "macc": 1.0, "pixel_acc": 1.0, "mf1": 1.0, "fwiou": 1.0,
         "iou": [1.0], "acc": [1.0], "f1": [1.0],
     }  # fmt: skip
+
+
+def test_means_leave_classes_out_and_everything_else_counts_them() -> None:
+    """Class 0 is left out: its pixels stay errors of the others, in the pixel accuracy and in the matrix."""
+    matrix = np.array([[50, 10, 0], [5, 30, 5], [0, 0, 0]])
+    every, left = scores(matrix), scores(matrix, (0,))
+    iou = [50 / 65, 30 / 50, 0.0]  # class 2 is predicted, but never there
+    assert every["miou"] == pytest.approx(sum(iou) / 3)
+    assert left["miou"] == pytest.approx(sum(iou[1:]) / 2)
+    assert left["miou_all"] == pytest.approx(sum(iou[1:]) / 2)
+    assert left["macc"] == pytest.approx(30 / 40)
+    assert left["mf1"] == pytest.approx((60 / 80 + 0) / 2)
+    for key in ("pixel_acc", "fwiou", "iou", "acc", "f1"):
+        np.testing.assert_array_equal(left[key], every[key])
+    truth, prediction = (torch.from_numpy(x)[None] for x in data("random")[:2])
+    plain, without = Evaluation(6), Evaluation(6, (0, 3))
+    for evaluation in (plain, without):
+        evaluation.update(prediction, truth, ["a"], [{"light": "dim"}])
+    np.testing.assert_array_equal(plain.total.matrix, without.total.matrix)
+    expected = scores(plain.total.matrix)["iou"]
+    assert without.images[0]["miou"] == pytest.approx(np.mean([expected[i] for i in (1, 2, 4, 5)]))
+    boundary = plain.total.scores()["boundary_iou"]
+    kept = np.mean([boundary[i] for i in (1, 2, 4, 5)])
+    assert without.total.scores((0, 3))["mboundary_iou"] == pytest.approx(kept)
+    assert merged([without, without]).mean_without == (0, 3)

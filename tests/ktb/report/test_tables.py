@@ -125,3 +125,28 @@ def test_reading_run_folders_needs_no_torch(runs: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_classes_left_out_of_the_mean_stand_in_every_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protocol = {"description": "whole, means without wall", "mean_without": ["wall"]}
+    folder = run_folder(tmp_path / "run", protocol=protocol)
+    for kind in ("text", "csv", "markdown", "latex"):
+        text = " ".join(printed(capsys, str(folder), "--format", kind).split())
+        assert "wall" in text, kind  # text is folded into narrow columns
+        assert "wall (not in the mean)" in printed(capsys, str(folder), "--format", kind, "--table", "classes")
+    row = next(csv.DictReader(io.StringIO(printed(capsys, str(folder), "--format", "csv"))))
+    assert row["protocol"] == "whole, means without wall"
+    assert row["difference"] == ""  # the published mean is over all classes
+    jobs = {name: [f"seed={name}"] for name in ("1", "2")}
+    sweep = tmp_path / "sweep"
+    for name in jobs:
+        run_folder(sweep / name, int(name), protocol=protocol)
+    (sweep / "sweep.json").write_text(json.dumps({"jobs": jobs}))
+    for table in ("scores", "jobs"):
+        heads = printed(capsys, "sweep", str(sweep), "--format", "csv", "--table", table).splitlines()[0]
+        assert "mIoU without wall" in heads
+    assert main([str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "mIoU without wall, %" in page
+    assert "means without wall" in page
+    assert 'wall <span class="soft">not in the mean</span>' in page
