@@ -117,7 +117,7 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
     # Hydra's own parser refuses settings that follow a flag: ktb-train seed=1 --cfg job optim.lr=1.
     args, unknown = get_args_parser().parse_known_intermixed_args(argv)
     own = [Path(args.config_dir)] if args.config_dir else []
-    overrides = args.overrides
+    overrides = args.overrides if args.multirun else config.quoted_paths(args.overrides)
     try:
         if unknown:
             raise ConfigError(f"unknown option {unknown[0]}: settings are written without dashes, as key=value")

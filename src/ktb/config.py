@@ -622,7 +622,10 @@ def mistake(
         key, text = override.key_or_group, str(override.input_line)
         if override.is_sweep_override() and not multirun:
             written = text.partition("=")[2]
-            return f"'{text}' lists several values: add -m for one job each, or write {key}=[{written}] for a list"
+            return (
+                f"'{text}' lists several values: add -m for one job each, or write {key}=[{written}] for a list, or "
+                f"'{key}=\"{written}\"' for a text with a comma"
+            )
         if key not in offered or override.is_delete():
             continue
         if override.is_add() and key != "experiment":
@@ -711,7 +714,29 @@ def as_override(key: str, value: str) -> str:
     """`key=value` as Hydra reads it back, quoted where its grammar needs that."""
     text = f"{key}={value}"
     parsed = _parse_or_none(text)
-    return text if parsed is not None and parsed.value() == value else f"{key}='{value}'"
+    if parsed is not None and not parsed.is_sweep_override() and parsed.value() == value:
+        return text
+    # Of what stands between quotes, quotes need a backslash, and so do backslashes before a quote or at the end.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + found[2].replace("'", "\\'"), value)
+    return f"{key}='{escaped}'"
+
+
+PATHS = ("dataset.root", "run_dir", "ckpt_path", "init_from", "checkpoint", "backbone.weights")
+"""Settings that are one path, or a word in its place."""
+
+
+def quoted_paths(overrides: Sequence[str]) -> list[str]:
+    """`overrides` of one job with quotes around paths that Hydra's grammar would take for something else: a comma for
+    several values, a bracket for a list, digits for a number. What is quoted already, and null, stay as they are."""
+    found = []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key.lstrip("+") in PATHS and value:
+            parsed = _parse_or_none(text)
+            if parsed is None or parsed.is_sweep_override() or not isinstance(parsed.value(), str | None):
+                text = as_override(key, value)
+        found.append(text)
+    return found
 
 
 def _parse(text: str) -> Override:

@@ -297,6 +297,7 @@ def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     """The DataModule that ktb-train would build from the same settings."""
     from ktb import config, run
 
+    overrides = config.quoted_paths(overrides)
     extra = [config_dir] if config_dir else []
     if config_dir and not config_dir.is_dir():
         raise ConfigError(f"--config-dir {config_dir} is not a folder")

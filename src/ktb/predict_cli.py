@@ -222,6 +222,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     extra = [arguments.config_dir] if arguments.config_dir else []
     if extra and not arguments.config_dir.is_dir():
         raise ConfigError(f"--config-dir {arguments.config_dir} is not a folder")
+    arguments.overrides = config.quoted_paths(arguments.overrides)
     given = [config.as_override("checkpoint", str(file)), *arguments.overrides]
     if text := config.mistake("eval", given := config.inherit(given, extra), extra):
         raise ConfigError(text)

@@ -511,3 +511,30 @@ def test_what_a_class_does_not_take_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^ktb\.data\.synthetic\.SyntheticDataModule: .*'stride'") as error:
         config.instantiate(node)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/my set, v2",
+        "/data/a=b (1)/[x] {y: z}",
+        "/data/it's",
+        '/data/a "b"',
+        '/data/it\'s "b"',
+        "/data/back\\slash, \\",
+        "[x]/data",
+        "2024",
+        "true",
+        "/data/plain set",
+        "epoch=3-step=10.ckpt",
+        "C:\\data, x",
+    ],
+)
+def test_paths_need_no_quotes_of_their_own(path: str) -> None:
+    for key in ("dataset.root", "run_dir"):
+        (text,) = config.quoted_paths([f"{key}={path}"])
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            cfg = compose("train", overrides=["dataset=nyu", text])
+        assert OmegaConf.select(cfg, key) == path
+    for text in ('dataset.root="/a, b"', "dataset.root='/a, b'", "ckpt_path=null", "dataset.crop=[1,2]", "seed=1,2"):
+        assert config.quoted_paths([text]) == [text]
