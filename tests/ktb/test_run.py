@@ -242,6 +242,20 @@ def test_class_weights_become_numbers_that_a_resumed_run_keeps(
     assert OmegaConf.load(folder / "config.yaml").loss.class_weights == expected
 
 
+def test_a_run_from_before_class_weights_and_small_heads_continues(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train(folder, "trainer.max_steps=1", "test=false")
+    file = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    config = OmegaConf.create(content["ktb"]["config"])
+    for group, key in (("loss", "class_weights"), ("model", "head_init"), ("backbone", "lr")):
+        assert config[group].pop(key, None) in (None, "published", 2e-3)
+    content["ktb"]["config"] = OmegaConf.to_yaml(config)
+    torch.save(content, file)
+    train(folder, "ckpt_path=last", "trainer.max_steps=2", "test=false")
+    assert torch.load(file, weights_only=True)["global_step"] == 2
+
+
 def test_class_weights_are_those_of_the_loss(tmp_path: Path) -> None:
     """A weight of 0 for all classes but one: the loss is that of its pixels alone."""
     rows = []
