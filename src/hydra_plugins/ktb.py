@@ -86,7 +86,7 @@ class ProcessLauncher(Launcher):
         raise NotImplementedError
 
     def stop(self, job: Job, sign: int) -> None:
-        """SIGTERM: let it write its checkpoint and end; SIGKILL: end it."""
+        """SIGTERM: let it write its checkpoint and end; `sweep.SIGKILL`: end it."""
         raise NotImplementedError
 
     # ---- what is the same for all
@@ -207,7 +207,7 @@ class ProcessLauncher(Launcher):
                             stopped[str(job)] = None
                             self.stop(job, signal.SIGTERM)
                         elif signals.insisted:
-                            self.stop(job, signal.SIGKILL)
+                            self.stop(job, sweep.SIGKILL)
                     if not running:
                         raise Interrupted(signals.seen)
                     if not signals.said:
@@ -298,7 +298,7 @@ class PoolLauncher(ProcessLauncher):
 
     def stop(self, job: Job, sign: int) -> None:
         self.asked.add(job)
-        if sign == signal.SIGKILL:
+        if sign == sweep.SIGKILL and hasattr(os, "killpg"):
             os.killpg(self.processes[job].pid, sign)  # its ranks and loaders too
         else:
             self.processes[job].send_signal(sign)  # it tells its ranks
@@ -408,7 +408,9 @@ class SlurmLauncher(ProcessLauncher):
         """
         asked, states = self._queue
         if states is None or time.monotonic() - asked > self.poll_s:
-            done = subprocess.run(["squeue", "--me", "-h", "-o", "%i %T"], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["squeue", "--me", "-h", "-o", "%i %T"], capture_output=True, encoding="utf-8", errors="replace"
+            )
             if done.returncode == 0:
                 over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
                 states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
@@ -479,7 +481,8 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         if threading.current_thread() is threading.main_thread():
-            for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Windows has no SIGHUP.
+            for sign in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))):
                 self._before[sign] = signal.signal(sign, self._take)
         return self
 

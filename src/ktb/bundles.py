@@ -8,12 +8,11 @@ named with its SHA-256.
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ktb import checkpoints
 from ktb.errors import CheckpointError
+from ktb.files import atomic_file, expanded
 from ktb.models.segmentor import KTBSegmentor
 
 FORMAT = 1
@@ -65,12 +65,14 @@ def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
     if file.suffix == ".safetensors":
         _save({k: v.contiguous() for k, v in state.items()}, file, {})
     else:
-        with _partial(file) as partial:
-            torch.save(dict(state), partial)
+        content = io.BytesIO()  # on a full disk torch.save itself ends the whole process
+        torch.save(dict(state), content)
+        with _written(file) as partial:
+            partial.write_bytes(content.getbuffer())
 
 
 def _save(state: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-    with _partial(file) as partial:
+    with _written(file) as partial:
         partial.touch()
         mode = partial.stat().st_mode
         save_file(state, partial, metadata={"format": "pt", **metadata})
@@ -78,20 +80,18 @@ def _save(state: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> Non
 
 
 @contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A place beside `path` that becomes `path` when the block ends well; nothing is left behind otherwise."""
-    partial = path.with_name(f".{path.name}.partial{os.getpid()}")
+def _written(path: Path) -> Iterator[Path]:
+    """`atomic_file`, with folders made as needed.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        with atomic_file(path) as partial:
+            yield partial
     except OSError as error:
         raise CheckpointError(f"{path}: can't be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):  # such as a folder that is a file
-            if partial.is_dir():
-                shutil.rmtree(partial)
-            partial.unlink(missing_ok=True)
 
 
 def save_bundle(model: KTBSegmentor, folder: str | Path, *, run_config: str | None = None) -> int:
@@ -105,13 +105,13 @@ def save_bundle(model: KTBSegmentor, folder: str | Path, *, run_config: str | No
     Raises:
         CheckpointError: the folder holds something already or can't be written.
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(f"{folder}: exists already; choose a new folder for the bundle")
     whole = not knows_its_base(model)
     if run_config is not None:
         model.about["config"] = run_config
-    with _partial(folder) as partial:
+    with _written(folder) as partial:
         partial.mkdir()
         weights = partial / checkpoints.BUNDLE_WEIGHTS
         about = save_file_of(model, weights, whole=whole)
@@ -128,7 +128,7 @@ def save_bundle(model: KTBSegmentor, folder: str | Path, *, run_config: str | No
 
 def load_pretrained(source: str | Path, *, weights: str | None = None) -> KTBSegmentor:
     """See `KTBSegmentor.from_pretrained`."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.exists():
         return checkpoints.load_model(folder, weights=weights)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):

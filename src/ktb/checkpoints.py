@@ -33,6 +33,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ktb.errors import CheckpointError
+from ktb.files import absent, expanded
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 
@@ -55,9 +56,9 @@ def read_file(path: str | Path) -> Any:
     Raises:
         CheckpointError: missing, damaged, a pickle that would run code, or a file that unpacks to more than its size.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file; check the path")
+        raise CheckpointError(f"{path}: {absent(path, 'no such checkpoint file')}; check the path")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
@@ -459,10 +460,10 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 def find_checkpoint(path: str | Path) -> Path:
     """A checkpoint file, the best (else the last) one of a run folder, or the weights of a bundle."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_dir():
         if not path.exists():
-            raise CheckpointError(f"{path}: no such checkpoint or run folder; check the path")
+            raise CheckpointError(f"{path}: {absent(path, 'no such checkpoint or run folder')}; check the path")
         return path
     for name in ("best", "last"):
         file = path / "checkpoints" / f"{name}.ckpt"

@@ -1,16 +1,15 @@
 """The ktb-* commands: Hydra around `ktb.run`, and errors as one line.
 
-Exit codes: 0 done; 1 a bug of ours (with its stack trace), or a sweep some of whose jobs failed; 2 a mistake in the
-input; 130 interrupted, 143 terminated.
+Exit codes are those of `ktb.commands`; 1 also a sweep some of whose jobs failed.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import textwrap
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +23,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ktb import config
-from ktb.errors import ConfigError, KTBError
+from ktb import commands, config
+from ktb.arguments import config_dirs
+from ktb.errors import ConfigError
+from ktb.files import expanded
 
 _TRAIN_HELP = """\
 Train an RGB+X segmentation model and score its best checkpoint on the test split.
@@ -90,12 +91,12 @@ _FLAGS = """\
 
 def train() -> None:
     """ktb-train: conf/train.yaml."""
-    _main("ktb-train", "train", _train)
+    sys.exit(commands.run("ktb-train", lambda: _main("ktb-train", "train", _train)))
 
 
 def evaluate() -> None:
     """ktb-eval: conf/eval.yaml."""
-    _main("ktb-eval", "eval", _evaluate)
+    sys.exit(commands.run("ktb-eval", lambda: _main("ktb-eval", "eval", _evaluate)))
 
 
 def _train(cfg: DictConfig) -> Any:
@@ -106,26 +107,27 @@ def _evaluate(cfg: DictConfig) -> Any:
     return _job("ktb-eval", cfg)
 
 
-def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> None:
+def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> int:
     """One command. Whatever escapes Hydra was raised before a job began: `_job` deals with the rest itself."""
     argv = sys.argv[1:]
     if "--version" in argv:
         import ktb
 
         print(f"{command} {ktb.__version__}")
-        return
+        return 0
     # Hydra's own parser refuses settings that follow a flag: ktb-train seed=1 --cfg job optim.lr=1.
     args, unknown = get_args_parser().parse_known_intermixed_args(argv)
-    own = [Path(args.config_dir)] if args.config_dir else []
-    overrides = args.overrides if args.multirun else config.quoted_paths(args.overrides)
+    own = [expanded(args.config_dir)] if args.config_dir else []
+    overrides = config.at_home(args.overrides)
+    if not args.multirun:
+        overrides = config.quoted_paths(overrides)
     try:
         if unknown:
             raise ConfigError(f"unknown option {unknown[0]}: settings are written without dashes, as key=value")
-        if own and not own[0].is_dir():
-            raise ConfigError(f"--config-dir {own[0]} is not a folder")
+        config_dirs(own[0] if own else None)
         if args.help:
             print(_help(config_name, own), end="")
-            return
+            return 0
         if config_name == "eval":
             overrides = config.inherit(overrides, own)
         sweep = None
@@ -137,6 +139,10 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
         flags = list(argv)
         for text in args.overrides:
             flags.remove(text)
+        if own:
+            flags = [
+                re.sub(rf"(^|=){re.escape(args.config_dir)}$", lambda m: f"{m[1]}{own[0]}", text) for text in flags
+            ]
         sys.argv[1:] = [*overrides, *flags]
         # Hydra then raises what it would otherwise print in its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -145,16 +151,10 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
             run()
         else:
             _run_sweep(command, [command, *argv], sweep, run)
-    except KTBError as error:
-        _stop(command, f"error: {error}", 2)
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         wrong = config.mistake(config_name, overrides, own, multirun=args.multirun)
-        _stop(command, f"error: {wrong or config.composition_error(error)}", 2)
-    except KeyboardInterrupt:
-        _stop(command, "interrupted", 130)
+        raise ConfigError(wrong or config.composition_error(error)) from None
+    return 0
 
 
 def _job(command: str, cfg: DictConfig) -> Any:
@@ -166,28 +166,19 @@ def _job(command: str, cfg: DictConfig) -> Any:
     given = config.user_overrides(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _job_of_another_launcher(command, given)
-    code = 1
-    try:
+    result: Any = None
+
+    def work() -> int:
+        nonlocal result
         config.check(cfg)
         from ktb import run  # PyTorch and Lightning: not before the settings are known to be right
 
-        return run.train(cfg) if command == "ktb-train" else run.evaluate(cfg)
-    except KTBError as error:
-        print(f"{command}: error: {error}", file=sys.stderr)
-        code = 2
-    except Exception:
-        traceback.print_exc()
-    except KeyboardInterrupt:
-        _stop(command, _resume(command, "interrupted", cfg, given), 130)
-    except SystemExit as stop:
-        # Lightning turns both signals into SystemExit with a misleading code.
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            _stop(command, _resume(command, "interrupted", cfg, given), 130)
-        if type(stop).__name__ == "SIGTERMException":
-            _stop(command, _resume(command, "terminated", cfg, given), 143)
-        raise
-    sys.stderr.flush()
-    sys.exit(code)
+        result = run.train(cfg) if command == "ktb-train" else run.evaluate(cfg)
+        return 0
+
+    if code := commands.run(command, work, stopped=lambda word: _resume(command, word, cfg, given)):
+        sys.exit(code)
+    return result
 
 
 def _sweep_word(text: str) -> str:
@@ -200,7 +191,8 @@ def _sweep_word(text: str) -> str:
     if key == "jobs":
         return f"hydra.launcher.jobs={value}"
     if key == "sweep":
-        return f"hydra.sweep.dir={value if '/' in value else f'sweeps/{value}'}"
+        folder = "/" in value or value.strip("'\"").startswith("~")
+        return f"hydra.sweep.dir={value if folder else f'sweeps/{value}'}"
     return text
 
 

@@ -28,7 +28,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ktb.errors import ConfigError, KTBError
-from ktb.files import is_hidden
+from ktb.files import expanded, is_hidden
 
 # --------------------------------------------------------------------------------------------------------------------
 # Where conf/ is
@@ -160,7 +160,7 @@ ConfigStore.instance().store(name="eval_schema", node=EvalConfig)
 
 
 def check(cfg: DictConfig) -> None:
-    """Settings that no type rules out and that would fail later or, worse, not fail.
+    """Settings that no type rules out and that would fail later or, worse, not fail; `~` becomes the home it means.
 
     Groups that ktb-eval will take from the checkpoint's run (`inherited`) are left to `merge_saved`.
 
@@ -182,6 +182,9 @@ def check(cfg: DictConfig) -> None:
             values[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             raise ConfigError(_first_line(error, key=True)) from None
+    for key, value in _leaves(values):
+        if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
+            OmegaConf.update(cfg, key, str(expanded(value)))
 
     def within(key: str, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:
         value: Any = values
@@ -373,7 +376,7 @@ laptop without saying so."""
 def saved_config(checkpoint: str | Path) -> Path | None:
     """The config.yaml of the run that `checkpoint`, a run folder or a file in its checkpoints/, belongs to, or of the
     bundle it is or lies in; None for anything else, such as a published state dict."""
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint)
     if not path.is_dir():
         if path.parent.name != "checkpoints" and path.name != "model.safetensors":
             return None
@@ -703,7 +706,7 @@ def sweep_dir(config_name: str, overrides: Sequence[str], extra: Sequence[Path] 
             cfg = compose(config_name, overrides=[*ours, *_searchpath(extra)], return_hydra_config=True)
     finally:
         GlobalHydra.instance().clear()
-    return Path(cfg.hydra.sweep.dir).expanduser().absolute()
+    return expanded(cfg.hydra.sweep.dir).absolute()
 
 
 def _searchpath(extra: Sequence[Path]) -> list[str]:
@@ -737,6 +740,23 @@ def quoted_paths(overrides: Sequence[str]) -> list[str]:
                 text = as_override(key, value)
         found.append(text)
     return found
+
+
+def at_home(overrides: Sequence[str]) -> list[str]:
+    """Overrides with the `~` of their paths replaced, which Hydra's grammar refuses (and bash replaces, zsh does not).
+
+    In quotes it is left to `check`.
+    """
+    result = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if "~" in value and _parse_or_none(text) is None:
+            value = re.sub(r"(?<![^\[,{:(=\s])~[^/\\,\]})\s]*", lambda m: expanded(m[0]).as_posix(), value)
+            text = f"{key}{equals}{value}"
+            if _parse_or_none(text) is None:
+                text = as_override(key, value)
+        result.append(text)
+    return result
 
 
 def _parse(text: str) -> Override:

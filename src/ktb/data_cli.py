@@ -16,41 +16,40 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ktb.arguments import HelpFormatter
+from ktb import commands
+from ktb.arguments import HelpFormatter, config_dirs, home
 from ktb.data.fixtures import FIXTURES, make_fixture
 from ktb.data.hha import NYU_CAMERA, Camera
 from ktb.data.tools import Outcome, convert_hha, parallel, parse_unit, plan_hha
-from ktb.errors import ConfigError, DataError, KTBError
+from ktb.errors import ConfigError, DataError
+from ktb.files import expanded
 
 if TYPE_CHECKING:
     from ktb.data.base import RGBXDataModule
 
 FAILED_FILES = 1
 """Exit code when some files failed and all others are done."""
-USER_ERROR = 2
-"""Exit code of a mistake that stopped the command before or outside any file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ktb-data`; the exit code: 0 done, 1 some files failed, 2 the call itself was wrong, 130 interrupted."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    # argparse takes positional arguments in one piece only: check dataset=nyu --out DIR dataset.root=DIR
-    if rest and (arguments.command not in ("check", "preview") or any(text.startswith("-") for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides += rest
-    try:
+    argv = list(sys.argv[1:] if argv is None else argv)
+
+    def work() -> int:
+        parser = _parser()
+        arguments, rest = parser.parse_known_args(argv)
+        # argparse takes positional arguments in one piece only: check dataset=nyu --out DIR dataset.root=DIR
+        if rest and (arguments.command not in ("check", "preview") or any(text.startswith("-") for text in rest)):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            arguments.overrides += rest
         return int(arguments.run(arguments))
-    except KTBError as error:
-        print(f"ktb-data {arguments.command}: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(
-            f"ktb-data {arguments.command}: interrupted; finished files are kept, the same call goes on",
-            file=sys.stderr,
-        )
-        return 130
+
+    return commands.run(
+        commands.name("ktb-data", argv),
+        work,
+        stopped=lambda word: f"{word}; finished files are kept, the same call goes on",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,10 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Encode depth maps as HHA (disparity, height, angle with gravity), one PNG per map, RGB order. "
         "Finished results whose input and settings are unchanged are kept, so a stopped call goes on where it stopped.",
     )
-    sub.add_argument("source", help="folder of .png/.npy/.tif depth maps (with subfolders), or a quoted glob pattern")
-    sub.add_argument("target", type=Path, help="folder for the results, laid out as the source")
+    sub.add_argument(
+        "source", type=home, help="folder of .png/.npy/.tif depth maps (with subfolders), or a quoted glob pattern"
+    )
+    sub.add_argument("target", type=expanded, help="folder for the results, laid out as the source")
     sub.add_argument("--unit", required=True, help="of the stored values: m, cm, mm, 0.1mm, or metres such as 0.0001")
-    sub.add_argument("--raw", type=Path, help="folder of the sensor's own maps when SOURCE has its holes filled")
+    sub.add_argument("--raw", type=expanded, help="folder of the sensor's own maps when SOURCE has its holes filled")
     sub.add_argument(
         "--camera",
         default="nyu",
@@ -86,15 +87,20 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: ktb-data new /data/fields --name fields, then ktb-train --config-dir conf dataset=fields",
         formatter_class=HelpFormatter,
     )
-    sub.add_argument("folder", type=Path, help="holds pictures and labels, in folders or with names that run parallel")
+    sub.add_argument(
+        "folder", type=expanded, help="holds pictures and labels, in folders or with names that run parallel"
+    )
     sub.add_argument("--name", help="of the data set (default: the folder's name)")
     sub.add_argument(
         "--label",
+        type=home,
         metavar="FOLDER|PATTERN",
         help="the labels, where there are several sets of them: masks, or 'gt/*_labelIds.png' (default: those that fit "
         "classes.txt, then those that tell more classes apart)",
     )
-    sub.add_argument("--config-dir", type=Path, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)")
+    sub.add_argument(
+        "--config-dir", type=expanded, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)"
+    )
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_new)
 
@@ -106,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         "kept, so a stopped call goes on where it stopped; the split lists are written last.",
     )
     sub.add_argument("name", help="nyu, sunrgbd or mfnet")
-    sub.add_argument("source", type=Path, help="folder with the downloaded files")
-    sub.add_argument("target", type=Path, help="new folder, the dataset.root of a training")
+    sub.add_argument("source", type=expanded, help="folder with the downloaded files")
+    sub.add_argument("target", type=expanded, help="new folder, the dataset.root of a training")
     sub.add_argument("--overwrite", action="store_true", help="make every file again")
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_prepare)
@@ -121,8 +127,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
-    sub.add_argument("--out", type=Path, help="folder for report.json and report.html")
-    sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.add_argument("--out", type=expanded, help="folder for report.json and report.html")
+    sub.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_check)
 
@@ -136,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
-    sub.add_argument("--out", type=Path, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
+    sub.add_argument("--out", type=expanded, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
     sub.add_argument("--split", action="append", metavar="SPLIT", help="this split only; may be repeated")
     sub.add_argument("--samples", type=positive, default=8, help="per split, spread evenly over it (default: 8)")
     sub.add_argument(
@@ -145,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="another one draws another augmentation (default: 0)",
     )
-    sub.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.set_defaults(run=_preview)
 
     sub = commands.add_parser(
@@ -155,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         "the data, to see what a layout looks like, for tests.",
     )
     sub.add_argument("name", choices=tuple(FIXTURES), metavar="NAME", help=", ".join(FIXTURES))
-    sub.add_argument("root", type=Path, help="new or empty folder, the dataset.root of a training")
+    sub.add_argument("root", type=expanded, help="new or empty folder, the dataset.root of a training")
     layouts = "; ".join(f"{name}: {', '.join(entry[1])}" for name, entry in FIXTURES.items() if len(entry[1]) > 1)
     sub.add_argument("--layout", help=f"where the data set has several, the usual one first ({layouts})")
     sub.add_argument("--samples", type=positive, default=4, help="per split (default: 4)")
@@ -297,10 +303,8 @@ def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     """The DataModule that ktb-train would build from the same settings."""
     from ktb import config, run
 
-    overrides = config.quoted_paths(overrides)
-    extra = [config_dir] if config_dir else []
-    if config_dir and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir {config_dir} is not a folder")
+    extra = config_dirs(config_dir)
+    overrides = config.quoted_paths(config.at_home(overrides))
     if text := config.mistake("train", overrides, extra):
         raise ConfigError(text)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []

@@ -6,6 +6,8 @@ and keeps its stack trace.
 
 from __future__ import annotations
 
+import errno
+import re
 from os import PathLike
 
 
@@ -40,3 +42,25 @@ class WriteError(KTBError):
             f"{path}: can't be written ({error.strerror or error}); what was saved before is intact: make room or mend "
             "the folder, then continue with ckpt_path=auto and the same run_dir"
         )
+
+
+def is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether a GPU has too little memory."""
+    return type(error).__name__ == "OutOfMemoryError" or bool(
+        isinstance(error, RuntimeError)
+        and re.search(r"out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED", str(error))
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine itself has too little memory."""
+    return (
+        isinstance(error, MemoryError)
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or bool(
+            re.search(
+                r"DefaultCPUAllocator|not enough memory: you tried|Insufficient memory|bad[_ ]alloc|"
+                r"Cannot allocate memory", str(error),
+            )
+        )
+    )  # fmt: skip

@@ -7,6 +7,7 @@ metadata. A file is only written when it gives the model's own logits on random 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -99,9 +100,9 @@ def export(model: KTBSegmentor, file: Path, size: tuple[int, int], *, dynamic: b
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder, _quiet():
         partial = Path(folder) / file.name
         program = _traced(model, _inputs(model, size, 0), dynamic=dynamic)
-        run = kinds[file.suffix](program, partial, _metadata(model, size, dynamic=dynamic))
-        compared = _compare(model, run, size, file, dynamic=dynamic)
         try:
+            run = kinds[file.suffix](program, partial, _metadata(model, size, dynamic=dynamic))
+            compared = _compare(model, run, size, file, dynamic=dynamic)
             shutil.move(partial, file)
         except OSError as error:
             raise CheckpointError(f"{file}: can't be written ({error.strerror})") from None
@@ -225,7 +226,9 @@ def _onnx(program: torch.export.ExportedProgram, file: Path, metadata: Mapping[s
 
 
 def _program(program: torch.export.ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> _Run:
-    torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
+    content = io.BytesIO()  # on a full disk torch.export.save itself ends the whole process
+    torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata)})
+    file.write_bytes(content.getbuffer())
     # Guards say for which sizes the trace's strides hold, not for which its numbers do; those are compared.
     loaded = torch.export.load(file).module(check_guards=False)
 

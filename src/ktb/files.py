@@ -1,23 +1,79 @@
-"""Files that are there whole or not at all, and folders as a person sees them."""
+"""Files and folders: whole or not there, as a person sees them, held by one process, found where a path means."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import shutil
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """`path` with a leading `~` or `~user` replaced by that home, unlike `Path.expanduser` also where there is none:
+    then it stays as it is, as in a shell."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def is_link_loop(path: Path) -> bool:
+    """Whether symbolic links on the way to `path` lead in a circle, so that there is no file at their end."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
+
+
+def leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one of those that hold it: whoever searches it as well never comes to an end."""
+    try:
+        if not folder.is_symlink():
+            return False
+        target = folder.resolve()
+        return any(parent.resolve() == target for parent in folder.absolute().parents)
+    except (OSError, RuntimeError):  # such as a circle of links; there is no folder at its end
+        return True
+
+
+def absent(path: Path, what: str) -> str:
+    """`what`, such as "no such file", unless it is a circle of symbolic links that hides it."""
+    return "a circle of symbolic links (a symlink loop)" if is_link_loop(path) else what
+
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block succeeds and disappears when it does not."""
+    """A temporary name beside `path` that becomes `path` when the block succeeds and disappears when it does not.
+
+    The block makes a file or a folder of that name.
+
+    Raises:
+        OSError: it can't be written; `filename` is `path`, also where a library reports it in another way.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
+    except Exception as error:
+        failure = write_failure(error)
+        if failure is None:
+            raise
+        if failure.filename in (None, str(temporary)) or failure.filename2 == str(temporary):
+            failure.filename = str(path)
+        if failure is error:
+            raise
+        raise failure from error
     finally:
         with suppress(OSError):  # such as a folder that is a file, which the block has met before
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
             temporary.unlink(missing_ok=True)
 
 
@@ -76,3 +132,61 @@ def existing(path: Path) -> Path:
             part = same[0] if same else part
         found /= part
     return found if found.exists() else path
+
+
+def write_failure(error: BaseException) -> OSError | None:
+    """The failed write behind an exception, which libraries raise in ways of their own; None: it is another error."""
+    text = str(error)
+    if isinstance(error, OSError):
+        if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", text):  # NumPy
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return error
+    if type(error).__name__ == "SafetensorError" and (found := re.search(r"\(os error (\d+)\)", text)):
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    return None
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int | None]:
+    """Hold a file or, where the system can lock one, a folder for this process alone.
+
+    The lock ends with the block and with the process, however that ends. Yields the descriptor that holds it, None on
+    a system or a file system without locks.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: the file cannot be made.
+    """
+    folder = path.is_dir()
+    if folder and fcntl is None:
+        path, folder = path / ".lock", False  # only a file can be opened there
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor if _lock(descriptor) else None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            return False
+        return True
+    try:
+        import msvcrt
+    except ImportError:  # neither POSIX nor Windows
+        return False
+    os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        raise BlockingIOError(error.errno, error.strerror) from None
+    return True
+
+
+_LOCKED_BYTE = 1 << 30
+"""Windows locks bytes, which nobody else can read then: one beyond the content, which others may want to see."""

@@ -15,30 +15,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ktb.arguments import HelpFormatter
-from ktb.errors import CheckpointError, ConfigError, KTBError
+from ktb import commands
+from ktb.arguments import HelpFormatter, home
+from ktb.errors import CheckpointError, ConfigError
+from ktb.files import absent, expanded
 
 if TYPE_CHECKING:
     from ktb.models.segmentor import KTBSegmentor
     from ktb.models.swin import SwinArch
 
-USER_ERROR = 2
 SIZES = ((224, 224), (480, 640), (512, 512))
 """Sizes that `info` reports when none is given."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ktb-model`; the exit code: 0 done, 2 the call or a file was wrong, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    try:
+    argv = list(sys.argv[1:] if argv is None else argv)
+
+    def work() -> int:
+        arguments = _parser().parse_args(argv)
         arguments.run(arguments)
-    except KTBError as error:
-        print(f"ktb-model {arguments.command}: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(f"ktb-model {arguments.command}: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return commands.run(commands.name("ktb-model", argv), work, stopped=lambda word: f"{word}; nothing was written")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "backbone of timm, Microsoft, OpenMMLab or Hugging Face.",
     )
     sub.add_argument("input", help=f"{source}, or a file of backbone weights")
-    sub.add_argument("output", type=Path, help="a new file: .safetensors, or .pth")
+    sub.add_argument("output", type=expanded, help="a new file: .safetensors, or .pth")
     sub.add_argument(
         "--to",
         required=True,
@@ -88,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "config.yaml and a model card. Base weights are named with their SHA-256 and left out.",
     )
     sub.add_argument("source", help=source)
-    sub.add_argument("output", type=Path, metavar="OUT_DIR", help="a new folder")
+    sub.add_argument("output", type=expanded, metavar="OUT_DIR", help="a new folder")
     _source_options(sub)
     sub.set_defaults(run=_bundle)
 
@@ -99,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "sizes (three draws of a fixed size) and not written when logits differ by more than 1e-4.",
     )
     sub.add_argument("source", help=source)
-    sub.add_argument("output", type=Path, metavar="OUT", help="a file called .onnx (ONNX) or .pt2 (torch.export)")
+    sub.add_argument("output", type=expanded, metavar="OUT", help="a file called .onnx (ONNX) or .pt2 (torch.export)")
     sub.add_argument("--size", type=_size, required=True, metavar="HxW", help="image size")
     sub.add_argument(
         "--dynamic", action="store_true", help="any height and width that are multiples of 32, from 64 to 4096"
@@ -125,7 +124,10 @@ def _source_options(sub: argparse.ArgumentParser) -> None:
         help="of a published file (default: rgb,depth) or an architecture; NAME:CHANNELS where it is not 3",
     )
     sub.add_argument(
-        "--base", metavar="FILE", help="the frozen backbone's weights, where the source names a file that is elsewhere"
+        "--base",
+        type=home,
+        metavar="FILE",
+        help="the frozen backbone's weights, where the source names a file that is elsewhere",
     )
 
 
@@ -200,7 +202,7 @@ def _mapping(content: Any, file: Path) -> Mapping[str, Any]:
 def _base(arguments: argparse.Namespace) -> str | None:
     base: str | None = arguments.base
     if base and base not in ("hub", "bundled") and not Path(base).is_file():
-        raise CheckpointError(f"--base {base}: no such file; check the path")
+        raise CheckpointError(f"--base {base}: {absent(Path(base), 'no such file')}; check the path")
     return base
 
 

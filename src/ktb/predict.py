@@ -12,7 +12,6 @@ import glob
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections import deque
@@ -52,8 +51,8 @@ from ktb.data.spec import normalize
 from ktb.data.tools import Outcome, fixed_parts, png_text
 from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.engine.inference import BAND_VALUES, sliding_bands
-from ktb.errors import ConfigError, DataError, KTBError
-from ktb.files import atomic_file, existing, files_below, normal
+from ktb.errors import ConfigError, DataError, KTBError, is_out_of_gpu_memory, is_out_of_memory
+from ktb.files import atomic_file, existing, files_below, locked, normal
 from ktb.models.segmentor import KTBSegmentor
 
 __all__ = ["OUTPUTS", "Job", "Predictor", "claimed", "plan", "plan_csv", "run"]
@@ -642,7 +641,7 @@ def _segment(predictor: Predictor, loaded: _Loaded) -> _Segmented | Outcome:
     except OSError as error:  # of the probabilities' file
         return _unwritable(index, error)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not is_out_of_memory(error) and not is_out_of_gpu_memory(error):
             raise
         return Outcome(
             index,
@@ -666,7 +665,12 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(out))
+            try:
+                stack.enter_context(locked(out))
+            except BlockingIOError:
+                raise DataError(
+                    f"{out}: another ktb-predict is writing into it; wait for it, or choose another --out"
+                ) from None
             if file.exists() and not _is_manifest(file):
                 raise ConfigError(f"{file}: was not written by ktb-predict; move it away, or choose another --out")
             for output in ("index", *OUTPUTS):
@@ -678,29 +682,6 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
         except OSError as error:
             raise DataError(f"{error.filename or out}: no results can be written here ({error.strerror})") from None
         yield
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of ours out, where the system and the file system know locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{folder}: another ktb-predict is writing into it; wait for it, or choose another --out"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-    finally:
-        os.close(descriptor)  # and so the lock, however the process ends
 
 
 def _is_manifest(file: Path) -> bool:

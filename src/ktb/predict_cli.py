@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktb.arguments import HelpFormatter
-from ktb.data_cli import USER_ERROR, positive, print_outcomes, watch
-from ktb.errors import ConfigError, KTBError
+from ktb import commands
+from ktb.arguments import HelpFormatter, config_dirs, home
+from ktb.data_cli import positive, print_outcomes, watch
+from ktb.errors import ConfigError
+from ktb.files import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -22,19 +24,19 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `ktb-predict`; the exit code: 0 done, 1 some pictures failed, 2 the call was wrong, 130 interrupted."""
-    parser = _parser()
-    arguments = parser.parse_intermixed_args(_with_modalities(parser, sys.argv[1:] if argv is None else argv))
-    try:
+    arguments: argparse.Namespace | None = None
+
+    def work() -> int:
+        nonlocal arguments
+        parser = _parser()
+        arguments = parser.parse_intermixed_args(_with_modalities(parser, sys.argv[1:] if argv is None else argv))
         return _predict(arguments)
-    except KTBError as error:
-        print(f"ktb-predict: error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(
-            f"ktb-predict: interrupted; finished pictures are in {arguments.out}, the same call goes on from there",
-            file=sys.stderr,
-        )
-        return 130
+
+    def stopped(word: str) -> str:
+        kept = f"; finished pictures are in {arguments.out}, the same call goes on from there" if arguments else ""
+        return word + kept
+
+    return commands.run("ktb-predict", work, stopped=stopped)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "in several files; one left out counts as missing, and the model answers from the others",
     )
     group.add_argument("--input", dest="input", action="append", metavar="MODALITY=PATH", help="the same")
-    group.add_argument("--csv", type=Path, metavar="FILE", help="instead: a table with one column per modality")
+    group.add_argument("--csv", type=expanded, metavar="FILE", help="instead: a table with one column per modality")
     group.add_argument("--allow-missing", action="store_true", help="also pictures for which a modality has no file")
     group.add_argument(
         "--force",
@@ -79,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-pixels", type=positive, metavar="N", help="refuse larger pictures (default: 67108864, or as in training)"
     )
     group = parser.add_argument_group("output")
-    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    group.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder for the results")
     group.add_argument(
         "--write",
         type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip() != "none"),
@@ -103,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--overlap", type=_share, default=0.25, help="of neighbouring tiles (default: 0.25)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
-    group.add_argument("--config-dir", type=Path, help="your own configurations, as DIR/dataset/mine.yaml")
+    group.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
     return parser
 
 
@@ -153,7 +155,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         name, equals, path = text.partition("=")
         if not equals:
             raise ConfigError(f"--input {text}: expected MODALITY=PATH")
-        sources.setdefault(name, []).append(path)
+        sources.setdefault(name, []).append(home(path))
     if bool(sources) == (arguments.csv is not None):
         raise ConfigError("give the pictures either as --rgb PATH, --depth PATH, ... or as --csv FILE")
     device = _device(arguments.device)
@@ -219,18 +221,16 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     from ktb import checkpoints, config, run
 
     file = checkpoints.find_checkpoint(arguments.checkpoint)
-    extra = [arguments.config_dir] if arguments.config_dir else []
-    if extra and not arguments.config_dir.is_dir():
-        raise ConfigError(f"--config-dir {arguments.config_dir} is not a folder")
-    arguments.overrides = config.quoted_paths(arguments.overrides)
-    given = [config.as_override("checkpoint", str(file)), *arguments.overrides]
+    extra = config_dirs(arguments.config_dir)
+    overrides = config.quoted_paths(config.at_home(arguments.overrides))
+    given = [config.as_override("checkpoint", str(file)), *overrides]
     if text := config.mistake("eval", given := config.inherit(given, extra), extra):
         raise ConfigError(text)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
     with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
         cfg = config.compose("eval", overrides=[*given, *search])
     config.check(cfg)
-    cfg, data, model = run.open_checkpoint(file, cfg, arguments.overrides)
+    cfg, data, model = run.open_checkpoint(file, cfg, overrides)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
     settings = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}

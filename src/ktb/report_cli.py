@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from ktb.errors import KTBError, ReportError
-from ktb.files import atomic_file
+from ktb import commands
+from ktb.errors import ReportError
+from ktb.files import atomic_file, expanded
 from ktb.report.runs import Run, class_table, read_runs, run_table
 from ktb.report.sweep import Sweep, show, summarise
 from ktb.report.tables import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
 
-USER_ERROR = 2
 _DESCRIPTION = "Report on run folders of ktb-train and ktb-eval: one HTML page that needs nothing else, or tables."
 _EPILOG = """\
 other forms:
@@ -36,17 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     command = argv[0] if argv[:1] in (["sweep"], ["wandb"]) else ""
     run = {"": _runs, "sweep": _sweep, "wandb": _wandb}[command]
-    try:
-        return run(argv[1:] if command else argv)
-    except KTBError as error:
-        print(f"ktb-report{command and f' {command}'}: {error}", file=sys.stderr)
-        return USER_ERROR
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("ktb-report: interrupted", file=sys.stderr)
-        return 130
+    return commands.run(f"ktb-report{command and f' {command}'}", lambda: run(argv[1:] if command else argv))
 
 
 def _runs(argv: list[str]) -> int:
@@ -56,8 +45,8 @@ def _runs(argv: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, finished or not")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the only RUN)")
+    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help="run folder, finished or not")
+    parser.add_argument("--out", type=expanded, metavar="FILE", help="the page (default: report.html in the only RUN)")
     parser.add_argument("--format", choices=FORMATS, help="print a table instead of writing a page")
     parser.add_argument(
         "--table",
@@ -84,8 +73,8 @@ def _sweep(argv: list[str]) -> int:
         prog="ktb-report sweep",
         description="What became of the jobs of a sweep, and mean ± standard deviation over the seeds of each setting.",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="sweep folder of ktb-train -m, finished or not")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write an HTML page instead")
+    parser.add_argument("folder", type=expanded, metavar="DIR", help="sweep folder of ktb-train -m, finished or not")
+    parser.add_argument("--out", type=expanded, metavar="FILE", help="write an HTML page instead")
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument(
         "--table", choices=("scores", "jobs"), default="scores", help="of the other formats than text (default: scores)"
@@ -111,7 +100,7 @@ def _wandb(argv: list[str]) -> int:
         "training, validation, pictures with masks, differences. Without an account, or offline, its specification is "
         "printed.",
     )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run folder, for the bars of each class")
+    parser.add_argument("run", nargs="?", type=expanded, metavar="RUN", help="run folder, for the bars of each class")
     parser.add_argument("--entity", help="user or team (default: the account's)")
     parser.add_argument("--project", default="ktb", help="default: ktb, as in logger.wandb.project")
     parser.add_argument("--name", default="ktb", help="of a new workspace (default: ktb)")

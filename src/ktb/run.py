@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import secrets
 import shutil
 import subprocess
@@ -52,9 +51,11 @@ from ktb.engine.optim import OptimConfig
 from ktb.engine.robustness import Robustness
 from ktb.engine.saving import LAST, AtomicIO, Saving
 from ktb.errors import CheckpointError, ConfigError, WriteError
+from ktb.files import atomic_file
 from ktb.models.norm import BatchNorm
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import SwinArch
+from ktb.profile import peak_memory
 from ktb.report.notices import notices
 from ktb.report.page import page
 from ktb.report.runs import read_run
@@ -174,7 +175,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     try:
         result = _fit_and_test(cfg, trainer, module, data, saving, point)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         raise WriteError(error.filename or run_dir, error) from error
     finally:
@@ -446,7 +447,10 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: CheckpointIO)
             default_root_dir=str(cfg.run_dir),
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from None
+        said = str(error).splitlines()[0]
+        if "gpu" in said.lower():
+            said += f"; PyTorch finds {torch.cuda.device_count()} GPUs here: set trainer.devices, or use trainer=cpu"
+        raise ConfigError(f"trainer: {said}") from None
 
 
 def _keep_freed_memory() -> None:
@@ -509,7 +513,7 @@ def _wandb_options(node: DictConfig, run_dir: Path, dataset: str) -> DictConfig:
         given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
         _write_text(file, given or secrets.token_hex(4))
     sweep = next((folder.name for folder in run_dir.parents if (folder / "sweep.json").is_file()), None)
-    own = {"id": file.read_text().strip() if ranks.is_first() else None, "resume": "allow"}
+    own = {"id": file.read_text(encoding="utf-8").strip() if ranks.is_first() else None, "resume": "allow"}
     return OmegaConf.merge(node, own, {"group": node.group or sweep or dataset})  # type: ignore[return-value]
 
 
@@ -555,9 +559,8 @@ def _eval_folder(file: Path) -> Path:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -596,7 +599,8 @@ def _write_robustness(run_dir: Path, result: dict[str, Any], found: dict[str, An
     content = {key: result[key] for key in about} | found
     _write_json(run_dir / ROBUSTNESS[0], content)
     if found["full"]["metrics"]["miou"] is not None:  # a split without any label has no scores
-        tables.robustness_figure(content).savefig(run_dir / ROBUSTNESS[1], dpi=130)
+        with atomic_file(run_dir / ROBUSTNESS[1]) as partial:
+            tables.robustness_figure(content).savefig(partial, format="png", dpi=130)
     return content
 
 
@@ -625,7 +629,7 @@ def _facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: 
         "seed": cfg.seed,
         "parameters": parameters,
         "wall_time_s": round(time.time() - started, 1),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_memory_mb": None if (peak := peak_memory()) is None else round(peak / 2**20),
         "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "git": _git_state(),
@@ -639,7 +643,12 @@ def _git_state() -> dict[str, Any] | None:
 
     def git(*args: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", str(folder), *args],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
         ).stdout.strip()
 
     try:

@@ -12,7 +12,6 @@ part, who asks for which jobs and where they run, is in `hydra_plugins.ktb`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,10 +25,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ktb.errors import ConfigError
-from ktb.files import atomic_file
+from ktb.files import atomic_file, locked
 
 SWEEP, JOB, LOG, RESULT = "sweep.json", "job.json", "log.txt", "result.json"
-STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
+SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+"""Windows has none: there SIGTERM ends a process at once."""
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -SIGKILL)
 """Exit codes of a job that did stop when it was asked to."""
 
 # Left by a job that ran in this process or by a launcher around it; a child would take itself for one of their ranks.
@@ -212,36 +213,47 @@ class Sweep:
             ConfigError: another process runs this sweep, or the folder cannot be written.
         """
         path = self.folder / ".lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise ConfigError(
-                f"{self.folder}: can't write a sweep here ({error.strerror}); choose another with sweep=DIR"
-            ) from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(descriptor, 20).decode().strip()
-            os.close(descriptor)
-            alive = owner.isdigit() and Path("/proc", owner).exists()
-            who = f"process {owner} runs it" if alive else "jobs of an invocation that was killed still run"
-            raise ConfigError(
-                f"{self.folder}: this sweep is running already ({who}); wait for it, watch it with ktb-report sweep, "
-                "or choose another with sweep=NAME"
-            ) from None
-        try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-            os.set_inheritable(descriptor, True)
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = stack.enter_context(locked(path))
+                if descriptor is not None:
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, str(os.getpid()).encode())
+                    os.set_inheritable(descriptor, True)
+            except BlockingIOError:
+                owner = path.read_text(encoding="utf-8", errors="replace").strip()
+                alive = owner.isdigit() and _runs(int(owner))
+                who = f"process {owner} runs it" if alive else "jobs of an invocation that was killed still run"
+                raise ConfigError(
+                    f"{self.folder}: this sweep is running already ({who}); wait for it, watch it with ktb-report "
+                    "sweep, or choose another with sweep=NAME"
+                ) from None
+            except OSError as error:
+                raise ConfigError(
+                    f"{self.folder}: can't write a sweep here ({error.strerror}); choose another with sweep=DIR"
+                ) from None
             yield
-        finally:
-            os.close(descriptor)
+
+
+def _runs(process: int) -> bool:
+    """Whether there is a process of this number."""
+    if os.name != "posix":  # no signal there asks without ending the process; whoever holds the lock does run
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def program(command: str) -> list[str]:
     """How a job of `command`, ktb-train or ktb-eval, is started: as this process was, else from beside Python."""
     own = Path(sys.argv[0])
+    if os.name == "nt":  # the commands are .exe files there, nothing that Python reads
+        return [str(Path(sys.executable).with_name(f"{command}.exe"))]
     script = own if own.name == command and own.is_file() else Path(sys.executable).with_name(command)
     return [sys.executable, str(script.absolute())]
 

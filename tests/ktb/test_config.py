@@ -538,3 +538,64 @@ def test_paths_need_no_quotes_of_their_own(path: str) -> None:
         assert OmegaConf.select(cfg, key) == path
     for text in ('dataset.root="/a, b"', "dataset.root='/a, b'", "ckpt_path=null", "dataset.crop=[1,2]", "seed=1,2"):
         assert config.quoted_paths([text]) == [text]
+
+
+# ------------------------------------------------------------------------------------------------ ~
+
+AT_HOME = {
+    "run_dir=~/runs/x": ["run_dir=/home/me/runs/x"],
+    "dataset.root=~": ["dataset.root=/home/me"],
+    "dataset.root=~/a,~/b": ["dataset.root=/home/me/a,/home/me/b"],
+    "+x=[~/a, ~/b]": ["+x=[/home/me/a, /home/me/b]"],
+    "dataset.splits={train: ~/t.txt, val: ~/v.txt}": ["dataset.splits={train: /home/me/t.txt, val: /home/me/v.txt}"],
+    "dataset.root=choice(~/a,~/b)": ["dataset.root=choice(/home/me/a,/home/me/b)"],
+    "run_dir=~/a=b": ["run_dir='/home/me/a=b'"],
+    "run_dir='~/x'": ["run_dir='~/x'"],  # left to `check`
+    "~logger": ["~logger"],
+    "run_dir=a~b": ["run_dir='a~b'"],
+}
+
+
+@pytest.mark.parametrize("given", AT_HOME)
+def test_a_home_in_a_setting_is_read_where_the_shell_has_left_it(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config.at_home([given]) == AT_HOME[given]
+    for text in config.at_home([given]):
+        config._parse(text)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["run_dir", "ckpt_path", "dataset.root", "backbone.weights", "dataset.splits.train", "dataset.label.files"],
+)
+def test_a_home_in_a_composed_setting(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = composed("run_dir=x", "dataset=folder", *OWN_DATA)
+    OmegaConf.update(cfg, key, "~/there/it", force_add=True)
+    cfg.dataset.classes = ["~/a class", "b"]
+    config.check(cfg)
+    assert OmegaConf.select(cfg, key) == "/home/me/there/it"
+    assert cfg.dataset.classes == ["~/a class", "b"]
+
+
+def test_a_home_in_the_variable_of_the_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("KTB_DATA", "~/data")
+    cfg = composed("run_dir=x", "dataset=nyu")
+    config.check(cfg)
+    assert cfg.dataset.root == "/home/me/data/NYUDepthv2"
+
+
+def test_a_home_in_the_settings_of_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("eval", overrides=["checkpoint='~/runs/x'", "run_dir='~/scores'"])
+    config.check(cfg)
+    assert (cfg.checkpoint, cfg.run_dir) == ("/home/me/runs/x", "/home/me/scores")
+
+
+def test_a_home_in_a_list_inside_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = composed("run_dir=x", "+dataset.roots=['~/a',b]")
+    config.check(cfg)
+    assert cfg.dataset.roots == ["/home/me/a", "b"]

@@ -8,6 +8,7 @@ seeding, distribution over processes, and the errors a user sees, are here once.
 from __future__ import annotations
 
 import difflib
+import errno
 import mmap
 import os
 import sys
@@ -195,7 +196,7 @@ class Tree:
         if folder not in self._listings:
             try:
                 found = entries(existing(self.root / folder))
-                self._listings[folder] = {entry.name: entry.is_dir() for entry in found}
+                self._listings[folder] = {entry.name: _is_folder(entry) for entry in found}
                 normals = self._normal[folder] = dict[str, str]()
                 for name in self._listings[folder]:
                     if normals.setdefault(normal(name), name) != name:
@@ -206,9 +207,8 @@ class Tree:
             except (FileNotFoundError, NotADirectoryError):
                 self._listings[folder], self._normal[folder] = {}, {}
             except OSError as error:
-                raise DataError(
-                    f"{self.root / folder}: cannot be listed ({error.strerror}); check its rights"
-                ) from None
+                remedy = "check its rights" if error.errno != errno.ELOOP else "they lead in a circle, a symlink loop"
+                raise DataError(f"{self.root / folder}: cannot be listed ({error.strerror}); {remedy}") from None
         return self._listings[folder]
 
     def __contains__(self, file: str) -> bool:
@@ -233,6 +233,13 @@ class Tree:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             path = self.root / missing[0]
             raise DataError(f"{path}: no such file, but {named_by} names it{more}{similar(path)}; {remedy}")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, or in a circle; who wants the file is told so
+        return False
 
 
 class ListLine(NamedTuple):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ktb.errors import ConfigError, DataError
-from ktb.files import is_empty
+from ktb.files import atomic_file, is_empty
 
 __all__ = ["FIXTURES", "make_fixture"]
 
@@ -100,12 +100,14 @@ def make_fixture(
 
 def _write(path: Path, image: Array) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, image)
-    elif path.suffix == ".jpg":
-        Image.fromarray(image).save(path, quality=95)
-    else:
-        Image.fromarray(image).save(path)
+    with atomic_file(path) as partial:
+        if path.suffix == ".npy":
+            with partial.open("wb") as file:
+                np.save(file, image)
+        elif image.dtype == np.uint16 and image.ndim == 3:  # Pillow has no 16-bit colour
+            partial.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+        else:
+            Image.fromarray(image).save(partial, Image.registered_extensions()[path.suffix], quality=95)
 
 
 def _write_list(path: Path, lines: Sequence[str]) -> None:
@@ -251,10 +253,7 @@ def _mcubes(root: Path, layout: str, counts: Mapping[str, int], size: tuple[int,
                 ("SSGT4MS", scene % 10),
             ):
                 if folder == "polL_color" and layout == "16bit":
-                    # Pillow has no 16-bit colour.
-                    (base / folder).mkdir(parents=True, exist_ok=True)
-                    cv2.imwrite(str(base / folder / f"{stem}.png"), image[..., ::-1].astype(np.uint16) * 257)
-                    continue
+                    image = image.astype(np.uint16) * 257
                 _write(base / folder / f"{stem}{'.npy' if image.dtype == np.float32 else '.png'}", image)
             stems.append(stem)
             index += 1

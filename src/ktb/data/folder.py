@@ -20,7 +20,7 @@ from ktb.data.label_palettes import LabelPalettes
 from ktb.data.readers import Alpha, DType, Holes, ImageReader, LabelReader, Normalise, id_table, similar
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES, DatasetSpec, ModalitySpec, voc_colour
 from ktb.errors import ConfigError, DataError
-from ktb.files import normal
+from ktb.files import leads_back, normal
 
 SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 SPLIT = "{split}"
@@ -360,7 +360,7 @@ def match_files(tree: Tree, glob: str) -> dict[str, str]:
         for name, is_folder in tree.names(folder).items():
             path = f"{folder}/{name}" if folder else name
             if pattern is None:
-                if is_folder:
+                if is_folder and not leads_back(tree.root / path):
                     descend(path, rest, (*key, normal(name)))
                 continue
             match = pattern.fullmatch(normal(name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import errno
 import io
 import struct
 import zlib
@@ -28,7 +29,7 @@ from PIL.PngImagePlugin import PngImageFile
 from ktb.data import png
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError
-from ktb.files import entries, existing
+from ktb.files import entries, existing, is_link_loop
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -66,7 +67,8 @@ def read_bytes(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file{similar(path)}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); expected a readable file") from None
+        what = "a readable file" if error.errno != errno.ELOOP else "a file, found a circle of links (a symlink loop)"
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected {what}") from None
     if not data:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
     return data
@@ -94,6 +96,8 @@ def similar(path: Path) -> str:
 
     Looks at the first component that is missing, so a folder in the wrong case is named as such.
     """
+    if is_link_loop(path):
+        return "; it is a circle of symbolic links (a symlink loop)"
     if path.exists():
         return ""
     missing = path

@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from ktb.data.hha import Camera, hha
 from ktb.errors import DataError, KTBError
-from ktb.files import atomic_file, files_below, is_hidden
+from ktb.files import atomic_file, files_below, is_hidden, leads_back
 
 __all__ = ["HHAJob", "Outcome", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
 
@@ -139,6 +139,8 @@ def plan_hha(
     else:
         root = Path(*fixed_parts(source))
         found = [Path(p) for p in glob.glob(source, recursive=True)]  # noqa: PTH207 - also takes absolute patterns
+        circles = {folder for folder in {parent for p in found for parent in p.parents} if leads_back(folder)}
+        found = [p for p in found if circles.isdisjoint(p.parents)]
         wanted = "an existing folder, or a pattern that matches depth maps, quoted, such as 'Depth/*.npy'"
     inside = target.resolve()
     if inside == root.resolve():

@@ -168,7 +168,8 @@ class Panels(Callback):
         shutil.rmtree(folder, ignore_errors=True)  # those of an earlier test
         folder.mkdir(parents=True)
         write_panels(folder, chosen, self.spec)
-        sheet(chosen, self.spec).savefig(self.path, dpi=110, bbox_inches="tight")
+        with atomic_file(self.path) as partial:
+            sheet(chosen, self.spec).savefig(partial, format="png", dpi=110, bbox_inches="tight")
         with trainer.precision_plugin.test_step_context():
             self._write_fusion(folder, chosen, pl_module)
         for logger in trainer.loggers:

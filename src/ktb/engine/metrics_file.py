@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ktb.errors import WriteError
+from ktb.files import atomic_file
 
 
 class MetricsFile(Logger):
@@ -74,15 +77,18 @@ class MetricsFile(Logger):
         if not self._pending:
             return
         columns = sorted({*self._columns, *(column for row in self._pending for column in row)})
-        if columns != self._columns or not self._started:
+        if columns != self._columns or not self._started or not self.path.is_file():
             before = self._read() if self._started else []
             self._columns = columns
             self._rewrite([*before, *self._pending])
         else:
+            size = self.path.stat().st_size
             try:
-                with self.path.open("a", newline="") as file:
+                with self.path.open("a", newline="", encoding="utf-8") as file:
                     csv.DictWriter(file, self._columns).writerows(self._pending)
             except OSError as error:
+                with suppress(OSError):
+                    os.truncate(self.path, size)  # half a row would be read as one
                 raise WriteError(self.path, error) from error
         self._pending = []
 
@@ -93,21 +99,16 @@ class MetricsFile(Logger):
     def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
             return []
-        with self.path.open(newline="") as file:
+        with self.path.open(newline="", encoding="utf-8") as file:
             return [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(file)]
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        partial = self.path.with_name(f"{self.path.name}.partial")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, self._columns)
-                    writer.writeheader()
-                    writer.writerows(rows)
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)
+            with atomic_file(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns)
+                writer.writeheader()
+                writer.writerows(rows)
         except OSError as error:
             raise WriteError(self.path, error) from error
         self._started = True

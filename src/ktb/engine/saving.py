@@ -34,7 +34,12 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 _SAVE, _STOP, _REQUEUE = 1, 2, 3
 """What the ranks agree on between two steps, the largest wins."""
 
-_SIGNALS = {signal.SIGTERM: _STOP, signal.SIGUSR1: _REQUEUE, signal.SIGUSR2: _STOP} if os.name == "posix" else {}
+_SIGNALS = {
+    signal.Signals[name]: wanted
+    for name, wanted in {"SIGTERM": _STOP, "SIGUSR1": _REQUEUE, "SIGUSR2": _STOP}.items()
+    if os.name == "posix" and name in signal.Signals.__members__
+}
+"""What a signal asks for. On Windows SIGTERM never arrives, and there are no others."""
 
 
 def older(file: Path, age: int) -> Path:
@@ -286,7 +291,9 @@ class Saving(Checkpoint):
         job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job_id = "_".join(job) if all(job) else os.environ.get("SLURM_JOB_ID")  # type: ignore[arg-type]
         if requeue and job_id and trainer.is_global_zero:
-            done = subprocess.run(["scontrol", "requeue", job_id], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["scontrol", "requeue", job_id], capture_output=True, encoding="utf-8", errors="replace"
+            )
             what = f"could not be queued again ({done.stderr.strip()})" if done.returncode else "is queued again"
             print(f"Slurm job {job_id} {what}", file=sys.stderr, flush=True)
         raise SIGTERMException

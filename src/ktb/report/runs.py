@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ktb.errors import ReportError
-from ktb.files import is_hidden
+from ktb.files import absent, expanded, is_hidden
 from ktb.report.tables import Table, Value
 
 SCORES = {
@@ -129,7 +129,9 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """
     config_file, result_file = folder / "config.yaml", folder / "result.json"
     if not folder.exists():
-        raise ReportError(f"{folder}: no such folder; expected a run folder of ktb-train or ktb-eval")
+        raise ReportError(
+            f"{folder}: {absent(folder, 'no such folder')}; expected a run folder of ktb-train or ktb-eval"
+        )
     check_readable(folder)
     if not config_file.is_file() and not result_file.is_file():
         within = sorted(str(file.parent) for file in folder.glob("*/config.yaml") if not is_hidden(file.parent.name))
@@ -211,7 +213,7 @@ def _read_curves(file: Path) -> dict[str, Curve]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    paths = [folder.expanduser().absolute() for folder in folders]
+    paths = [expanded(folder).absolute() for folder in folders]
     if len(set(paths)) < len(paths):
         twice = next(p for i, p in enumerate(paths) if p in paths[:i])
         raise ReportError(f"{twice}: named twice; expected each run once")

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from ktb.errors import ReportError
+from ktb.files import absent
 from ktb.report.runs import check_readable, left_out, mapping, number, read_json, scored_how, without
 from ktb.report.tables import Spread, Table, Value, as_rich
 
@@ -127,7 +128,8 @@ def summarise(folder: Path) -> Sweep:
     file = folder / "sweep.json"
     check_readable(folder)
     if not file.is_file():
-        raise ReportError(f"{folder}: no sweep folder of ktb-train -m (it holds no sweep.json)")
+        what = absent(folder, "no sweep folder of ktb-train -m (it holds no sweep.json)")
+        raise ReportError(f"{folder}: {what}")
     content = read_json(file)
     jobs = content.get("jobs")
     if not isinstance(jobs, dict):

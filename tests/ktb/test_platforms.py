@@ -1,0 +1,278 @@
+"""What only some systems have: nothing of ktb needs it, and text files are the same everywhere."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ktb import files, profile, sweep
+
+SRC = Path(__file__).parents[2] / "src"
+MODULES = sorted(SRC.rglob("*.py"))
+
+# ------------------------------------------------------------------------------------------------ text files
+
+TEXT = ("open", "read_text", "write_text")
+
+
+def careless(source: str) -> list[str]:
+    """Calls that read or write text in the encoding of the machine, or tables with its line ends."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        given = {keyword.arg for keyword in node.keywords}
+        if called in ("run", "Popen", "check_output"):
+            of_text = [k for k in node.keywords if k.arg in ("text", "universal_newlines")]
+            if of_text and "encoding" not in given:
+                found.append(f"line {node.lineno}: {called}(text=True)")
+        if called not in TEXT or (isinstance(node.func, ast.Attribute) and _is_no_file(node.func)):
+            continue
+        texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        modes = [text for text in texts if re.fullmatch(r"[rwaxbt+]{1,3}", text)]
+        if called == "open" and any("b" in mode for mode in modes):
+            continue
+        named = "encoding" in given or any(text.startswith("utf") for text in texts)
+        if not named:
+            found.append(f"line {node.lineno}: {called} without encoding")
+    for number, line in enumerate(source.splitlines(), start=1):
+        if re.search(r"csv\.(writer|DictWriter|reader|DictReader)\((file|lines|stream)\b", line):
+            before = "\n".join(source.splitlines()[max(0, number - 6) : number])
+            if 'newline=""' not in before:
+                found.append(f"line {number}: a table's file needs newline=''")
+    return found
+
+
+def _is_no_file(call: ast.Attribute) -> bool:
+    """Image.open, os.open, archive.open and so on."""
+    owner = call.value
+    return isinstance(owner, ast.Name) and owner.id in ("Image", "os", "archive", "zipfile", "tarfile")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(SRC).as_posix())
+def test_text_is_utf_8_whatever_the_machine_speaks(path: Path) -> None:
+    assert careless(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path)",
+        "path.open('w')",
+        "path.read_text()",
+        "path.write_text(text)",
+        "subprocess.run(command, text=True)",
+        "with path.open(encoding='utf-8') as file:\n    csv.reader(file)",
+    ],
+)
+def test_the_check_of_text_files_would_notice(line: str) -> None:
+    assert len(careless(line)) == 1
+
+
+@pytest.mark.parametrize("line", ["path.open('rb')", "path.read_text(encoding='utf-8')", "Image.open(path)"])
+def test_the_check_of_text_files_lets_pass_what_is_meant(line: str) -> None:
+    assert careless(line) == []
+
+
+# ------------------------------------------------------------------------------------------------ no POSIX
+
+POSIX_ONLY = ("fcntl", "resource", "pwd", "grp", "termios")
+SIMULATION = f"""
+    import os, sys
+    class Missing:
+        def find_spec(self, name, path=None, target=None):
+            if name in {("fcntl", "resource")}:
+                raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+    sys.meta_path.insert(0, Missing())
+    for name in {("fcntl", "resource")}:
+        sys.modules.pop(name, None)
+    for name in ("sched_getaffinity", "killpg", "geteuid", "getuid", "waitid"):
+        delattr(os, name)
+"""
+COMMANDS = """
+    import signal
+    import sys
+    import lightning  # asks for the system's name before it uses a signal, and so needs those of this one
+    kept = {name: getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGALRM", "SIGKILL")}
+    members = {name: signal.Signals._member_map_.pop(name) for name in kept}
+    for name in kept:
+        delattr(signal, name)
+    import hydra_plugins.ktb, ktb.engine.saving
+    assert [sign.name for sign in ktb.engine.saving._SIGNALS] == ["SIGTERM"]
+    with hydra_plugins.ktb._Signals():
+        pass
+    signal.Signals._member_map_.update(members)
+    for name, sign in kept.items():
+        setattr(signal, name, sign)
+    from ktb import cli, data_cli, model_cli, predict_cli, report_cli
+
+    def call(main, *argv):
+        sys.argv = [main.__module__, *argv]
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = stop.code
+        assert code in (0, None), (argv, code)
+
+    small = ["dataset.size=[64,64]", "dataset.num_workers=0"]
+    train = ["trainer=debug", "trainer.max_epochs=1", "dataset.train=4", "dataset.val=2", "dataset.batch_size=2",
+             "test=false", "trainer.enable_progress_bar=false", "trainer.accelerator=cpu"]
+    call(cli.train, *small, *train, "run_dir=run")
+    quiet = "trainer.enable_progress_bar=false"
+    call(cli.evaluate, "checkpoint=run", *small, "dataset.test=2", "run_dir=scores", quiet)
+    call(data_cli.main, "make-fixture", "mfnet", "mfnet", "--samples", "1")
+    call(predict_cli.main, "run", "--rgb", "mfnet/rgb/*.png", "--out", "masks", "--device", "cpu")
+    call(model_cli.main, "info", "run", "--no-measure", "--size", "64x64")
+    call(data_cli.main, "check", "--workers", "1", *small, "dataset.train=1", "dataset.val=1", "dataset.test=1")
+    call(report_cli.main, "run")
+"""
+
+
+def modules_that_import(name: str) -> list[str]:
+    """Those of ktb that import a module at their top level, unguarded."""
+    return [
+        path.name
+        for path in MODULES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
+    ]
+
+
+@pytest.mark.parametrize("name", POSIX_ONLY)
+def test_no_module_needs_what_only_posix_has(name: str) -> None:
+    assert modules_that_import(name) == []
+
+
+@pytest.mark.slow
+def test_every_command_works_without_what_only_posix_has(tmp_path: Path) -> None:
+    """Windows, as far as Linux can play it: no fcntl, no resource, few signals."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(textwrap.dedent(SIMULATION), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(COMMANDS)],
+        cwd=tmp_path,
+        env={
+            **os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1",
+            "PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(SRC)]),
+        },
+        capture_output=True, encoding="utf-8", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert '"peak_memory_mb": null' in (tmp_path / "scores" / "result.json").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "masks" / "index").rglob("*.png"))) == 3
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+KIB_PER_UNIT = {"linux": 1, "darwin": 1 / 1024}
+
+
+@pytest.mark.parametrize("system", KIB_PER_UNIT)
+def test_peak_memory_is_in_bytes_on_every_system(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(ru_maxrss=round(3 * 2**20 / KIB_PER_UNIT[system]))  # 3 GiB
+    told = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
+    monkeypatch.setitem(sys.modules, "resource", told)  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "platform", system)
+    assert profile.peak_memory() == 3 * 2**30
+
+
+def test_peak_memory_of_this_process_is_plausible() -> None:
+    peak = profile.peak_memory()
+    assert peak is not None
+    assert 50 * 2**20 < peak < 2**40
+
+
+def test_without_resource_there_is_no_figure_but_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "platform", "other")
+    assert profile.peak_memory() is None
+    monkeypatch.setattr(sys, "platform", "win32")
+
+    class Kernel:
+        class GetCurrentProcess:
+            def __new__(cls) -> int:  # type: ignore[misc]
+                return 7
+
+        class K32GetProcessMemoryInfo:
+            def __new__(cls, process: int, counters: object, size: int) -> int:  # type: ignore[misc]
+                assert (process, size) == (7, 72)
+                counters._obj.peak_working_set = 3 * 2**30  # type: ignore[attr-defined]
+                return 1
+
+    monkeypatch.setattr(profile.ctypes, "WinDLL", lambda name: Kernel, raising=False)
+    assert profile.peak_memory() == 3 * 2**30
+
+
+# ------------------------------------------------------------------------------------------------ locks
+
+
+def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path: Path) -> None:
+    with files.locked(tmp_path / "lock"), pytest.raises(BlockingIOError), files.locked(tmp_path / "lock"):
+        pass
+    with files.locked(tmp_path) as descriptor:
+        assert descriptor is not None
+        with pytest.raises(BlockingIOError), files.locked(tmp_path):
+            pass
+    with files.locked(tmp_path):
+        pass
+
+
+def test_locks_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: set[int] = set()
+
+    def locking(descriptor: int, mode: int, count: int) -> None:
+        assert (mode, count) == (2, 1)
+        place = os.lseek(descriptor, 0, os.SEEK_CUR)
+        if place in held:
+            raise PermissionError(13, "Permission denied")
+        held.add(place)
+
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))  # type: ignore[arg-type]
+    with files.locked(tmp_path), pytest.raises(BlockingIOError), files.locked(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]  # a folder itself cannot be opened there
+    assert len(held) == 1
+    assert min(held) > 2**20  # beyond what is written into the file
+
+
+def test_a_system_without_locks_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", None)  # type: ignore[arg-type]
+    with files.locked(tmp_path / "lock") as descriptor:
+        assert descriptor is None
+    with sweep.Sweep(tmp_path / "sweep").lock():
+        assert (tmp_path / "sweep").is_dir()
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def test_names_of_jobs_suit_every_file_system() -> None:
+    overrides = ["dataset.root=C:\\data", "optim.lr=1e-4", "loss=ce", "seed=1", 'backbone.weights=a?b*c|d<e>f"g']
+    keys = [text.partition("=")[0] for text in overrides]
+    name = sweep.job_name(overrides, keys, ["loss"])
+    assert not re.search(r'[<>:"/\\|?*\x00-\x1f]', name)
+    assert not name.endswith((".", " "))
+
+
+def test_run_folders_have_names_for_every_file_system() -> None:
+    conf = SRC.parent / "conf"
+    for file in conf.rglob("*.yaml"):
+        for date in re.findall(r"\$\{now:([^}]*)\}", file.read_text(encoding="utf-8")):
+            assert ":" not in date
+    for path in MODULES:
+        for date in re.findall(r"strftime\(\"([^\"]*)\"", path.read_text(encoding="utf-8")):
+            assert ":" not in date, path
