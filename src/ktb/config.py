@@ -582,7 +582,7 @@ def _reference(cfg: DictConfig, key: str) -> str | None:
 
 
 def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any]]:
-    """Dotted key → value before and now, of the settings of `now` that differ.
+    """Dotted key → value before and now, of the settings that differ; None where there is none, as of a shorter list.
 
     Where a run lies and how it is logged is no part of what is trained and left out, and so is what ktb had no setting
     for yet when the earlier configuration was written.
@@ -592,7 +592,7 @@ def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any
         dict(_leaves({key: value for key, value in plain.items() if key not in apart and key in before}))
         for plain in (cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)) for cfg in (before, now))
     )
-    return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
+    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
 
 
 def _resolved(cfg: DictConfig, key: str) -> Any:

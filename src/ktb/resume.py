@@ -225,7 +225,9 @@ def check_data(point: Checkpoint, data: RGBXDataModule) -> None:
                 )
 
 
-_SCORED_BY = ("dataset.selection_split", "dataset.eval_size", "eval.scoring", "trainer.limit_val_batches")
+_SCORED_BY = (
+    "dataset.selection_split", "dataset.eval_size", "dataset.mean_without", "eval.scoring", "trainer.limit_val_batches",
+)  # fmt: skip
 """Settings without which two validation scores can't be compared."""
 
 

@@ -484,6 +484,8 @@ def test_a_resumed_run_follows_references_as_a_new_one_would() -> None:
     assert resumed(saved, "modality.streams=[rgb]").dataset.streams == ["rgb"]
     assert config.differences(saved, resumed(saved)) == {}
     assert config.differences(saved, resumed(saved, "optim.lr=2")) == {"optim.lr": (saved.optim.lr, 2.0)}
+    shorter = config.differences(saved, resumed(saved, "dataset.streams=[rgb]"))
+    assert shorter == {"dataset.streams[1]": ("thermal", None)}
 
 
 def test_a_setting_of_another_member_than_the_runs_is_refused() -> None:
