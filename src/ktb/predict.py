@@ -222,7 +222,7 @@ def plan_csv(
         for column in used:
             named = [cell for at, cell in zip(header, cells, strict=True) if at == column]
             if all(named):
-                files[column] = tuple(existing(path.parent / cell) for cell in named)
+                files[column] = tuple(existing(path.parent / cell.replace("\\", "/")) for cell in named)
         name = dict(zip(header, cells, strict=True)).get("name") or _name_of(next(iter(files.values()), ())[:1], path)
         name = normal(name)
         if not files or not inside_root(name):
@@ -428,7 +428,7 @@ class Predictor:
             for name, reader in self._readers.items()
             if name in files
         }
-        images, valid, converted = read_images(files, readers, resize=self.data.resized)
+        images, valid, converted, _ = read_images(files, readers, resizing=self.data.resizing)
         first = next(iter(images.values()))
         size = (first.shape[0], first.shape[1])
         if self.short_side is not None:

@@ -40,7 +40,7 @@ from ktb.data import values
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.base import RGBXDataModule
 from ktb.data.spec import DatasetSpec
-from ktb.engine.callbacks import Panels, Progress, Speed, finite
+from ktb.engine.callbacks import Panels, Predictions, Progress, Speed, finite
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.losses import PixelLoss
@@ -62,11 +62,12 @@ from ktb.report.runs import read_run
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
 PER_IMAGE = "per_image.csv"
+PREDICTIONS = "predictions"
 ROBUSTNESS = ("robustness.json", "robustness.png")
 PAGE = "report.html"
 WRITTEN = (
     CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, "checkpoints", "panels", "panels.png", PAGE, "tensorboard", "wandb",
-    "eval",
+    "eval", PREDICTIONS,
 )  # fmt: skip
 """What a run writes into its folder, and `overwrite=true` removes."""
 
@@ -150,7 +151,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     panels = Panels(run_dir, data.spec, data.modalities)
     trainer = _trainer(
         cfg,
-        [saving, Speed(), panels],
+        [saving, Speed(), panels, *(_predictions(run_dir, data) if cfg.test else [])],
         AtomicIO(cfg.save.keep, {point.path: point.content} if point else None),
     )
     plan = EpochPlan.planned(
@@ -230,6 +231,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     how = _inference(cfg)
     robustness = Robustness(_options(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
     data.setup("test")
+    if robustness and not data.labelled(data.spec.report_split):
+        raise ConfigError(
+            f"robustness= compares scores, but the {data.spec.report_split} split of {data.spec.name} has no labels; "
+            f"choose another split=, such as {data.spec.selection_split}"
+        )
 
     if ranks.is_first():
         for line in values.compare(data, data.spec.report_split, model.about.get("values")):
@@ -252,7 +258,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         inference=how,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
-    trainer = _trainer(cfg, [panels, robustness] if robustness else [panels])
+    trainer = _trainer(cfg, [panels, *_predictions(run_dir, data), *([robustness] if robustness else [])])
     trainer.test(module, datamodule=data, verbose=False)
     result = _scored(module, data) | {
         "status": "finished",
@@ -365,6 +371,13 @@ def _put_class_weights(cfg: DictConfig, data: RGBXDataModule) -> None:
     if ranks.is_first():
         named = ", ".join(f"{name} {weight:g}" for name, weight in zip(classes, cfg.loss.class_weights, strict=True))
         print(f"class weights: {named}")
+
+
+def _predictions(run_dir: Path, data: RGBXDataModule) -> list[Callback]:
+    """What writes the predictions for a report split without labels."""
+    if data.labelled(data.spec.report_split):
+        return []
+    return [Predictions(run_dir / PREDICTIONS, data.as_stored, data.spec.num_classes)]
 
 
 def _inference(cfg: DictConfig) -> Inference:
@@ -571,10 +584,14 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:
-    """Test scores in [0, 1], per class and per condition too; null where there was nothing to score."""
+    """Test scores in [0, 1], per class and per condition too; null where there was nothing to score, and for a split
+    without labels the folder of the predictions."""
     evaluation, spec = module.evaluation, data.spec
+    total = _scores(evaluation.total, spec)
+    if not data.labelled(spec.report_split):
+        total |= {"metrics": dict.fromkeys(total["metrics"]), "labels": False, "predictions": PREDICTIONS}
     return {
-        **_scores(evaluation.total, spec),
+        **total,
         "confusion_matrix": evaluation.total.matrix.tolist(),
         "per_condition": {
             condition: {
@@ -676,7 +693,8 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, distur
     """The tables a person reads at the end."""
     from rich.console import Console
 
-    blocks = [tables.score_tables(result)] if "metrics" in result else []
+    unlabelled = "predictions" in result
+    blocks = [tables.score_tables(result)] if "metrics" in result and not unlabelled else []
     blocks += [tables.robustness_tables(disturbed)] if disturbed else []
     for block in blocks:
         print(tables.heading(result))
@@ -686,6 +704,9 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, distur
         print(tables.score_line(result))
     for text in notices(read_run(run_dir)):
         print(f"note: {text}")
+    if unlabelled:
+        print(f"{result['dataset']} {result['split']} split has no labels, so there are no scores")
+        print(f"predictions, in stored ids: {run_dir / PREDICTIONS}")
     if panels is not None and panels.path.exists():
         print(f"pictures: {panels.path}")
     if disturbed:

@@ -168,7 +168,7 @@ def test_two_names_that_differ_in_form_only_are_named(tmp_path: Path) -> None:
         plan_predict({"rgb": [str(tmp_path / "rgb")]}, tmp_path / "out")
     (tmp_path / "list.txt").write_text(f"{COMPOSED}\n{DECOMPOSED}\n", encoding="utf-8")
     with pytest.raises(DataError, match="stands on lines 1 and 2"):
-        read_list(tmp_path / "list.txt")
+        read_list(tmp_path / "list.txt", tmp_path)
 
 
 def test_class_names_in_either_form(tmp_path: Path) -> None:

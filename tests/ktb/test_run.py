@@ -8,11 +8,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
+from PIL import Image
 
 from ktb import load_model, run
 from ktb.checkpoints import to_published
@@ -149,6 +151,54 @@ def test_a_class_left_out_of_the_mean(finished: tuple[Path, dict[str, Any]], tmp
     assert "means without floor" in (tmp_path / "e" / "report.html").read_text()
     with pytest.raises(ConfigError, match="mean_without: synthetic has no class 'flor'.*did you mean 'floor'"):
         evaluate(run_dir, tmp_path / "f", "dataset.mean_without=[flor]")
+
+
+def test_a_split_without_labels_gets_predictions_in_stored_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The test pictures are those of val, so the predictions are those that val's matrix counts."""
+    root, rng = tmp_path / "data", np.random.default_rng(0)
+    pictures = {name: rng.integers(0, 256, (40, 48, 3), np.uint8) for name in ("t1", "t2", "v1", "v2")}
+    pictures |= {"x/1": pictures["v1"], "x/2": pictures["v2"]}
+    for name, picture in pictures.items():
+        for kind in ("rgb", "label"):
+            (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(root / f"rgb/{name}.png")
+        if not name.startswith("x/"):
+            Image.fromarray(np.where(picture[..., 0] < 128, 7, 300).astype(np.uint16)).save(root / f"label/{name}.png")
+    for split, names in {"train": "t1 t2", "val": "v1 v2", "test": "x/1 x/2"}.items():
+        (root / f"{split}.txt").write_text("\n".join(names.split()))
+    data = [
+        "dataset=folder", f"dataset.root={root}", "dataset.modalities={rgb: {files: 'rgb/**/*.png'}}",
+        "dataset.label={files: 'label/**/*.png', map: {300: high, 7: low}}", "dataset.classes=[low,high]",
+        "dataset.splits={train: train.txt, val: val.txt, test: test.txt}", "dataset.crop=[32,32]",
+        "dataset.batch_size=2", "dataset.num_workers=0", *(t for t in TINY if t.startswith("trainer.")),
+    ]  # fmt: skip
+    result = run.train(configured("train", [*data, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]))
+    assert (result["split"], result["labels"], result["predictions"]) == ("test", False, "predictions")
+    assert set(result["metrics"].values()) == {None}
+    out = capsys.readouterr().out
+    assert "test split has no labels, so there are no scores" in out
+    assert str(tmp_path / "run/predictions") in out
+    scored = evaluate(tmp_path / "run", tmp_path / "val", "split=val")
+    assert "predictions" not in scored
+    assert not (tmp_path / "val/predictions").exists()
+    evaluate(tmp_path / "run", tmp_path / "test", "split=test")
+    counts = {7: 0, 300: 0}
+    for name in ("x/1", "x/2"):
+        with Image.open(tmp_path / f"test/predictions/{name}.png") as image:
+            ids = np.asarray(image)
+        assert ids.shape == (40, 48)
+        for value, count in zip(*np.unique(ids, return_counts=True), strict=True):
+            counts[int(value)] += int(count)
+        assert (tmp_path / f"run/predictions/{name}.png").read_bytes() == (
+            tmp_path / f"test/predictions/{name}.png"
+        ).read_bytes()
+    assert list(counts.values()) == np.sum(scored["confusion_matrix"], axis=0).tolist()
+    page = (tmp_path / "test/report.html").read_text()
+    assert "no scores: the test split has no labels; predictions in stored ids" in page
+    with pytest.raises(ConfigError, match="the test split of folder has no labels; choose another split="):
+        evaluate(tmp_path / "run", tmp_path / "r", "split=test", "robustness=nm")
 
 
 def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import difflib
 import errno
 import mmap
 import os
+import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -27,9 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, Transform, resize_nearest
+from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, Transform, resize, resize_nearest
 from ktb.data.readers import LARGEST, MAX_PIXELS, Reading, pixel_limit, read_text, similar
-from ktb.data.spec import Batch, DatasetSpec, ModalitySpec, Sample
+from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, Sample
 from ktb.errors import ConfigError, DataError
 from ktb.files import entries, existing, is_hidden, normal
 
@@ -51,6 +52,8 @@ class RawSample:
         holes and keep them: resizing then never mixes a hole into a measured value, and a hole comes out as 0. If the
         modality's spec asks for it (`validity`), the mask is appended as its last channel.
     converted: file → what was done to it because it is no plain RGB picture, in words that follow its name.
+    stored: what was resized ("label", if its size is not that of the images, which `to_sample` leaves alone) → its own
+        (height, width).
     """
 
     images: dict[str, Array]
@@ -59,6 +62,7 @@ class RawSample:
     condition: dict[str, str] = field(default_factory=dict)
     valid: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     converted: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, Size] = field(default_factory=dict)
 
 
 class Samples(Protocol):
@@ -80,16 +84,67 @@ class Entry:
     """The files of one sample, as paths below the data root with "/" between their parts.
 
     files: modality name → its file; several where a modality is stored in several (they are stacked).
+    label: None where there is none; the sample is then void altogether.
+    gaps: of samples paired by time, modality or "label" → its time less the sample's, in seconds.
     """
 
     id: str
     files: Mapping[str, tuple[str, ...]]
-    label: str
+    label: str | None
     condition: Mapping[str, str] = field(default_factory=dict)
+    gaps: Mapping[str, float] = field(default_factory=dict)
 
     def paths(self, streams: Iterable[str]) -> list[str]:
         """All files that reading the modalities `streams` and the label opens."""
-        return [*(file for name in streams for file in self.files[name]), self.label]
+        return [*(file for name in streams for file in self.files[name]), *([self.label] if self.label else [])]
+
+
+ASPECT_TOLERANCE = 0.1
+"""Largest relative difference of two aspect ratios that resizing one picture to the other's size may hide."""
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """Which files of a sample may come in another size than the rest, and what is done with them.
+
+    modalities: those that may; all others must agree in size.
+    to_first: they are resized to the first modality, and so is the label in training (nearest; in evaluation it keeps
+        its size). Otherwise they are resized to the label.
+    smooth: bilinear, where holes have no weight; else nearest, so that no value arises that was not measured. Only
+        with it the aspect ratios must agree, within `ASPECT_TOLERANCE`.
+    """
+
+    modalities: tuple[str, ...] = ()
+    to_first: bool = False
+    smooth: bool = False
+
+    def __call__(self, image: Array, valid: NDArray[np.bool_] | None, size: Size) -> Reading:
+        """(H, W, C), and where it is valid, at `size` (height, width)."""
+        if not self.smooth:
+            mask = None if valid is None else resize_nearest(valid.astype(np.uint8), size).astype(bool)
+            return Reading(resize_nearest(image, size).reshape(*size, -1), mask)
+        if valid is None:
+            return Reading(resize(image, size))
+        weighted = resize(_premultiply(image, valid), size)
+        values = _measured(weighted)
+        values = values if image.dtype == np.float32 else np.rint(values).astype(image.dtype)
+        return Reading(values, weighted[..., -1] >= HALF)
+
+    def check(self, size: Size, what: str, like: tuple[Size, str]) -> None:
+        """Raise DataError if something of `size` can't be the same view as `like`, a size and what has it."""
+        if self.smooth and aspect_difference(size, like[0]) > ASPECT_TOLERANCE:
+            raise DataError(
+                f"{what} is {size[1]} x {size[0]} pixels but {like[1]} is {like[0][1]} x {like[0][0]}: another aspect "
+                "ratio, so they don't show the same view; cut the larger view to the smaller one"
+            )
+
+
+def aspect_difference(a: Size, b: Size) -> float:
+    """How far the aspect ratios of two sizes differ, as a share; what rounding to whole pixels explains is 0."""
+    if any(abs(a[i] * b[1 - i] / a[1 - i] - b[i]) <= 1 for i in (0, 1)):
+        return 0.0
+    ratio = a[0] * b[1] / (a[1] * b[0])
+    return max(ratio, 1 / ratio) - 1
 
 
 class FileSamples:
@@ -100,8 +155,8 @@ class FileSamples:
         entries: the samples.
         readers: modality name → how its files are read.
         label: how label files are read.
-        resize: modalities known to come in another size than the label; they are resized to it (nearest, so that no
-            value arises that was not measured). All others must agree in size.
+        resizing: what is done with files of another size.
+        void: label value of pixels that don't count, see `ktb.data.spec.ignore_index`.
     """
 
     def __init__(
@@ -111,24 +166,44 @@ class FileSamples:
         readers: Mapping[str, Reader],
         label: Callable[[Path], Label],
         *,
-        resize: Collection[str] = (),
+        resizing: Resizing = Resizing(),
+        void: int = IGNORE,
     ) -> None:
         self.root = root
         self.entries = entries
         self.readers = readers
         self.label = label
-        self.resize = resize
+        self.resizing = resizing
+        self.void = void
+        self.notes: list[str] = []
+        """In words, what was done beyond reading what is there."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether any sample has a label."""
+        return any(entry.label is not None for entry in self.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def read(self, index: int, streams: Sequence[str]) -> RawSample:
         entry = self.entries[index]
-        label = self.label(self.root / entry.label)
         files = {name: [self.root / file for file in entry.files[name]] for name in streams}
-        like = ((label.shape[0], label.shape[1]), f"its label {self.root / entry.label}")
-        images, valid, converted = read_images(files, self.readers, like=like, resize=self.resize)
-        return RawSample(images, label, entry.id, dict(entry.condition), valid, converted)
+        if entry.label is None:
+            images, valid, converted, stored = read_images(files, self.readers, resizing=self.resizing)
+            height, width = next(iter(images.values())).shape[:2]
+            void = np.full((height, width), self.void, np.uint8 if self.void == IGNORE else np.uint16)
+            return RawSample(images, void, entry.id, dict(entry.condition), valid, converted, stored)
+        label = self.label(self.root / entry.label)
+        own, what = (label.shape[0], label.shape[1]), f"its label {self.root / entry.label}"
+        like = None if self.resizing.to_first else (own, what)
+        images, valid, converted, stored = read_images(files, self.readers, like=like, resizing=self.resizing)
+        first: Array = next(iter(images.values()), label)
+        height, width = first.shape[:2]
+        if (height, width) != own:
+            self.resizing.check(own, what, ((height, width), f"{streams[0]} {files[streams[0]][0]}"))
+            stored["label"] = own
+        return RawSample(images, label, entry.id, dict(entry.condition), valid, converted, stored)
 
 
 def read_images(
@@ -136,15 +211,15 @@ def read_images(
     readers: Mapping[str, Reader],
     *,
     like: tuple[Size, str] | None = None,
-    resize: Collection[str] = (),
-) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]], dict[str, str]]:
-    """`images`, `valid` and `converted` of a `RawSample`.
+    resizing: Resizing = Resizing(),
+) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]], dict[str, str], dict[str, Size]]:
+    """`images`, `valid`, `converted` and `stored` of a `RawSample`.
 
     Args:
         files: modality name → its file or files.
-        readers, resize: as in `FileSamples`.
+        readers, resizing: as in `FileSamples`.
         like: the size (height, width) that all must have, and what has it, for messages; None: that of the first
-            modality that `resize` does not name.
+            modality that `resizing` does not name, or of the first of all.
 
     Raises:
         DataError: a file is missing, damaged or not as expected, or sizes differ.
@@ -152,24 +227,26 @@ def read_images(
     images: dict[str, Array] = {}
     valid: dict[str, NDArray[np.bool_]] = {}
     converted: dict[str, str] = {}
-    for name in sorted(files, key=lambda name: name in resize):
+    stored: dict[str, Size] = {}
+    for name in sorted(files, key=lambda name: name in resizing.modalities):
         paths = files[name]
         image, mask, done = readers[name](paths)
         if done:
             converted[str(paths[0])] = done
         size, what = like = like or ((image.shape[0], image.shape[1]), f"{name} {paths[0]}")
         if image.shape[:2] != size:
-            if name not in resize:
+            if name not in resizing.modalities:
                 raise DataError(
                     f"{paths[0]}: {name} is {image.shape[1]} x {image.shape[0]} pixels but {what} is {size[1]} x "
                     f"{size[0]}; all files of a sample must have one size: resize the wrong one"
                 )
-            image = resize_nearest(image, size).reshape(*size, -1)
-            mask = None if mask is None else resize_nearest(mask.astype(np.uint8), size).astype(bool)
+            stored[name] = (image.shape[0], image.shape[1])
+            resizing.check(stored[name], f"{paths[0]}: {name}", like)
+            image, mask, _ = resizing(image, mask, size)
         images[name] = image
         if mask is not None:
             valid[name] = mask
-    return {name: images[name] for name in files}, valid, converted
+    return {name: images[name] for name in files}, valid, converted, stored
 
 
 class Tree:
@@ -249,11 +326,14 @@ class ListLine(NamedTuple):
     columns: tuple[str, ...]
 
 
-def read_list(path: Path, *, spaces: bool = True) -> list[ListLine]:
+def read_list(path: Path, root: Path, *, spaces: bool = True) -> list[ListLine]:
     """A split list: one sample per line, columns separated by tabs; empty lines do not count.
 
+    Names come out as relative paths below `root` with "/" between their parts, see `below_root`.
+
     Args:
-        spaces: lines without a tab are split into columns at spaces, so no name may contain one.
+        root: data root.
+        spaces: lines without a tab are split into columns at spaces and commas, so no name may contain one.
 
     Raises:
         DataError: missing, empty, not text, a name that leaves the data root, or a sample listed twice.
@@ -261,17 +341,19 @@ def read_list(path: Path, *, spaces: bool = True) -> list[ListLine]:
     text = read_text(path)
     lines: list[ListLine] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split() if spaces and "\t" not in line else line.split("\t")
-        columns = tuple(f.strip() for f in fields if f.strip())
-        if not columns:
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        fields = re.split(r"[\s,;]+", line) if spaces and "\t" not in line else line.split("\t")
+        written = [f.strip() for f in fields if f.strip()]
+        if not written:
             continue
-        for name in columns:
-            if not inside_root(name):
+        names = [below_root(name, root) for name in written]
+        for name, given in zip(names, written, strict=True):
+            if name is None:
                 raise DataError(
-                    f"{path}, line {number}: {name!r} leaves the data root or is no plain relative path; expected a "
-                    "name below the root, with '/' between its parts"
+                    f"{path}, line {number}: {given!r} leaves the data root {root}; expected a name below the root, "
+                    "with '/' between its parts: correct dataset.root or the list"
                 )
+        columns = tuple(name for name in names if name is not None)
         if normal(columns[0]) in seen:
             raise DataError(
                 f"{path}: {columns[0]!r} stands on lines {seen[normal(columns[0])]} and {number}; expected each sample "
@@ -282,6 +364,24 @@ def read_list(path: Path, *, spaces: bool = True) -> list[ListLine]:
     if not lines:
         raise DataError(f"{path}: lists no sample; expected one per line")
     return lines
+
+
+def below_root(name: str, root: Path) -> str | None:
+    """A name in a list as a relative path below `root`; None if it is none.
+
+    Backslashes separate parts too. An absolute path counts if it lies below the root, and so does one that is meant
+    from the root on ("/JPEGImages/1.jpg", as the lists of PASCAL VOC's extended labels have it) if that is there.
+    """
+    plain = name.strip("\"'").replace("\\", "/")
+    if plain.startswith("/") or PureWindowsPath(plain).drive:
+        places = (root.absolute().as_posix(), root.resolve().as_posix())
+        inside = next((plain[len(place) :] for place in places if plain.startswith(f"{place}/")), None)
+        if inside is None and plain.startswith("/") and (root / plain.lstrip("/")).exists():
+            inside = plain
+        if inside is None:
+            return None
+        plain = inside.lstrip("/")
+    return str(PurePosixPath(plain)) if inside_root(plain) else None
 
 
 def inside_root(name: str) -> bool:
@@ -323,6 +423,7 @@ class RGBXDataset(Dataset[Sample]):
         transform: joint transform of all images and the label.
         seed: of the augmentation.
         max_pixels: of a picture, see `pixel_limit`.
+        match_label: resize labels to their images (nearest), as training needs it; evaluation scores at their own size.
     """
 
     def __init__(
@@ -333,8 +434,10 @@ class RGBXDataset(Dataset[Sample]):
         *,
         seed: int = 0,
         max_pixels: int = MAX_PIXELS,
+        match_label: bool = False,
     ) -> None:
         self.samples = samples
+        self.match_label = match_label
         self.modalities = tuple(modalities)
         self.transform = transform
         self.seed = seed
@@ -349,6 +452,9 @@ class RGBXDataset(Dataset[Sample]):
             raw = self.samples.read(index, [m.name for m in self.modalities])
         if raw.converted:
             say_converted(raw.converted)
+        if self.match_label:
+            height, width = next(iter(raw.images.values())).shape[:2]
+            raw.label = resize_nearest(raw.label, (height, width))
         return to_sample(raw, self.modalities, self.transform, entropy=(self.seed, epoch, index))
 
 
@@ -395,12 +501,21 @@ def _premultiply(image: Array, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
     return np.concatenate([np.where(valid[..., None], image, 0).astype(np.float32), mask], axis=-1)
 
 
+HALF = 0.5
+"""Share of measured neighbours from which on an interpolated pixel counts as measured."""
+
+
+def _measured(weighted: Array) -> Array:
+    """What `_premultiply` gave, interpolated → (H, W, C) float32: means over measured neighbours, else 0."""
+    weight = weighted[..., -1:]
+    return np.where(weight >= HALF, weighted[..., :-1] / np.maximum(weight, HALF), 0)
+
+
 def _finish(image: Array, modality: ModalitySpec, dtype: np.dtype[Any], masked: bool) -> Tensor:
     """(H, W, C) → (C, H, W) tensor, uint8 or float32; undoes `_premultiply`."""
     if masked:
-        weight = image[..., -1:]
-        valid = weight >= 0.5
-        image = np.where(valid, image[..., :-1] / np.maximum(weight, 0.5), 0)
+        valid = image[..., -1:] >= HALF
+        image = _measured(image)
         if modality.validity:
             image = np.concatenate([image, valid * np.float32(modality.scale)], axis=-1)
         if dtype == np.uint8:
@@ -530,8 +645,8 @@ class RGBXDataModule(L.LightningDataModule):
 
     spec: DatasetSpec
     modalities: tuple[ModalitySpec, ...]
-    resized: tuple[str, ...] = ()
-    """Modalities known to come in another size than the rest of a sample, see `FileSamples`."""
+    resizing: Resizing = Resizing()
+    """What is done with files of another size than the rest of a sample, see `FileSamples`."""
 
     def __init__(
         self,
@@ -599,6 +714,15 @@ class RGBXDataModule(L.LightningDataModule):
         """
         raise NotImplementedError
 
+    def labelled(self, split: str) -> bool:
+        """Whether a split has labels, and so scores."""
+        samples = self.dataset(split).samples
+        return not isinstance(samples, FileSamples) or samples.labelled
+
+    def as_stored(self, ids: NDArray[Any]) -> NDArray[Any]:
+        """Class ids (H, W) as label files of this data set would hold them: stored ids (H, W) or colours (H, W, 3)."""
+        return ids
+
     def readers(self) -> Mapping[str, Reader]:
         """Modality → how files of it are read, also those of the user's own pictures."""
         raise NotImplementedError
@@ -618,7 +742,14 @@ class RGBXDataModule(L.LightningDataModule):
                 raise ConfigError(f"{self.spec.name} has no split {split!r}; it has {', '.join(self.spec.splits)}")
             self._samples[split] = self.open_split(split)
         transform = self.train_transform() if train else self.eval_transform()
-        return RGBXDataset(self._samples[split], self.modalities, transform, seed=self.seed, max_pixels=self.max_pixels)
+        return RGBXDataset(
+            self._samples[split],
+            self.modalities,
+            transform,
+            seed=self.seed,
+            max_pixels=self.max_pixels,
+            match_label=train,
+        )
 
     def setup(self, stage: str) -> None:
         """Find and check the splits that `stage` ("fit", "validate", "test" or "predict") needs."""

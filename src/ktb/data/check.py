@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from ktb.data.base import FileSamples, RGBXDataModule, Samples
+from ktb.data.base import FileSamples, RGBXDataModule, Samples, aspect_difference
 from ktb.data.readers import ImageReader, pixel_limit
 from ktb.data.spec import IGNORE
 from ktb.data.tools import Outcome
@@ -61,11 +61,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Values:
-    """What one modality of one sample holds: values as read, before rounding to 8 bits, over all channels. measured:
-    share of valid pixels."""
+    """What one modality of one sample holds: values as read, before rounding to 8 bits, over all channels.
+
+    size: (height, width) of its file. measured: share of valid pixels.
+    """
 
     dtype: str
     channels: int
+    size: tuple[int, int]
     low: float
     high: float
     mean: float
@@ -76,17 +79,19 @@ class Values:
 class Seen(Outcome):
     """What became of one `Look`.
 
-    size: (height, width) of the label. histogram: (256,) pixels per class id, `IGNORE` included. digest: of all
-    values read, equal for samples of equal content. failures: one line per unusable file. converted: file → what was
-    done to it because it is no plain RGB picture.
+    size: (height, width) of the label. inputs: that of the images. histogram: (256,) pixels per class id, `IGNORE`
+    included. digest: of all values read, equal for samples of equal content. labelled: whether it has a label.
+    failures: one line per unusable file. converted: file → what was done to it because it is no plain RGB picture.
     """
 
     split: str = ""
     size: tuple[int, int] = (0, 0)
+    inputs: tuple[int, int] = (0, 0)
     values: dict[str, Values] = field(default_factory=dict)
     histogram: NDArray[np.int64] | None = None
     condition: dict[str, str] = field(default_factory=dict)
     digest: str = ""
+    labelled: bool = True
     failures: tuple[str, ...] = ()
     converted: dict[str, str] = field(default_factory=dict)
 
@@ -141,16 +146,17 @@ def plan(data: RGBXDataModule) -> Plan:
             )
     if not counts:
         raise DataError(next(iter(unopened.values())))
-    findings = [*_duplicates(opened), *([] if unopened else _unnamed(opened, streams))]
+    notes = [f"{split}: {note}" for split, samples in opened.items() for note in samples.notes]
+    findings = [*notes, *_duplicates(opened), *([] if unopened else _unnamed(opened, streams))]
     return Plan(looks, counts, unopened, findings)
 
 
 def _batching(data: RGBXDataModule, split: str, count: int, seen: Sequence[Seen]) -> list[str]:
     """What would stop the loaders although each sample by itself can be read: sizes that make no batch, too few."""
     stops = []
-    names: dict[tuple[int, int], Path] = {}  # size → the first sample of it
+    names: dict[tuple[int, int], Path] = {}  # size of the images → the first sample of it
     for s in seen:
-        names.setdefault(s.size, s.path)
+        names.setdefault(s.inputs, s.path)
     if split == "train":
         if text := data.too_few(count):
             stops.append(text)
@@ -161,18 +167,20 @@ def _batching(data: RGBXDataModule, split: str, count: int, seen: Sequence[Seen]
                 "a batch needs one size; set dataset.crop=[height,width] or dataset.batch_size=1"
             )
     if split in (data.spec.selection_split, data.spec.report_split):
-        sizes = {size: _evaluated(data, size) for size in names}
+        sizes = {(s.inputs, s.size): _evaluated(data, s.inputs, s.size) for s in seen}
         step = data.eval_batch_size
         for batch in (seen[i : i + step] for i in range(0, len(seen), step)):
-            odd = next((s for s in batch if sizes[s.size] != sizes[batch[0].size]), None)
+            like = batch[0]
+            odd = next((s for s in batch if sizes[s.inputs, s.size] != sizes[like.inputs, like.size]), None)
             if odd is not None:
+                a, b = (odd.inputs, like.inputs) if odd.inputs != like.inputs else (odd.size, like.size)
+                what, that = ("", "") if odd.inputs != like.inputs else ("the label of ", "that of ")
                 stops.append(
-                    f"{data.spec.name}: {split}: {odd.path} is {odd.size[0]}x{odd.size[1]} (height x width) but "
-                    f"{batch[0].path}, in the same batch, is {batch[0].size[0]}x{batch[0].size[1]}; set "
-                    "dataset.eval_batch_size=1"
+                    f"{data.spec.name}: {split}: {what}{odd.path} is {a[0]}x{a[1]} (height x width) but "
+                    f"{that}{like.path}, in the same batch, is {b[0]}x{b[1]}; set dataset.eval_batch_size=1"
                 )
                 break
-    inputs = {size: (data.crop or size) if split == "train" else _evaluated(data, size)[0] for size in names}
+    inputs = {size: (data.crop or size) if split == "train" else _evaluated(data, size, size)[0] for size in names}
     small = [f"{names[size]} is {h}x{w}" for size, (h, w) in inputs.items() if min(h, w) < SMALLEST]
     if small:
         stops.append(
@@ -182,19 +190,25 @@ def _batching(data: RGBXDataModule, split: str, count: int, seen: Sequence[Seen]
     return stops
 
 
-def _evaluated(data: RGBXDataModule, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of network input and label in evaluation, of a sample of `size`."""
-    blank = np.zeros(size, np.uint8)
-    images, label = data.eval_transform()({"x": blank[..., None]}, blank, entropy=())
+def _evaluated(
+    data: RGBXDataModule, inputs: tuple[int, int], size: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of network input and label in evaluation, of a sample with images and a label of these sizes."""
+    images, label = data.eval_transform()({"x": np.zeros((*inputs, 1), np.uint8)}, np.zeros(size, np.uint8), entropy=())
     return (images["x"].shape[0], images["x"].shape[1]), (label.shape[0], label.shape[1])
 
 
 def _oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str]:
     """What a training takes but its owner should know."""
     found = []
-    empty = [str(s.path) for s in seen if s.histogram is not None and not s.histogram[:IGNORE].any()]
+    empty = [str(s.path) for s in seen if s.labelled and s.histogram is not None and not s.histogram[:IGNORE].any()]
     if empty:
         found.append(f"{split}: {len(empty)} labels are void altogether (first: {empty[0]})")
+    for name, what, differing in _unlike(seen):
+        found.append(
+            f"{split}: {name} is {what} in {differing} samples: another aspect ratio than that of its sample, so the "
+            "resized pictures don't quite fit each other"
+        )
     for m in data.modalities:
         flat = [str(s.path) for s in seen if s.values[m.name].low == s.values[m.name].high]
         if flat:
@@ -231,12 +245,24 @@ def _unlike_others(split: str, name: str, seen: Sequence[Seen]) -> list[str]:
     return found
 
 
+def _unlike(seen: Sequence[Seen]) -> list[tuple[str, str, int]]:
+    """(modality or "label", an example of its size and its images', how many) where resizing changes the shape."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for s in seen:
+        sizes = {name: values.size for name, values in s.values.items()} | {"label": s.size}
+        for name, size in sizes.items():
+            if aspect_difference(size, s.inputs) > 0.01:
+                found[name].append(f"{size[0]}x{size[1]} beside {s.inputs[0]}x{s.inputs[1]} (height x width)")
+    return [(name, texts[0], len(texts)) for name, texts in found.items()]
+
+
 def _duplicates(opened: dict[str, FileSamples]) -> list[str]:
     """Label files that more than one sample has, within a split or across."""
     users: dict[Path, list[str]] = defaultdict(list)
     for split, samples in opened.items():
         for entry in samples.entries:
-            users[samples.root / entry.label].append(f"{split}: {entry.id}")
+            if entry.label is not None:
+                users[samples.root / entry.label].append(f"{split}: {entry.id}")
     return [f"{path}: label of {len(names)} samples ({', '.join(names)})" for path, names in users.items() if names[1:]]
 
 
@@ -269,7 +295,8 @@ def look(job: Look) -> Seen:
     except DataError as error:
         failures = _each_file(job) or (str(error),)
         return Seen(path, "failed", "; ".join(failures), job.split, failures=failures)
-    histogram = np.bincount(raw.label.ravel(), minlength=256).astype(np.int64)
+    labelled = not isinstance(job.samples, FileSamples) or job.samples.entries[job.index].label is not None
+    histogram = np.bincount((raw.label if labelled else raw.label[:0]).ravel(), minlength=256).astype(np.int64)
     outside = np.flatnonzero(histogram[job.num_classes : IGNORE]) + job.num_classes
     if outside.size:
         message = (
@@ -280,7 +307,9 @@ def look(job: Look) -> Seen:
     values = {}
     for name, image in raw.images.items():
         digest.update(np.ascontiguousarray(image).data)
-        valid, image = raw.valid.get(name), whole.get(name, image)
+        valid = raw.valid.get(name)
+        if valid is None or name not in raw.stored:  # the mask is that of the resized image
+            image = whole.get(name, image)
         measured = image if valid is None else image[valid]
         low, high, mean = (
             (float(measured.min()), float(measured.max()), float(measured.mean(dtype=np.float64)))
@@ -288,18 +317,21 @@ def look(job: Look) -> Seen:
             else (0.0, 0.0, 0.0)
         )
         share = 1.0 if valid is None else float(valid.mean())
-        values[name] = Values(str(raw.images[name].dtype), image.shape[2], low, high, mean, share)
-    height, width = raw.label.shape
+        inputs = (raw.images[name].shape[0], raw.images[name].shape[1])
+        size = raw.stored.get(name, inputs)
+        values[name] = Values(str(raw.images[name].dtype), image.shape[2], size, low, high, mean, share)
     return Seen(
         path,
         "kept",
         "",
         job.split,
-        (height, width),
+        (raw.label.shape[0], raw.label.shape[1]),
+        inputs,
         values,
         histogram,
         raw.condition,
         digest.hexdigest(),
+        labelled,
         converted=raw.converted,
     )
 
@@ -325,7 +357,8 @@ def _each_file(job: Look) -> tuple[str, ...]:
     found = []
     with pixel_limit(job.max_pixels):
         try:
-            samples.label(samples.root / entry.label)
+            if entry.label is not None:
+                samples.label(samples.root / entry.label)
         except DataError as error:
             found.append(str(error))
         for name in job.streams:
@@ -344,6 +377,8 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
     seen.sort(key=lambda s: place[s.split, str(s.path)])
     ordered = {split: [s for s in seen if s.split == split] for split in planned.counts}
     splits = {split: _split(data, split, ordered[split]) for split in planned.counts}
+    for split in splits:
+        splits[split]["gaps"] = _gaps([job for job in planned.looks if job.split == split])
     failures = [*planned.unopened.values(), *sorted({line for s in seen for line in s.failures})]
     findings = list(planned.findings)
     content: dict[str, list[str]] = defaultdict(list)
@@ -356,7 +391,7 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
             findings.append(f"{split}: {count} samples, published are {published}")
         classes = list(data.spec.classes)
         absent = [name for name, pixels in splits[split]["classes"].items() if not pixels]
-        if absent:
+        if absent and any(s.labelled for s in ordered[split]):
             off = absent in (classes[:1], classes[-1:])
             findings.append(
                 f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)})"
@@ -376,6 +411,24 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
     }
 
 
+def _gaps(looks: Sequence[Look]) -> Report:
+    """Of samples paired by time: modality or "label" → how far its frames are from those of the first, in seconds."""
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for job in looks:
+        if isinstance(job.samples, FileSamples):
+            for name, gap in job.samples.entries[job.index].gaps.items():
+                gaps[name].append(abs(gap))
+    return {
+        name: {
+            "samples": len(values),
+            "median": float(np.median(values)),
+            "p95": float(np.percentile(values, 95)),
+            "max": max(values),
+        }
+        for name, values in gaps.items()
+    }
+
+
 def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
     read = [s for s in seen if s.histogram is not None]
     histogram = sum((s.histogram for s in read if s.histogram is not None), np.zeros(256, np.int64))
@@ -385,6 +438,7 @@ def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
         values = [s.values[modality.name] for s in read]
         modalities[modality.name] = {
             "kinds": dict(Counter(f"{v.dtype} x {v.channels}" for v in values).most_common()),
+            "sizes": dict(Counter(f"{v.size[0]}x{v.size[1]}" for v in values).most_common()),
             "min": min((v.low for v in values), default=None),
             "max": max((v.high for v in values), default=None),
             "mean": float(np.mean([v.mean for v in values])) if values else None,
@@ -398,7 +452,7 @@ def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
         "samples": len(seen),
         "published": data.spec.counts.get(split),
         "failed": len(seen) - len(read),
-        "sizes": dict(Counter(f"{s.size[0]}x{s.size[1]}" for s in read).most_common()),
+        "sizes": dict(Counter(f"{s.size[0]}x{s.size[1]}" for s in read if s.labelled).most_common()),
         "modalities": modalities,
         "pixels": total,
         "void": int(histogram[IGNORE]),
@@ -410,7 +464,7 @@ def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
 
 def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, column heads, rows) of the tables that both the terminal and the HTML page show."""
-    splits, values, classes, conditions = [], [], [], []
+    splits, values, gaps, classes, conditions = [], [], [], [], []
     for name, split in report["splits"].items():
         published = "-" if split["published"] is None else str(split["published"])
         void = "-" if split["void_share"] is None else f"{split['void_share']:.2%}"
@@ -418,7 +472,10 @@ def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
         for modality, v in split["modalities"].items():
             numbers = ["-" if v[key] is None else f"{v[key]:.5g}" for key in ("min", "max", "mean")]
             measured = "-" if v["measured"] is None else f"{v['measured']:.2%}"
-            values.append([name, modality, _listed(v["kinds"]), *numbers, measured])
+            values.append([name, modality, _listed(v["kinds"]), _listed(v["sizes"]), *numbers, measured])
+        for partner, gap in split["gaps"].items():
+            times = [f"{1000 * gap[key]:.3f}" for key in ("median", "p95", "max")]
+            gaps.append([name, partner, str(gap["samples"]), *times])
         for condition, counted in split["conditions"].items():
             conditions.append([name, condition, ", ".join(f"{k} {n}" for k, n in counted.items())])
     for i, name in enumerate(next(iter(report["splits"].values()))["classes"]):
@@ -426,12 +483,19 @@ def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     tables = [
         (
             "Splits",
-            ["split", "samples", "published", "failed", "sizes (height x width)", "void"],
+            ["split", "samples", "published", "failed", "label sizes (height x width)", "void"],
             splits,
         ),
-        ("Values as read", ["split", "modality", "type x channels", "min", "max", "mean", "measured"], values),
+        (
+            "Values as read",
+            ["split", "modality", "type x channels", "size of files", "min", "max", "mean", "measured"],
+            values,
+        ),
         ("Classes, share of labelled pixels", ["id", "class", *report["splits"]], classes),
     ]
+    if gaps:
+        heads = ["split", "partner", "samples", "median", "95 %", "largest"]
+        tables.append(("Gaps of pairs by time, milliseconds", heads, gaps))
     return [*tables, ("Conditions", ["split", "condition", "samples"], conditions)] if conditions else tables
 
 

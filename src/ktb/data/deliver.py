@@ -15,7 +15,7 @@ from typing import Literal, Unpack, get_args
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, suggestion
+from ktb.data.base import Entry, FileSamples, Loading, Reader, Resizing, RGBXDataModule, Tree, suggestion
 from ktb.data.readers import ImageReader, LabelReader, Reading, decode, id_table, similar
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError, DataError
@@ -54,7 +54,7 @@ class DELIVERDataModule(RGBXDataModule):
     with 0 and 255 = void.
     """
 
-    resized = ("event",)
+    resizing = Resizing(("event",))
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class DELIVERDataModule(RGBXDataModule):
             entries,
             self.readers(),
             LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE)), channel=0),
-            resize=self.resized,
+            resizing=self.resizing,
         )
 
     def _scene(self, tree: Tree, weather: str, split: str, scene: str) -> list[Entry]:

@@ -11,11 +11,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar, Unpack, cast, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, get_args
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 
-from ktb.data.base import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list, suggestion
+from ktb.data import timestamps
+from ktb.data.base import (
+    Entry,
+    FileSamples,
+    Loading,
+    Reader,
+    Resizing,
+    RGBXDataModule,
+    Tree,
+    below_root,
+    read_list,
+    suggestion,
+)
 from ktb.data.label_palettes import LabelPalettes
 from ktb.data.readers import Alpha, DType, Holes, ImageReader, LabelReader, Normalise, id_table, similar
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES, DatasetSpec, ModalitySpec, voc_colour
@@ -25,6 +39,9 @@ from ktb.files import leads_back, normal
 SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 SPLIT = "{split}"
 Palettes = Literal["equal", "unused"]
+RESIZE = ("first", "label", None)
+LISTS = (".txt", ".csv")
+"""How the names of lists of time stamps end."""
 
 T = TypeVar("T")
 
@@ -33,7 +50,8 @@ T = TypeVar("T")
 class FolderModality:
     """`dataset.modalities.<name>`: where the files of a modality are and what their values mean.
 
-    files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder.
+    files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder. With
+        `max_gap` also a list, ending in .txt or .csv, with "time file" per line.
     channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is 3
         for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit; then `scale` becomes 255 and it is rounded to 8
         bits. A grey picture among "rgb" is taken three times, alpha is left out.
@@ -158,6 +176,28 @@ class FolderLabel:
             table = mapping | dict.fromkeys(ignore, void)
         return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
 
+    def stored(self, spec: DatasetSpec) -> NDArray[Any]:
+        """What stands for each class in label files: ids (K,), of several for one class the first in `map`, or colours
+        (K, 3).
+
+        Raises:
+            ConfigError: a class that no stored id stands for.
+        """
+        if self.colours:
+            return np.array(spec.palette, np.uint8)
+        if self.map is None:
+            return np.arange(spec.num_classes) - self.offset
+        stored: dict[int, int] = {}
+        for value, name in self.map.items():
+            stored.setdefault(_class_id(name, spec.classes), _stored_id(value))
+        for i, name in enumerate(spec.classes):
+            if i not in stored:
+                raise ConfigError(
+                    f"dataset.label.map has no stored id for the class {name!r}, so its predictions can't be written; "
+                    "add one"
+                )
+        return np.array([stored[i] for i in range(spec.num_classes)])
+
 
 class FolderDataModule(RGBXDataModule):
     """A data set described by its config alone.
@@ -172,6 +212,12 @@ class FolderDataModule(RGBXDataModule):
             if the globs contain `{split}`, → the folder's name. A line of a list is what the wildcards match, or the
             path or name of one of the sample's files.
         split_seed: decides which samples go where if shares are given.
+        resize: to what files of another size in one sample are resized: "first" (the first modality that is used;
+            evaluation scores at the label's own size) or "label"; None: they are refused. Images bilinear, without
+            their holes; labels nearest.
+        max_gap: files are paired by time instead of by name, each of the first modality with the nearest of the others
+            that is at most this many seconds away; those without are left out.
+        time_unit: of the time stamps, see `timestamps.nanoseconds`.
         name: of the data set in results and pictures.
         **loading: see `RGBXDataModule`; the selection split is "val" unless there is none, the report split "test"
             unless there is none.
@@ -187,6 +233,9 @@ class FolderDataModule(RGBXDataModule):
         splits: Mapping[str, str | float],
         palette: Sequence[Sequence[int]] | None = None,
         split_seed: int = 0,
+        resize: str | None = "first",
+        max_gap: float | None = None,
+        time_unit: str | None = None,
         name: str = "folder",
         **loading: Unpack[Loading],
     ) -> None:
@@ -199,6 +248,20 @@ class FolderDataModule(RGBXDataModule):
             )
         self.root = Path(root)
         self.split_seed = split_seed
+        if resize not in RESIZE:
+            raise ConfigError(f"dataset.resize is {resize!r}; expected first, label or null (refuse other sizes)")
+        self.resize = resize
+        if resize is not None:
+            self.resizing = Resizing(tuple(modalities), to_first=resize == "first", smooth=True)
+        if time_unit is not None and (max_gap is None or time_unit not in timestamps.UNITS):
+            raise ConfigError(
+                f"dataset.time_unit is {time_unit!r}; expected null or one of {', '.join(timestamps.UNITS)}, with "
+                "dataset.max_gap"
+            )
+        if max_gap is not None and (isinstance(max_gap, bool) or not isinstance(max_gap, int | float) or max_gap < 0):
+            raise ConfigError(f"dataset.max_gap is {max_gap!r}; expected a number of seconds, such as 0.02")
+        self.max_gap = max_gap
+        self.time_unit = time_unit
         self.splits = dict(splits)
         self._modalities = {
             key: _settings(FolderModality, settings, f"dataset.modalities.{key}")
@@ -236,19 +299,74 @@ class FolderDataModule(RGBXDataModule):
         return self._readers
 
     def open_split(self, split: str) -> FileSamples:
-        value = self.splits[split]
-        # Without lists all modalities must be complete, whichever are used: else the splits would depend on that.
-        names = [m.name for m in self.modalities] if self._by_list else list(self._modalities)
-        found = self._paired(Tree(self.root), split, names)
+        tree = Tree(self.root)
+        pool = self._pool(tree, split, labelled=True)
         if self._by_list:
-            keys = self._listed(self.root / str(value), found)
+            path = self.root / str(self.splits[split])
+            if self._may_lack_labels(split):
+                without = self._pool(tree, split, labelled=False)
+                keys = self._listed(path, without)
+                if not any(key in pool.found for key in keys):
+                    pool = without
+            keys = self._listed(path, pool)
         elif self._by_folder:
-            keys = sorted(found)
+            if self._may_lack_labels(split) and not pool.found:
+                pool = self._pool(tree, split, labelled=False)
+            keys = sorted(pool.found)
         else:
-            keys = self._share(sorted(found), split)
+            keys = self._share(sorted(pool.found), split)
+        if not keys:
+            raise DataError(
+                f"{self.root / str(self.splits[split])}: none of its samples has its partners in time "
+                f"(dataset.max_gap={self.max_gap}); {'; '.join(pool.notes)}"
+            )
+        labels = [self.root / label for key in keys if (label := pool.found[key].label) is not None]
         if not self._label.colours and self._label.palettes == "equal":
-            self._label_palettes.add([self.root / found[key].label for key in keys])
-        return FileSamples(self.root, [found[key] for key in keys], self.readers(), self._label_reader)
+            self._label_palettes.add(labels)
+        samples = FileSamples(
+            self.root,
+            [pool.found[key] for key in keys],
+            self.readers(),
+            self._label_reader,
+            resizing=self.resizing,
+            void=self.spec.ignore_index,
+        )
+        samples.notes = [*pool.notes, *self._sizes(samples)]
+        if not samples.labelled:
+            samples.notes.append(
+                f"no sample has a label ({self._glob('label', split)}): there are no scores, and evaluation writes its "
+                "predictions in stored ids"
+            )
+        for note in samples.notes:
+            rank_zero_info(f"{self.spec.name}: {split}: {note}")
+        return samples
+
+    def as_stored(self, ids: NDArray[Any]) -> NDArray[Any]:
+        return self._label.stored(self.spec)[ids]
+
+    def _may_lack_labels(self, split: str) -> bool:
+        """Training and the choice of the best checkpoint need labels."""
+        return split not in ("train", self.spec.selection_split)
+
+    def _sizes(self, samples: FileSamples) -> list[str]:
+        """In words, what is done with files of another size; of the first sample, as all are opened by `check` only."""
+        streams = [m.name for m in self.modalities]
+        try:
+            raw = samples.read(0, streams)
+        except DataError:  # says so when it is its turn
+            return []
+        height, width = raw.images[streams[0]].shape[:2]
+        texts = [
+            f"{name} of {h}x{w}" + " in training, scored at its own size" * (name == "label")
+            for name, (h, w) in raw.stored.items()
+        ]
+        if not texts:
+            return []
+        how = "labels nearest, all others bilinear without their holes"
+        return [
+            f"resized to {height}x{width} (height x width) of the {'label' if self.resize == 'label' else streams[0]}: "
+            f"{', '.join(texts)} ({how}; dataset.resize={self.resize}; first sample)"
+        ]
 
     @property
     def _by_folder(self) -> bool:
@@ -261,7 +379,11 @@ class FolderDataModule(RGBXDataModule):
                 raise ConfigError(
                     f"dataset.{key}.files is {glob!r}; expected a pattern below dataset.root, without '..'"
                 )
-            if not set("*?") & set(glob) or glob.endswith("**"):
+            if self.max_gap is None and glob.endswith(LISTS):
+                raise ConfigError(
+                    f"dataset.{key}.files is the list {glob!r}; lists of time stamps need dataset.max_gap=SECONDS"
+                )
+            if not (glob.endswith(LISTS) or set("*?") & set(glob)) or glob.endswith("**"):
                 raise ConfigError(f"dataset.{key}.files is {glob!r}; expected a wildcard in it, as in 'rgb/*.png'")
             if (SPLIT in glob) != self._by_folder:
                 raise ConfigError(f"dataset.{key}.files is {glob!r}; use {SPLIT} in the patterns of all or of none")
@@ -276,12 +398,25 @@ class FolderDataModule(RGBXDataModule):
                 f"dataset.splits has {', '.join(self.splits)}; expected train and at least one of val, test"
             )
 
-    def _paired(self, tree: Tree, split: str, streams: Sequence[str]) -> dict[str, Entry]:
-        """Key (what the wildcards match) → the files of all complete samples; without lists there must be no others."""
-        folder = str(self.splits[split]) if self._by_folder else ""
-        globs = {name: self._modalities[name].files.replace(SPLIT, folder) for name in streams}
-        globs["label"] = self._label.files.replace(SPLIT, folder)
+    def _glob(self, name: str, split: str) -> str:
+        """The pattern of a modality, or of the label, for a split."""
+        files = self._label.files if name == "label" else self._modalities[name].files
+        return files.replace(SPLIT, str(self.splits[split]) if self._by_folder else "")
+
+    def _pool(self, tree: Tree, split: str, *, labelled: bool) -> _Pool:
+        """What the split's samples are chosen from; without labels that a split may lack: nothing."""
+        # By name with lists, only what is used must be there. Else all modalities must be complete, whichever are used,
+        # or the splits would depend on that; and by time a sample has the name of the first one.
+        by_name = self._by_list and self.max_gap is None
+        streams = [m.name for m in self.modalities] if by_name else list(self._modalities)
+        globs = {name: self._glob(name, split) for name in [*streams, *(["label"] if labelled else [])]}
         matches = {name: match_files(tree, glob) for name, glob in globs.items()}
+        if labelled and not matches["label"] and self._by_folder and self._may_lack_labels(split):
+            return _Pool({}, set(), [])
+        self._require(matches, globs)
+        return self._paired(matches, globs) if self.max_gap is None else self._timed(tree, matches, globs)
+
+    def _require(self, matches: Mapping[str, Mapping[str, str]], globs: Mapping[str, str]) -> None:
         for name, files in matches.items():
             if not files:
                 fixed = itertools.takewhile(lambda part: not set("*?") & set(part), PurePosixPath(globs[name]).parts)
@@ -290,6 +425,9 @@ class FolderDataModule(RGBXDataModule):
                     f"{self.root / globs[name]}: no file matches this pattern{similar(self.root.joinpath(*fixed))}; "
                     f"correct dataset.{where}.files or dataset.root"
                 )
+
+    def _paired(self, matches: Mapping[str, Mapping[str, str]], globs: Mapping[str, str]) -> _Pool:
+        """All complete samples by name; without lists there must be no others."""
         common = set.intersection(*(set(files) for files in matches.values()))
         for files in matches.values():
             lonely = sorted(set(files) - common)
@@ -299,31 +437,84 @@ class FolderDataModule(RGBXDataModule):
                     f"{self.root / files[lonely[0]]}: no file of {lacking!r} belongs to it, {lonely[0]!r} in "
                     f"{globs[lacking]} ({len(lonely)} such); add it, or name the samples to use in a list"
                 )
-        return {
-            key: Entry(key, {name: (matches[name][key],) for name in streams}, matches["label"][key]) for key in common
+        labels = matches.get("label", {})
+        streams = [name for name in matches if name != "label"]
+        entries = {
+            key: Entry(key, {name: (matches[name][key],) for name in streams}, labels.get(key)) for key in common
         }
+        return _Pool(entries, set(), [])
+
+    def _timed(self, tree: Tree, matches: Mapping[str, Mapping[str, str]], globs: Mapping[str, str]) -> _Pool:
+        """All samples by time: the frames of the first modality with their partners."""
+        assert self.max_gap is not None
+        frames: dict[str, timestamps.Frames] = {}
+        for name, files in matches.items():
+            if globs[name].endswith(LISTS):
+                frames[name] = timestamps.list_frames(self.root, files, self.time_unit)
+                named = [frame.file for of_list in frames[name].values() for frame in of_list]
+                tree.require(named, str(self.root / globs[name]), "copy the files there")
+            else:
+                frames[name] = timestamps.named_frames(files, self.time_unit)
+        first, *others = frames
+        pairs = timestamps.pair(frames[first], {name: frames[name] for name in others}, self.max_gap)
+        within = timestamps.as_text(self.max_gap)
+        count = sum(map(len, frames[first].values()))
+        if not pairs.partners:
+            raise DataError(
+                f"{self.root / globs[first]}: none of {count} frames of {first} has a frame of each of "
+                f"{', '.join(others)} within {within}; correct dataset.max_gap or dataset.time_unit"
+            )
+        notes = [f"{len(pairs.partners)} of {count} frames of {first} paired by time, within {within}"]
+        if pairs.lonely:
+            lacking = ", ".join(f"{n} without {name}" for name, n in pairs.lacking.items())
+            notes[0] += f"; left out: {lacking} (dataset.max_gap={self.max_gap:g})"
+        entries: dict[str, Entry] = {}
+        for (sequence, frame), partners in pairs.partners.items():
+            key = _joined(sequence, frame)
+            if key in entries:
+                raise DataError(f"{self.root / frame.file}: another frame has the time {frame.stamp!r}; remove one")
+            together = {first: frame, **partners}
+            entries[key] = Entry(
+                key,
+                {name: (f.file,) for name, f in together.items() if name != "label"},
+                together["label"].file if "label" in together else None,
+                gaps={name: (f.time - frame.time) / timestamps.NS for name, f in partners.items()},
+            )
+        lonely = {_joined(sequence, frame): frame.file for sequence, frame in pairs.lonely}
+        dropped = {alias for key, file in lonely.items() for alias in _aliases(Entry(key, {first: (file,)}, None))}
+        return _Pool(entries, {*dropped, *lonely}, notes)
 
     @property
     def _by_list(self) -> bool:
         return not self._by_folder and isinstance(next(iter(self.splits.values())), str)
 
-    def _listed(self, path: Path, found: Mapping[str, Entry]) -> list[str]:
+    def _listed(self, path: Path, pool: _Pool) -> list[str]:
+        found = pool.found
         names: dict[str, str | None] = {}
         for sample, entry in found.items():
             for alias in _aliases(entry):
                 # None: several samples go by that name.
                 names[alias] = sample if names.get(alias, sample) == sample else None
         names.update({sample: sample for sample in found})
+        names.update(dict.fromkeys(pool.dropped - set(names), _DROPPED))
         keys: dict[str, int] = {}
-        for line in read_list(path, spaces=False):
-            # "rgb/1.png label/1.png" names one sample twice; a name may itself hold a space.
-            name = normal(line.columns[0])
-            key = names[name] if name in names else names.get(name.split()[0])
+        for line in read_list(path, self.root, spaces=False):
+            # "rgb/1.png label/1.png" names one sample twice.
+            named = [key for column in line.columns for key in _known(column, names, self.root)]
+            key = named[0] if named else None
+            if key == _DROPPED:
+                continue
+            if other := next((k for k in named if k != key), None):
+                raise DataError(
+                    f"{path}, line {line.number}: {' '.join(line.columns)!r} names two samples, {key!r} and {other!r}; "
+                    "expected one per line"
+                )
             if key is None:
+                near = suggestion(normal(line.columns[0]), found)
                 raise DataError(
                     f"{path}, line {line.number}: {line.columns[0]!r} is not one sample with all its files below "
-                    f"{self.root}{suggestion(name, found)}; expected names like {min(found, default='')!r}: "
-                    "add its files or take the line out"
+                    f"{self.root}{near}; expected names like {min(found, default='')!r}: add its files or take the "
+                    "line out"
                 )
             if key in keys:
                 raise DataError(f"{path}: lines {keys[key]} and {line.number} name the same sample {key!r}; remove one")
@@ -341,6 +532,36 @@ class FolderDataModule(RGBXDataModule):
                 f"raise dataset.splits.{split}"
             )
         return sorted(keys[i] for i in order[first:last])
+
+
+class _Pool(NamedTuple):
+    """found: key → sample, of which a split's are chosen. dropped: names of samples that lack a partner in time, which
+    a list may hold. notes: in words, what was done."""
+
+    found: dict[str, Entry]
+    dropped: set[str]
+    notes: list[str]
+
+
+_DROPPED = "\0"
+"""In the place of a sample: it lacks a partner in time."""
+
+
+def _known(text: str, names: Mapping[str, str | None], root: Path) -> list[str]:
+    """The samples that a line names, whose names may themselves hold what separates names; what is unknown at its end
+    is left out."""
+    name = below_root(text, root)
+    if name is not None and (key := names.get(normal(name))) is not None:
+        return [key]
+    for gap in reversed(list(re.finditer(r"\s*[,;]\s*|\s+", text))):
+        name = below_root(text[: gap.start()], root)
+        if name is not None and (key := names.get(normal(name))) is not None:
+            return [key, *_known(text[gap.end() :], names, root)]
+    return []
+
+
+def _joined(sequence: str, frame: timestamps.Frame) -> str:
+    return f"{sequence}/{frame.stamp}" if sequence else frame.stamp
 
 
 def match_files(tree: Tree, glob: str) -> dict[str, str]:
@@ -393,9 +614,9 @@ def _wildcards(part: str) -> str:
 
 
 def _aliases(entry: Entry) -> Iterable[str]:
-    for file in (*(file for files in entry.files.values() for file in files), entry.label):
+    for file in entry.paths(entry.files):
         path = PurePosixPath(normal(file))
-        yield from (str(path), str(path.with_suffix("")), path.name)
+        yield from (str(path), str(path.with_suffix("")), path.name, path.stem)
 
 
 def _settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:

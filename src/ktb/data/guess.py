@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ktb.data.base import Tree, read_list
+from ktb.data.base import ASPECT_TOLERANCE, Tree, aspect_difference, read_list
 from ktb.data.folder import SPLIT, FolderDataModule, match_files
 from ktb.data.label_guess import (
     MAX_COLOURS,
@@ -115,6 +115,8 @@ class Survey:
     crop: tuple[int, int]
     batch_size: int
     notes: list[str] = field(default_factory=list)
+    resized: bool = False
+    """Files of one sample differ in size."""
     lists: dict[str, list[str]] = field(default_factory=dict)
     """Split → names of its samples, where lists have to be written."""
     recipe: list[Setting] = field(default_factory=list)
@@ -518,13 +520,22 @@ def survey(
     if names.source:
         found.reasons.append(f"names from {names.source}")
     sizes = Counter(s.size for s in seen)
+    resized = False
     for k in partners:
         for size in stats[id(k)].sizes:
             if size not in sizes:
+                resized = True
+                alike = any(aspect_difference(size, of_label) <= ASPECT_TOLERANCE for of_label in sizes)
                 notes.append(
-                    f"{_example(k)}: pictures of {size[0]}x{size[1]} (height x width), but no label has this size; all "
-                    "files of a sample must have one size: resize them before you train"
+                    f"{_example(k)}: pictures of {size[0]}x{size[1]} (height x width), but no label has this size; "
+                    + (
+                        f"files of unequal size are resized to {modalities[0].name} (resize: first)"
+                        if alike
+                        else "their aspect ratio is another one too, so they are refused: cut the larger view"
+                    )
                 )
+    if resized:  # crops are cut from the first modality
+        sizes = next(stats[id(k)].sizes for k in partners if patterns[id(k)] == modalities[0].settings["files"])
     pattern = patterns[id(label)]
     assert pattern is not None
     result = Survey(
@@ -538,6 +549,7 @@ def survey(
         crop=_crop(sizes),
         batch_size=4,
         notes=notes + found.notes,
+        resized=resized,
     )
     _find_splits(result, split_level)
     return result
@@ -700,10 +712,9 @@ def _crop(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
 def _find_splits(found: Survey, split_level: int | None) -> None:
     """By folders if there are any, else by lists that name samples, else by shares."""
     if split_level is not None:
-        example = PurePosixPath(found.label.settings["files"])
         tree = Tree(found.root)
-        before = example.parts[: example.parts.index(SPLIT)]
-        folders = _expand(tree, before)
+        examples = [PurePosixPath(guess.settings["files"]) for guess in (*found.modalities, found.label)]
+        folders = set().union(*(_expand(tree, e.parts[: e.parts.index(SPLIT)]) for e in examples))
         found.splits = {split_of(n) or "": n for n in sorted(folders) if split_of(n)}
         found.splits = {s: found.splits[s] for s in ("train", "val", "test") if s in found.splits}
         found.split_reason = "folders of these names"
@@ -717,6 +728,10 @@ def _find_splits(found: Survey, split_level: int | None) -> None:
             for split, folder in (found.splits.items() if split_level is not None else [("", "")])
             for key in match_files(tree, guess.settings["files"].replace(SPLIT, str(folder)))
         }
+    labelled = {split for split, _ in matches["label"]}
+    if split_level is not None and {"val", "test"} <= set(found.splits) and labelled == {"train", "val"}:
+        matches["label"] |= {(split, key) for split, key in matches[found.modalities[0].name] if split == "test"}
+        found.notes.append("test: no labels, so evaluation on it writes predictions in stored ids instead of scores")
     complete = set.intersection(*matches.values())
     if not complete:
         raise DataError(f"{found.root}: no sample has all of {', '.join(matches)}; expected names that run parallel")
@@ -779,7 +794,7 @@ def _candidate_lists(root: Path) -> Iterator[dict[str, str]]:
             words = [split_of(w) for w in re.split(r"[^A-Za-z]+", path.stem)]
             for split in (w for w in words if w):
                 try:
-                    read_list(path, spaces=False)
+                    read_list(path, root, spaces=False)
                 except DataError:
                     continue
                 lists.setdefault(split, path.relative_to(root).as_posix())
@@ -897,6 +912,8 @@ def _yaml(found: Survey, name: str, folder: Path) -> str:
     else:
         lines.append("palette: null  # colours by the PASCAL VOC rule; or [r, g, b] per class")
     lines += ["", f"# {found.split_reason}", f"splits: {_flow(found.splits)}", ""]
+    if found.resized:
+        lines += ["# Files of one sample differ in size: first (the first modality) | label", "resize: first"]
     lines += [
         "# Height and width of training crops: multiples of 32 that every picture has, at most 480 x 640; pictures are",
         "# scaled by 0.5 to 2 before.",

@@ -106,7 +106,7 @@ class MCubeSDataModule(RGBXDataModule):
         tree = Tree(self.root)
         below = "multimodal_dataset/" if tree.names("").get("multimodal_dataset") else ""
         path = self.root / below / "list_folder" / f"{split}.txt"
-        stems = [line.columns[0] for line in read_list(path)]
+        stems = [line.columns[0] for line in read_list(path, self.root)]
         entries = [
             Entry(
                 stem,

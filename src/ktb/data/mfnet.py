@@ -75,7 +75,7 @@ class MFNetDataModule(RGBXDataModule):
         rgba = _is_rgba(tree)
         entries: dict[str, Entry] = {}
         for path in paths:
-            for line in read_list(path):
+            for line in read_list(path, self.root):
                 stem = line.columns[0]
                 if len(line.columns) > 1 or "/" in stem:
                     raise DataError(

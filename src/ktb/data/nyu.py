@@ -93,7 +93,7 @@ class NYUDataModule(RGBXDataModule):
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         path = self.root / self.lists[split]
-        lines = read_list(path)
+        lines = read_list(path, self.root)
         columns = _dialect(path, lines)
         entries = [self._entry(tree, path, line) for line in lines]
         streams = [m.name for m in self.modalities]

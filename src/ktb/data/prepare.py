@@ -335,7 +335,7 @@ def _mfnet(source: Path, target: Path) -> Plan:
     lists = {}
     for name in ("train", "val", "test"):
         path = _need(source / f"{name}.txt", "the list of the split, as downloaded")
-        lists[name] = [line.columns[0] for line in read_list(path)]
+        lists[name] = [line.columns[0] for line in read_list(path, path.parent)]
         if bad := [stem for stem in lists[name] if "/" in stem]:
             raise DataError(f"{path}: names {bad[0]!r}; expected names of pictures without folder, such as '00001D'")
     stems = sorted({stem for names in lists.values() for stem in names})

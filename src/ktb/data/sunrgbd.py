@@ -12,7 +12,7 @@ from typing import Unpack
 
 import numpy as np
 
-from ktb.data.base import Entry, FileSamples, ListLine, Loading, Reader, RGBXDataModule, Tree, read_list
+from ktb.data.base import Entry, FileSamples, ListLine, Loading, Reader, Resizing, RGBXDataModule, Tree, read_list
 from ktb.data.nyu import CLASSES as NYU_CLASSES
 from ktb.data.readers import ImageReader, LabelReader, Reading, decode, id_table
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
@@ -35,7 +35,7 @@ class SUNRGBDDataModule(RGBXDataModule):
     map of another size than its image is resized to it (nearest). Labels are 1..37, with 0 and 255 = void.
     """
 
-    resized = ("depth",)
+    resizing = Resizing(("depth",))
 
     def __init__(self, root: str | Path, *, lists: Mapping[str, str] | None = None, **loading: Unpack[Loading]) -> None:
         self.root = Path(root)
@@ -57,7 +57,7 @@ class SUNRGBDDataModule(RGBXDataModule):
     def open_split(self, split: str) -> FileSamples:
         tree = Tree(self.root)
         path = self.root / self.lists[split]
-        entries = [_entry(tree, path, line) for line in read_list(path)]
+        entries = [_entry(tree, path, line) for line in read_list(path, self.root)]
         streams = [m.name for m in self.modalities]
         tree.require((file for entry in entries for file in entry.paths(streams)), str(path), "copy the files there")
         return FileSamples(
@@ -65,7 +65,7 @@ class SUNRGBDDataModule(RGBXDataModule):
             entries,
             self.readers(),
             LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE))),
-            resize=self.resized,
+            resizing=self.resizing,
         )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
+from PIL import Image
 from rich import get_console
 
 from ktb.data.pictures import RGBImage, to_picture
@@ -217,6 +218,46 @@ class Panels(Callback):
             for name, mask in (("prediction", panel.prediction), ("truth", panel.truth))
         }
         return wandb.Image(first, caption=panel.id, masks=masks)
+
+
+class Predictions(Callback):
+    """Writes what is predicted for a split without labels, as its label files would hold it: `FOLDER/ID.png`.
+
+    Stored ids are 8-bit grey PNG or, where one exceeds 255, 16-bit; colours are RGB; ids that no PNG holds are NPY.
+
+    Args:
+        folder: new or of an earlier evaluation.
+        as_stored: class ids (H, W) → stored ids (H, W) or colours (H, W, 3).
+        num_classes: all of them decide together whether 8 bits are enough.
+    """
+
+    def __init__(self, folder: Path, as_stored: Callable[[NDArray[Any]], NDArray[Any]], num_classes: int) -> None:
+        self.folder = folder
+        self.as_stored = as_stored
+        every = as_stored(np.arange(num_classes))
+        low, high = int(every.min()), int(every.max())
+        self._dtype: type[Any] = np.uint8 if high <= 255 else np.uint16
+        self._suffix = ".png" if low >= 0 and high <= 65535 else ".npy"
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for name, ids in zip(batch["id"], outputs.cpu().numpy(), strict=True):
+            path = self.folder / f"{name}{self._suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stored = self.as_stored(ids)
+            with atomic_file(path) as temporary:
+                if self._suffix == ".png":
+                    Image.fromarray(stored.astype(self._dtype)).save(temporary, "PNG")
+                else:
+                    with temporary.open("wb") as file:
+                        np.save(file, stored)
 
 
 def _pad_to(picture: RGBImage, height: int) -> RGBImage:

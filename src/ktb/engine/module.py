@@ -148,7 +148,8 @@ class SegmentationModule(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.evaluation = self.evaluation.gather()
-        self._log_scores("test", self.evaluation.total.matrix)
+        if self.evaluation.total.matrix.any():  # a split without labels has no scores
+            self._log_scores("test", self.evaluation.total.matrix)
 
     def _log_scores(self, stage: str, counts: NDArray[np.int64]) -> None:
         result = scores(counts, self.mean_without)

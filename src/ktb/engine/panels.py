@@ -136,8 +136,10 @@ def titles(modalities: Sequence[ModalitySpec]) -> dict[str, str]:
 
 
 def pictures(panel: Panel, spec: DatasetSpec) -> dict[str, RGBImage]:
-    """Title → picture, in the order in which they are shown; where the truth is void, so is the prediction."""
-    prediction = np.where(panel.truth == IGNORE, IGNORE, panel.prediction)
+    """Title → picture, in the order in which they are shown; where the truth is void, so is the prediction, unless
+    there is no truth at all."""
+    void = panel.truth == IGNORE
+    prediction = panel.prediction if void.all() else np.where(void, IGNORE, panel.prediction)
     results = (paint(panel.truth, spec.palette), paint(prediction, spec.palette), paint_errors(panel))
     return {**panel.images, **dict(zip(OF_THE_RESULT, results, strict=True))}
 

@@ -94,8 +94,14 @@ def _head(runs: Sequence[Run], sweep: Sweep | None) -> tuple[str, str, str]:
         names = dict.fromkeys(_dataset(run) for run in runs)
         return f"{len(runs)} runs: {', '.join(names)}", escape(", ".join(run.name for run in runs)), ""
     run = runs[0]
-    if not run.scores:
-        state = "no scores yet: the run has not finished, or was made with test=false"
+    unlabelled = run.result.get("predictions")
+    if not run.scores or unlabelled:
+        state = (
+            f"no scores: the {run.result.get('split', '')} split has no labels; predictions in stored ids: "
+            f"{run.folder.absolute() / str(unlabelled)}"
+            if unlabelled
+            else "no scores yet: the run has not finished, or was made with test=false"
+        )
         return _dataset(run), escape(f"{run.name} · {state}"), ""
     tiles = []
     for i, (key, value) in enumerate(run.scores.items()):

@@ -16,6 +16,7 @@ from ktb.data.base import (
     EpochSampler,
     FileSamples,
     RawSample,
+    Resizing,
     RGBXDataModule,
     RGBXDataset,
     Tree,
@@ -316,7 +317,7 @@ def file_samples(root: Path, **options) -> FileSamples:
 
 
 def test_file_samples(root):
-    raw = file_samples(root, resize=("x",)).read(1, ["rgb", "x"])
+    raw = file_samples(root, resizing=Resizing(("x",))).read(1, ["rgb", "x"])
     assert raw.images["rgb"].shape == (40, 48, 3)
     with Image.open(root / "x/1.png") as small:
         # Exactly twice the size, nearest: every pixel becomes four.
@@ -360,13 +361,29 @@ def test_data_root(tmp_path):
 def test_lists(tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes(b"\xef\xbb\xbfRGB/2.jpg\tLabel/2.png\r\n\r\nRGB/3.jpg Label/3.png\r\n 4 \n")
-    assert [tuple(line) for line in read_list(path)] == [
+    assert [tuple(line) for line in read_list(path, tmp_path)] == [
         (1, ("RGB/2.jpg", "Label/2.png")),
         (3, ("RGB/3.jpg", "Label/3.png")),
         (4, ("4",)),
     ]
     path.write_text("a frame\nb\tc d\n")
-    assert [line.columns for line in read_list(path, spaces=False)] == [("a frame",), ("b", "c d")]
+    assert [line.columns for line in read_list(path, tmp_path, spaces=False)] == [("a frame",), ("b", "c d")]
+
+
+def test_names_in_lists_that_mean_a_file_below_the_root(tmp_path):
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "rgb/1.png").touch()
+    path = tmp_path / "list.txt"
+    for written in (f"{tmp_path}/rgb/1.png", "/rgb/1.png", "rgb\\1.png", "./rgb/1.png", '"rgb/1.png"', "rgb/1.png  "):
+        for encoded in (written.encode(), f"{written}\r\n".encode("utf-16"), f"\ufeff{written}\n".encode()):
+            path.write_bytes(encoded)
+            for spaces in (True, False):
+                assert read_list(path, tmp_path, spaces=spaces) == [(1, ("rgb/1.png",))], (written, encoded)
+    path.write_text("RGB/2.jpg,Label/2.png\nRGB/3.jpg; Label/3.png\n")
+    assert [line.columns for line in read_list(path, tmp_path)] == [
+        ("RGB/2.jpg", "Label/2.png"),
+        ("RGB/3.jpg", "Label/3.png"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -387,7 +404,7 @@ def test_broken_lists(tmp_path, content, expected):
     path = tmp_path / "train.txt"
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        read_list(path)
+        read_list(path, tmp_path)
     assert str(caught.value).startswith(str(path))
     assert expected in str(caught.value)
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from ktb.data import check
 from ktb.data.deliver import DELIVERDataModule
 from ktb.data.fixtures import make_fixture
+from ktb.data.folder import FolderDataModule
 from ktb.data.mcubes import MCubeSDataModule
 from ktb.data.mfnet import MFNetDataModule
 from ktb.data.nyu import NYUDataModule
@@ -223,3 +224,47 @@ def test_terminal_report(nyu):
     assert re.search(r"train\W+3\W+795\W+1\W+40x48\W", text)
     assert f"failed: {nyu / 'HHA/1.jpg'}: the file is empty" in text.replace("\n", "")
     assert "finding: test: 2 samples, published are 654" in text
+
+
+def test_sizes_gaps_and_missing_labels_are_facts_of_own_data(tmp_path):
+    """Nothing of it stops a training, so nothing of it is a failure."""
+    for i in range(6):
+        for kind, size in (("rgb", (*SIZE, 3)), ("depth", (20, 24)), ("label", SIZE)):
+            late = 0.004 * i if kind == "depth" else 0.0
+            path = tmp_path / f"{kind}/{100 + i + late:.3f}.png"
+            path.parent.mkdir(exist_ok=True)
+            picture = np.random.default_rng(i).integers(0, 2, size, np.uint8)
+            if kind != "label" or i != 5:
+                Image.fromarray(picture).save(path)
+    for split, names in {"train": (0, 1, 2), "val": (3, 4), "test": (5,)}.items():
+        (tmp_path / f"{split}.txt").write_text("".join(f"{100 + i}.000\n" for i in names))
+    data = FolderDataModule(
+        tmp_path,
+        modalities={"rgb": {"files": "rgb/*.png"}, "depth": {"files": "depth/*.png", "scale": 1}},
+        label={"files": "label/*.png"},
+        classes=["a", "b"],
+        splits={"train": "train.txt", "val": "val.txt", "test": "test.txt"},
+        max_gap=0.015,
+        streams=["rgb", "depth"],
+        batch_size=1,
+        num_workers=0,
+    )
+    report = report_of(data)
+    assert report["unopened"] == {"test": report["unopened"]["test"]}  # its only frame has no partner within the gap
+    data.max_gap = 0.05
+    report = report_of(data)
+    assert (report["failures"], report["unopened"]) == ([], {})
+    depth = report["splits"]["val"]["modalities"]["depth"]
+    assert depth["sizes"] == {"20x24": 2}
+    gap = report["splits"]["val"]["gaps"]["depth"]
+    assert (gap["samples"], gap["median"], gap["max"]) == (2, pytest.approx(0.014), pytest.approx(0.016))
+    assert report["splits"]["train"]["gaps"]["label"]["max"] == 0
+    assert report["splits"]["test"]["sizes"] == {}
+    assert report["splits"]["test"]["pixels"] == 0
+    said = "\n".join(report["findings"])
+    assert "val: resized to 40x48 (height x width) of the rgb: depth of 20x24" in said
+    assert "test: no sample has a label" in said
+    assert "void altogether" not in said
+    text = io.StringIO()
+    check.show(report, Console(file=text, width=200))
+    assert "Gaps of pairs by time, milliseconds" in text.getvalue()

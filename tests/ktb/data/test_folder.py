@@ -428,3 +428,228 @@ def test_classes_are_text(root: Path, name: Any) -> None:
     """A checkpoint that calls its classes 0 and 1 could not be read again."""
     with pytest.raises(ConfigError, match=f"dataset.classes holds {name}, which is no text; put it in quotes"):
         module(root, classes=["road", name])
+
+
+def test_names_with_commas_spaces_and_absolute_paths_in_lists(root):
+    for kind in ("rgb", "disparity", "label"):
+        (root / kind / "b_03.png").rename(root / kind / "b, 03 x.png")
+    for line in (
+        "b, 03 x",
+        "b, 03 x.png ",
+        "rgb/b, 03 x.png,label/b, 03 x.png",
+        "rgb/b, 03 x.png label/b, 03 x.png",
+        f"{root}/rgb/b, 03 x.png {root}/label/b, 03 x.png",
+        f"{root}/rgb/b, 03 x.png;{root}/label/b, 03 x.png",
+        "rgb\\b, 03 x.png\tlabel\\b, 03 x.png",
+        "/rgb/b, 03 x.png",
+    ):
+        (root / "val.txt").write_bytes(f"{line}\r\n".encode())
+        assert ids(module(root), "val") == ["b, 03 x"], line
+    for line, message in (
+        ("rgb/a_01.png label/a_02.png", "names two samples, 'a_01' and 'a_02'; expected one per line"),
+        (
+            "/elsewhere/rgb/a_01.png",
+            "'/elsewhere/rgb/a_01.png' leaves the data root .*; expected a name below the root",
+        ),
+        ("C:\\data\\rgb\\a_01.png", "leaves the data root"),
+    ):
+        (root / "val.txt").write_text(f"{line}\n")
+        with pytest.raises(DataError, match=message):
+            module(root).open_split("val")
+
+
+# --- files of several sizes ------------------------------------------------------------------------------------------
+
+
+def unequal(root: Path, disparity: tuple[int, int] = (18, 22), label: tuple[int, int] = SIZE) -> None:
+    """Disparity of another size, its left half without measurements and the rest 1000; labels of rows 0, 1, 0, ..."""
+    values = np.full(disparity, 1000, np.uint16)
+    values[:, : disparity[1] // 2] = 0
+    for stem in STEMS:
+        save(root / f"disparity/{stem}.png", values)
+        save(root / f"label/{stem}.png", np.repeat(np.arange(label[0]) % 2, label[1]).reshape(label).astype(np.uint8))
+
+
+def test_modalities_are_resized_to_the_first_without_their_holes(root):
+    unequal(root)
+    raw = module(root).open_split("train").read(0, ["rgb", "disparity"])
+    assert raw.images["disparity"].shape == (*SIZE, 1)
+    # Values are those that were measured; plain interpolation would give 250, 500 and 750 at the edge.
+    assert sorted(np.unique(raw.images["disparity"])) == [0, 1000]
+    np.testing.assert_array_equal(raw.images["disparity"][..., 0] > 0, raw.valid["disparity"])
+    assert (raw.images["disparity"][:, 22:] == 1000).all()
+    assert raw.stored == {"disparity": (18, 22)}
+    # Bilinear in between where everything is measured.
+    ramp = np.tile(np.arange(1, 23, dtype=np.uint16) * 100, (18, 1))
+    save(root / "disparity/a_01.png", ramp)
+    row = module(root).open_split("train").read(0, ["rgb", "disparity"]).images["disparity"][0, :, 0]
+    np.testing.assert_array_equal(row[:6], [100, 125, 175, 225, 275, 325])
+
+
+def test_labels_of_another_size_train_at_the_images_and_score_at_their_own(root):
+    unequal(root, label=(72, 88))
+    data = module(root, crop=None)
+    train, val = data.dataset("train", train=True)[0], data.dataset("val")[0]
+    assert train["inputs"]["rgb"].shape[1:] == train["label"].shape == SIZE
+    assert val["inputs"]["rgb"].shape[1:] == val["inputs"]["disparity"].shape[1:] == SIZE
+    assert val["label"].shape == (72, 88)
+    np.testing.assert_array_equal(val["label"][:4, 0], [0, 1, 0, 1])
+    assert val["label"].unique().tolist() == [0, 1]
+    data = module(root, crop=None, resize="label")
+    for sample in (data.dataset("train", train=True)[0], data.dataset("val")[0]):
+        assert {x.shape[1:] for x in sample["inputs"].values()} == {(72, 88)}
+        assert sample["label"].shape == (72, 88)
+    # The first modality is the first that is used.
+    alone = module(root, streams=["disparity"]).dataset("val")[0]
+    assert (alone["inputs"]["disparity"].shape[1:], tuple(alone["label"].shape)) == ((18, 22), (72, 88))
+
+
+def test_resizing_is_said_once_and_can_be_refused(root):
+    assert module(root).open_split("train").notes == []
+    unequal(root, label=(72, 88))
+    (note,) = module(root).open_split("train").notes
+    assert note == (
+        "resized to 36x44 (height x width) of the rgb: disparity of 18x22, label of 72x88 in training, scored at its "
+        "own size (labels nearest, all others bilinear without their holes; dataset.resize=first; first sample)"
+    )
+    with pytest.raises(DataError, match=r"disparity is 22 x 18 pixels but its label .* is 88 x 72; all files"):
+        module(root, resize=None, streams=["disparity"]).open_split("train").read(0, ["disparity"])
+    with pytest.raises(ConfigError, match="dataset.resize is 'big'; expected first, label or null"):
+        module(root, resize="big")
+
+
+@pytest.mark.parametrize(("disparity", "label"), [((18, 30), SIZE), ((18, 22), (72, 120))])
+def test_another_aspect_ratio_is_another_view(root, disparity, label):
+    unequal(root, disparity, label)
+    with pytest.raises(DataError, match=r"another aspect ratio, so they don't show the same view; cut"):
+        module(root).open_split("train").read(0, ["rgb", "disparity"])
+
+
+# --- a split without labels ------------------------------------------------------------------------------------------
+
+
+def test_a_test_split_may_lack_labels(root):
+    lists = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
+    (root / "test.txt").write_text("b_02.png\nb_03\n")
+    (root / "train.txt").write_text("a_01\na_02\n")
+    assert module(root, splits=lists).labelled("test")
+    for stem in ("b_02", "b_03"):
+        (root / f"label/{stem}.png").unlink()
+    data = module(root, splits=lists)
+    assert (data.labelled("val"), data.labelled("test")) == (True, False)
+    assert ids(data, "test") == ["b_02", "b_03"]
+    sample = data.dataset("test")[0]
+    assert sample["label"].shape == SIZE
+    assert sample["label"].unique().tolist() == [IGNORE]
+    assert "no sample has a label (label/*.png): there are no scores" in data.open_split("test").notes[-1]
+    # Some labels are a mistake, and so are none where training needs them.
+    (root / "test.txt").write_text("b_02\nb_01\n")
+    with pytest.raises(DataError, match="test.txt, line 1: 'b_02' is not one sample with all its files"):
+        module(root, splits=lists).open_split("test")
+    (root / "val.txt").write_text("b_03\n")
+    with pytest.raises(DataError, match="'b_03' is not one sample with all its files"):
+        module(root, splits=lists).open_split("val")
+
+
+def test_a_test_folder_may_lack_labels(tmp_path):
+    for split, stem in (("training", "1"), ("validation", "2"), ("testing", "3")):
+        save(tmp_path / split / f"rgb/{stem}.png", np.zeros((*SIZE, 3), np.uint8))
+        if split != "testing":
+            save(tmp_path / split / f"label/{stem}.png", np.zeros(SIZE, np.uint8))
+    settings = {
+        "modalities": {"rgb": {"files": "{split}/rgb/*.png"}},
+        "label": {"files": "{split}/label/*.png"},
+        "splits": {"train": "training", "val": "validation", "test": "testing"},
+    }
+    data = module(tmp_path, **settings)
+    assert [data.labelled(split) for split in ("train", "val", "test")] == [True, True, False]
+    assert ids(data, "test") == ["3"]
+    settings["splits"] = {"train": "training", "val": "testing"}
+    with pytest.raises(DataError, match="no file matches this pattern"):
+        module(tmp_path, **settings).open_split("val")
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        ({}, [[0, 1]]),
+        ({"offset": -1}, [[1, 2]]),
+        ({"map": {300: "pothole", 7: 0, 8: "road"}}, [[7, 300]]),
+        ({"colours": True}, [[[1, 2, 3], [4, 5, 6]]]),
+    ],
+)
+def test_predictions_as_they_would_be_stored(root, label, expected):
+    data = module(root, label={"files": "label/*.png", **label}, palette=[[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(data.as_stored(np.array([[0, 1]])), expected)
+
+
+# --- pairing by time -------------------------------------------------------------------------------------------------
+
+
+def timed(root: Path) -> dict[str, Any]:
+    """Ten frames of RGB at 10 Hz from 100 s on, labels for the even ones, a thermal sensor 20 ms behind that sleeps in
+    the middle; TUM-like lists for it."""
+    lines = ["# timestamp filename"]
+    for i in range(10):
+        save(root / f"rgb/{100 + i / 10:.6f}.png", np.full((*SIZE, 3), i, np.uint8))
+        if i % 2 == 0:
+            save(root / f"label/{100 + i / 10:.6f}.png", np.full(SIZE, i % 4 // 2, np.uint8))
+        if i not in (4, 5):
+            save(root / f"thermal/{i} x.png", np.full(SIZE, 10 * i, np.uint8))
+            lines.append(f"{100.02 + i / 10:.6f} thermal/{i} x.png")
+    (root / "thermal.txt").write_text("\n".join(lines))
+    return {
+        "modalities": {"rgb": {"files": "rgb/*.png"}, "thermal": {"files": "thermal.txt"}},
+        "splits": {"train": 0.5, "val": 0.5},
+        "max_gap": 0.03,
+    }
+
+
+def test_frames_are_paired_by_time(tmp_path):
+    settings = timed(tmp_path)
+    data = module(tmp_path, **settings)
+    assert sorted(ids(data, "train") + ids(data, "val")) == ["100.000000", "100.200000", "100.600000", "100.800000"]
+    for split in ("train", "val"):
+        samples = data.open_split(split)
+        for i, entry in enumerate(samples.entries):
+            raw = samples.read(i, ["rgb", "thermal"])
+            frame = int(raw.images["rgb"][0, 0, 0])
+            assert entry.id == f"{100 + frame / 10:.6f}"
+            assert raw.images["thermal"][0, 0, 0] == 10 * frame
+            assert raw.label[0, 0] == frame % 4 // 2
+            assert entry.gaps == {"thermal": pytest.approx(0.02), "label": 0.0}
+    assert data.open_split("val").notes == [
+        "4 of 10 frames of rgb paired by time, within 30 ms; left out: 4 without label, 2 without thermal "
+        "(dataset.max_gap=0.03)"
+    ]
+    # Which modalities are used does not change the samples, nor their names.
+    assert ids(module(tmp_path, streams=["thermal"], **settings), "val") == ids(data, "val")
+    with pytest.raises(DataError, match=r"none of 10 frames of rgb has a frame of each of thermal, label within 1 ms"):
+        module(tmp_path, **settings | {"max_gap": 0.001}).open_split("train")
+
+
+def test_lists_of_frames_paired_by_time(tmp_path):
+    settings = timed(tmp_path) | {"splits": {"train": "train.txt", "val": "val.txt"}}
+    (tmp_path / "train.txt").write_text("100.000000\n100.100000\n100.200000\n100.400000\n")
+    (tmp_path / "val.txt").write_text("rgb/100.600000.png\n100.800000.png\n")
+    data = module(tmp_path, **settings)
+    assert ids(data, "train") == ["100.000000", "100.200000"]  # the others lack a partner
+    assert ids(data, "val") == ["100.600000", "100.800000"]
+    (tmp_path / "val.txt").write_text("100.650000\n")
+    with pytest.raises(DataError, match="val.txt, line 1: '100.650000' is not one sample"):
+        module(tmp_path, **settings).open_split("val")
+
+
+def test_settings_of_time_that_cannot_be_right(tmp_path):
+    settings = timed(tmp_path)
+    for changes, message in (
+        ({"max_gap": None}, "thermal.files is the list 'thermal.txt'; lists of time stamps need dataset.max_gap"),
+        ({"max_gap": "x"}, "dataset.max_gap is 'x'; expected a number of seconds"),
+        ({"max_gap": -1}, "dataset.max_gap is -1; expected a number of seconds"),
+        ({"time_unit": "h"}, "dataset.time_unit is 'h'; expected null or one of s, ms, us, ns"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            module(tmp_path, **settings | changes)
+    (tmp_path / "thermal/0 x.png").unlink()
+    with pytest.raises(DataError, match=r"thermal/0 x.png: no such file, but .*thermal.txt names it"):
+        module(tmp_path, **settings).open_split("train")

@@ -461,3 +461,31 @@ def test_folders_that_say_nothing(tmp_path):
 def test_sizes_that_differ_are_mentioned(tmp_path):
     found = guessed(tmp_path, {"rgb": [rgb(i) for i in range(3)], "depth": [depth(i)[:20, :28] for i in range(3)]})
     assert any("depth/0.png: pictures of 20x28 (height x width), but no label has this size" in n for n in found.notes)
+
+
+def test_sizes_that_differ_are_resized(tmp_path):
+    """To the first modality, from which crops are then cut; what is written opens and trains."""
+    pictures = {"rgb": [np.kron(rgb(i), np.ones((4, 4, 1), np.uint8)) for i in range(3)], "nir": [depth()] * 3}
+    found = guessed(tmp_path / "data", pictures)
+    height, width = pictures["rgb"][0].shape[:2]
+    assert any("files of unequal size are resized to rgb (resize: first)" in n for n in found.notes)
+    assert found.crop == (height // 32 * 32, width // 32 * 32)
+    written = yaml.safe_load(write_yaml(found, "mine", tmp_path / "conf").read_text())
+    assert written["resize"] == "first"
+    sample = FolderDataModule(**module_settings(found), num_workers=0).dataset("train", train=True)[0]
+    assert {x.shape[1:] for x in sample["inputs"].values()} == {sample["label"].shape} == {found.crop}
+
+
+@pytest.mark.parametrize("pattern", ["{split}/{kind}/{i}.png", "{kind}/{split}/{i}.png"])
+def test_a_test_folder_without_labels(tmp_path, pattern):
+    for split, count in (("train", 4), ("val", 2), ("test", 3)):
+        for i in range(count):
+            save(tmp_path / pattern.format(split=split, kind="rgb", i=i), rgb(i))
+            if split != "test":
+                save(tmp_path / pattern.format(split=split, kind="label", i=i), label(0, 1))
+    found = look(tmp_path)
+    assert found.splits == {"train": "train", "val": "val", "test": "test"}
+    assert any("test: no labels, so evaluation on it writes predictions" in note for note in found.notes)
+    data = FolderDataModule(**module_settings(found), num_workers=0)
+    assert [len(data.dataset(s)) for s in found.splits] == [4, 2, 3]
+    assert not data.labelled("test")

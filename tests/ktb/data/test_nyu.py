@@ -181,6 +181,6 @@ def test_real_lists(shared):
 
     root = shared / "samples/NYUDepthv2"
     for split, count, first in (("train", 795, "RGB/2.jpg"), ("test", 654, "RGB/0.jpg")):
-        lines = read_list(root / f"{split}.txt")
+        lines = read_list(root / f"{split}.txt", root)
         assert len(lines) == count
         assert lines[0].columns == (first, first.replace("RGB", "Label").replace("jpg", "png"))

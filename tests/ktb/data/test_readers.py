@@ -273,7 +273,7 @@ def test_a_setting_lets_larger_pictures_in(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_text_in_the_encodings_that_editors_write(tmp_path, encoding):
     (tmp_path / "train.txt").write_bytes("Straße/1\nwäld/2\n".encode(encoding))
-    assert [line.columns for line in read_list(tmp_path / "train.txt")] == [("Straße/1",), ("wäld/2",)]
+    assert [line.columns for line in read_list(tmp_path / "train.txt", tmp_path)] == [("Straße/1",), ("wäld/2",)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32", "latin-1"])
