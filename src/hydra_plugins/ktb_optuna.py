@@ -146,12 +146,15 @@ class OptunaSweeper(Sweeper):
 
         if job.status == "interrupted" and job not in self.pruned:
             return  # stays a running trial, for the next call
-        miou = (job.result or {}).get("best_val_miou") if job.status == "finished" else None
+        result = job.result or {}
+        miou = result.get("best_val_miou") if job.status == "finished" else None
+        # With the same values its loss would become NaN again: they are bad ones, which the sampler has to know.
+        bad = job in self.pruned or (job.status == "failed" and result.get("cause") == "not finite")
         for trial in self.trials.pop(job):
             if miou is not None:
                 self.study.tell(trial, miou)
             else:
-                self.study.tell(trial, state=TrialState.PRUNED if job in self.pruned else TrialState.FAIL)
+                self.study.tell(trial, state=TrialState.PRUNED if bad else TrialState.FAIL)
         if job.status == "finished" and miou is None:
             raise ConfigError(f"{job.folder} has no validation mIoU to search by; trainer.limit_val_batches is 0?")
 
@@ -187,6 +190,7 @@ def distribution(override: Override) -> BaseDistribution:
 
 
 def validation_curve(file: Path) -> dict[int, float]:
-    """Epoch → val/miou of a run's metrics.csv."""
+    """Epoch → val/miou of a run's metrics.csv, where there was something to score."""
     with file.open(newline="", encoding="utf-8") as lines:
-        return {int(row["epoch"]): float(row["val/miou"]) for row in csv.DictReader(lines) if row.get("val/miou")}
+        scored = [row for row in csv.DictReader(lines) if row.get("val/miou")]
+    return {int(row["epoch"]): miou for row in scored if math.isfinite(miou := float(row["val/miou"]))}

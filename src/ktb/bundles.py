@@ -56,6 +56,7 @@ def save_file_of(model: KTBSegmentor, file: Path, *, whole: bool) -> dict[str, A
         about["backbone"] = _portable(about["backbone"])
     skipped = left_out(model, whole=whole)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k not in skipped}
+    checkpoints.refuse_not_finite(state, f"{file}: not written: the model")
     _save(state, file, {"ktb": json.dumps(about)})
     return about
 

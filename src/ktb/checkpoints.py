@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ktb.errors import CheckpointError
 from ktb.files import absent, expanded
+from ktb.models.finite import not_finite, some_of
 from ktb.models.segmentor import KTBSegmentor
 from ktb.models.swin import FrozenSwin, SwinArch
 
@@ -54,7 +55,8 @@ def read_file(path: str | Path) -> Any:
     A .safetensors file of `ktb.bundles` comes as the checkpoint it holds, see `is_ours`.
 
     Raises:
-        CheckpointError: missing, damaged, a pickle that would run code, or a file that unpacks to more than its size.
+        CheckpointError: missing, damaged, a pickle that would run code, a file that unpacks to more than its size, or a
+            checkpoint of ours whose weights are not finite.
     """
     path = expanded(path)
     if not path.is_file():
@@ -70,6 +72,8 @@ def read_file(path: str | Path) -> Any:
             warnings.filterwarnings("ignore", ".*sparse tensor.*")  # refused below as well
             content = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_stretched(content, path)
+        if is_ours(content):
+            refuse_not_finite(content["state_dict"], str(path))
         return content
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -102,6 +106,7 @@ def _read_safetensors(path: Path) -> Any:
         about = None
     if not isinstance(about, dict):
         raise CheckpointError(f"{path}: damaged: what it says about its model is no JSON object; fetch it again")
+    refuse_not_finite(tensors, str(path))
     return {"ktb": about, "state_dict": {f"model.{k}": v for k, v in tensors.items()}}
 
 
@@ -321,7 +326,7 @@ def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
     or the backbone in a model of ktb.
 
     Raises:
-        CheckpointError: none of these.
+        CheckpointError: none of these, or weights that are not finite.
     """
     state = {k.removeprefix("model.").removeprefix("backbone."): v for k, v in state.items() if not _ignored(k)}
     state = {k.removeprefix("swin."): v for k, v in state.items()}
@@ -349,7 +354,9 @@ def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
             re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", k): v
             for k, v in state.items()
         }
-    return {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))}
+    state = {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))}
+    refuse_not_finite(state)
+    return state
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> StateDict:
@@ -636,7 +643,17 @@ def load_model(path: str | Path, *, weights: str | None = None) -> KTBSegmentor:
 def load_exactly(module: torch.nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Load `state`, all of it and nothing less; says which names are missing, unknown or of another shape."""
     _refuse_misfit(module.state_dict(), state, where)
+    refuse_not_finite(state, where)
     module.load_state_dict(state)
+
+
+def refuse_not_finite(state: Mapping[str, Any], where: str = "") -> None:
+    """Raises CheckpointError if a tensor holds NaN or infinities: every answer of such a model is void."""
+    if found := not_finite({k: v for k, v in state.items() if isinstance(v, Tensor)}):
+        raise CheckpointError(
+            f"{where}{': ' * bool(where)}holds weights that are NaN or infinite, {some_of(found)}, as a training that "
+            "had failed leaves them; take a checkpoint from before that"
+        )
 
 
 def _refuse_misfit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:

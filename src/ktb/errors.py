@@ -30,6 +30,10 @@ class CheckpointError(KTBError):
     """A checkpoint or weight file that cannot be used here."""
 
 
+class NotFiniteError(KTBError):
+    """A loss, gradient, weight or output that is NaN or infinite: nothing that follows from it would mean anything."""
+
+
 class ReportError(KTBError):
     """A run or sweep folder that no report can be made of."""
 

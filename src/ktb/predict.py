@@ -50,8 +50,8 @@ from ktb.data.readers import Reading, pixel_limit, read_text, similar
 from ktb.data.spec import normalize
 from ktb.data.tools import Outcome, fixed_parts, png_text
 from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
-from ktb.engine.inference import BAND_VALUES, sliding_bands
-from ktb.errors import ConfigError, DataError, KTBError, is_out_of_gpu_memory, is_out_of_memory
+from ktb.engine.inference import BAND_VALUES, most_likely, sliding_bands
+from ktb.errors import ConfigError, DataError, KTBError, NotFiniteError, is_out_of_gpu_memory, is_out_of_memory
 from ktb.files import atomic_file, existing, files_below, locked, normal
 from ktb.models.segmentor import KTBSegmentor
 
@@ -480,7 +480,13 @@ class Predictor:
             for row, band in sliding_bands(logits, loaded.inputs, loaded.size, window=window, overlap=self.overlap):
                 for start, part in _chunks(row, band[0]):
                     rows = slice(start, start + part.shape[1])
-                    result.ids[rows] = part.argmax(0).to(torch.uint8).cpu().numpy()
+                    ids, answered = most_likely(part[None])
+                    if not answered:
+                        raise NotFiniteError(
+                            f"{_first(loaded.job)}: the model's answer is not finite; look for extreme values in the "
+                            "picture's files, and whether they have the unit of the training data"
+                        )
+                    result.ids[rows] = ids[0].to(torch.uint8).cpu().numpy()
                     if result.confidence is not None:
                         greatest = (part - part.amax(0)).exp().sum(0).reciprocal()
                         result.confidence[rows] = (255 * greatest).round().to(torch.uint8).cpu().numpy()
@@ -640,6 +646,8 @@ def _segment(predictor: Predictor, loaded: _Loaded) -> _Segmented | Outcome:
         return predictor.segment(loaded)
     except OSError as error:  # of the probabilities' file
         return _unwritable(index, error)
+    except NotFiniteError as error:
+        return Outcome(index, "failed", str(error))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error) and not is_out_of_gpu_memory(error):
             raise

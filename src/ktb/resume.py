@@ -18,6 +18,7 @@ from ktb.data.base import RGBXDataModule
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.engine.saving import newest_first
 from ktb.errors import CheckpointError, ConfigError
+from ktb.report.runs import read_json
 
 
 @dataclass
@@ -282,7 +283,7 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
             f"{text}; init_from={point.path} starts anew from its weights, ktb-eval checkpoint={point.path} scores it"
         )
     scored_anew = [key for key in point.changed if key in _TEST or key.split(".")[0] in _TEST]
-    if not result.is_file() or (scored_anew and len(scored_anew) == len(point.changed)):
+    if read_json(result).get("status") != "finished" or (scored_anew and len(scored_anew) == len(point.changed)):
         _say(f"{text}; only what follows the training is done")
         return False
     if point.changed:

@@ -42,6 +42,7 @@ from ktb.data.base import RGBXDataModule
 from ktb.data.spec import DatasetSpec
 from ktb.engine.callbacks import Panels, Predictions, Progress, Speed, finite
 from ktb.engine.epochs import EpochPlan
+from ktb.engine.finite import FiniteCheck
 from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.losses import PixelLoss
 from ktb.engine.metrics import IMAGE_SCORES, PER_CLASS, Tally
@@ -50,7 +51,7 @@ from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
 from ktb.engine.robustness import Robustness
 from ktb.engine.saving import LAST, AtomicIO, Saving
-from ktb.errors import CheckpointError, ConfigError, WriteError
+from ktb.errors import CheckpointError, ConfigError, NotFiniteError, WriteError
 from ktb.files import atomic_file
 from ktb.models.norm import BatchNorm
 from ktb.models.segmentor import KTBSegmentor
@@ -58,7 +59,7 @@ from ktb.models.swin import SwinArch
 from ktb.profile import peak_memory
 from ktb.report.notices import notices
 from ktb.report.page import page
-from ktb.report.runs import read_run
+from ktb.report.runs import read_json, read_run
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
 PER_IMAGE = "per_image.csv"
@@ -148,10 +149,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if point is not None:  # a checkpoint of another model must not cost the run its files
         module.on_load_checkpoint(point.content)
     saving = Saving(run_dir / "checkpoints", every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
+    check = FiniteCheck(saving)
     panels = Panels(run_dir, data.spec, data.modalities)
     trainer = _trainer(
         cfg,
-        [saving, Speed(), panels, *(_predictions(run_dir, data) if cfg.test else [])],
+        [saving, check, Speed(), panels, *(_predictions(run_dir, data) if cfg.test else [])],
         AtomicIO(cfg.save.keep, {point.path: point.content} if point else None),
     )
     plan = EpochPlan.planned(
@@ -173,14 +175,19 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     _announce(trainer, data, model, run_dir)
     if point is not None:
         resume.announce(point, cfg, plan)
+    failed = True
     try:
-        result = _fit_and_test(cfg, trainer, module, data, saving, point)
+        result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
+        failed = False
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         raise WriteError(error.filename or run_dir, error) from error
+    except NotFiniteError as error:
+        _write_failure(run_dir, error, saving, _facts(cfg, data, model, started))
+        raise
     finally:
-        _finish_wandb(trainer)
+        _finish_wandb(trainer, failed=failed)
     result |= {
         "status": "finished",
         "epochs": trainer.current_epoch,
@@ -206,10 +213,14 @@ def _fit_and_test(
     module: SegmentationModule,
     data: RGBXDataModule,
     saving: Saving,
+    check: FiniteCheck,
     point: resume.Checkpoint | None,
 ) -> dict[str, Any]:
     """Training, then the test scores of the best checkpoint (empty without a test)."""
-    trainer.fit(module, datamodule=data, ckpt_path=point.path if point else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=point.path if point else None, weights_only=True)
+    except RuntimeError as error:
+        raise check.explain(trainer, error) or error from None
     if not cfg.test:
         return {}
     trainer.test(module, datamodule=data, ckpt_path=saving.best_path, verbose=False, weights_only=True)
@@ -258,7 +269,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         inference=how,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
-    trainer = _trainer(cfg, [panels, *_predictions(run_dir, data), *([robustness] if robustness else [])])
+    trainer = _trainer(cfg, [*([robustness] if robustness else []), panels, *_predictions(run_dir, data)])
     trainer.test(module, datamodule=data, verbose=False)
     result = _scored(module, data) | {
         "status": "finished",
@@ -490,6 +501,7 @@ def _quiet_lightning() -> None:
         ".*your dataloader is not resumable",  # ours is told where to start (RGBXDataModule.start_at)
         ".*does not have many workers",  # dataset.num_workers is the user's decision
         ".*`srun` command is available",  # a cluster's login node may train without it
+        "Error detected in ",  # of trainer.detect_anomaly, with a stack trace: FiniteCheck says it
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning 2.6 on torch 2.15
     ):
         warnings.filterwarnings("ignore", message)
@@ -530,12 +542,12 @@ def _wandb_options(node: DictConfig, run_dir: Path, dataset: str) -> DictConfig:
     return OmegaConf.merge(node, own, {"group": node.group or sweep or dataset})  # type: ignore[return-value]
 
 
-def _finish_wandb(trainer: L.Trainer) -> None:
-    """End the run, or the next job of a sweep in this process would log into it."""
+def _finish_wandb(trainer: L.Trainer, *, failed: bool) -> None:
+    """End the run, or the next job of a sweep in this process would log into it; a failed one is shown as failed."""
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         import wandb
 
-        wandb.finish()
+        wandb.finish(exit_code=int(failed))
 
 
 # --------------------------------------------------------------------------------------------------------- run folder
@@ -550,6 +562,8 @@ def _claim(run_dir: Path, cfg: DictConfig, *, resuming: bool) -> None:
         for name in WRITTEN:
             path = run_dir / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if read_json(run_dir / RESULT).get("status") == "failed":  # an attempt before this one, which goes on from there
+        (run_dir / RESULT).unlink()
     _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
@@ -581,6 +595,15 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- result
+
+
+def _write_failure(run_dir: Path, error: NotFiniteError, saving: Saving, facts: dict[str, Any]) -> None:
+    """A result.json without scores, so that nobody takes those of an earlier training for this one's, and its page."""
+    if ranks.is_first():
+        good = saving.newest and os.path.relpath(saving.newest, run_dir)
+        failure = {"status": "failed", "cause": "not finite", "error": str(error), "checkpoint": good}
+        _write_json(run_dir / RESULT, failure | facts)
+        _write_text(run_dir / PAGE, page([read_run(run_dir)]))
 
 
 def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:

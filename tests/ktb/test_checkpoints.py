@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
@@ -14,9 +16,11 @@ from ktb.checkpoints import (
     fingerprint,
     from_published,
     load_backbone,
+    load_model,
     load_published,
     merging_from_openmmlab,
     merging_to_openmmlab,
+    read_file,
     read_state_dict,
     to_published,
 )
@@ -79,6 +83,40 @@ def test_unknown_and_missing_names_are_listed(published: dict[str, Tensor]) -> N
         load_published(wrong)
     with pytest.raises(CheckpointError, match=r"expected a published checkpoint.*found names like a"):
         load_published({"a": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_wherever_they_come_from(
+    published: dict[str, Tensor], tmp_path: Path, value: float
+) -> None:
+    """A published file, a bundle, a checkpoint of ours, a backbone; and none is written."""
+    name = "decode_head.linear_pred.bias"
+    spoilt = published[name].clone()
+    spoilt[1] = value
+    with pytest.raises(CheckpointError, match=r"holds weights that are NaN or infinite, head\.predict\.bias, as a"):
+        load_published({**published, name: spoilt})
+    model = load_published(published)
+    model.save_pretrained(tmp_path / "bundle")
+    tensors = load_file(tmp_path / "bundle" / "model.safetensors")
+    with safe_open(tmp_path / "bundle" / "model.safetensors", "pt") as file:
+        about = file.metadata()
+    tensors["head.norm.running_var"][0] = value
+    save_file(tensors, tmp_path / "bundle" / "model.safetensors", metadata=about)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: holds weights .*, head\.norm\.running_var, as"):
+        load_model(tmp_path / "bundle")
+    torch.save({"ktb": {}, "state_dict": {"model.a": torch.ones(2), "model.b": spoilt}}, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: holds weights that are NaN or infinite, model\.b, as a"):
+        read_file(tmp_path / "last.ckpt")
+    backbone = {k: v for k, v in published.items() if k.startswith("backbone.")}
+    backbone["backbone.stages.0.blocks.0.norm1.weight"] = torch.full((32,), value)
+    torch.save(backbone, tmp_path / "swin.pth")
+    with pytest.raises(CheckpointError, match=r"swin\.pth: holds weights .*, layers\.0\.blocks\.0\.norm1\.weight, as"):
+        load_backbone(ARCH, str(tmp_path / "swin.pth"), name="swin")
+    with torch.no_grad():
+        model.head.predict.bias[0] = value
+    with pytest.raises(CheckpointError, match=r"not written: the model: holds weights .*, head\.predict\.bias, as"):
+        model.save_pretrained(tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 class Evil:

@@ -520,3 +520,23 @@ def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, t
             y, left = ((n - min(x.shape[-2:])) // 2 for n in (found.shape[-2], found.shape[-1] - MARGIN))
             found = found[:, y : y + x.shape[-2], MARGIN + left : MARGIN + left + x.shape[-1]]
         assert torch.equal(found, x), modality
+
+
+def test_an_answer_that_is_not_finite_is_no_mask(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of NaN would be class 0. Nothing is written of that picture, and the others are."""
+    forward = KTBSegmentor.forward
+
+    def spoilt(self: KTBSegmentor, given: Any, **options: Any) -> Any:
+        out = forward(self, given, **options)
+        if out.logits.shape[-2:] == SIZES["sub/b"]:
+            out.logits[:, :, 30, 7] = float("nan")
+        return out
+
+    monkeypatch.setattr(KTBSegmentor, "forward", spoilt)
+    assert call(trained, pairs, tmp_path / "out", "--write", "probabilities") == 1
+    assert "sub/b.png: the model's answer is not finite; look for extreme values" in capsys.readouterr().err
+    written = {name for name in files(tmp_path / "out") if name.endswith((".png", ".npz"))}
+    assert written == {f"{kind}/{name}{end}" for name in ("a", "sub/deep/c.1")
+                       for kind, end in (("index", ".png"), ("probabilities", ".npz"))}  # fmt: skip

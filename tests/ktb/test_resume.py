@@ -78,7 +78,7 @@ def test_killed_after_every_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(torch.equal(ours[k], expected[k]) for k in expected), moments
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "not finite"])
 def test_a_damaged_checkpoint_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
@@ -92,13 +92,20 @@ def test_a_damaged_checkpoint_is_passed_over(
     folder = (tmp_path / "killed").rename(tmp_path / "moved")
     last = folder / "checkpoints" / "last.ckpt"
     assert [file.name for file in newest_first(last.parent)] == ["last.ckpt", "last-1.ckpt"]
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 1
-    last.write_bytes(content if damage == "changed" else content[: len(content) // 2])
+    if damage == "not finite":
+        state = torch.load(last, weights_only=True)
+        state["state_dict"]["model.head.predict.bias"][0] = float("nan")
+        torch.save(state, last)
+    else:
+        content = bytearray(last.read_bytes())
+        content[len(content) // 2] ^= 1
+        last.write_bytes(content if damage == "changed" else content[: len(content) // 2])
     capsys.readouterr()
     result = train(folder, *options, "ckpt_path=auto")
     warning = capsys.readouterr().err
-    assert f"{last}: not a readable checkpoint" in warning
+    assert (
+        f"{last}: {'holds weights that are NaN' if damage == 'not finite' else 'not a readable checkpoint'}" in warning
+    )
     assert f"continuing from {last.with_name('last-1.ckpt')} instead" in warning
     assert result["best_val_miou"] == expected["best_val_miou"]
     assert metric_rows(folder) == metric_rows(tmp_path / "undisturbed")

@@ -56,6 +56,12 @@ if job.get("die"):
 if job.get("fail"):
     note()
     sys.exit("ktb-train: error: " + job["fail"])
+if job.get("diverges") and float(given["optim.lr"]) > 1e-3:
+    note()
+    failure = {"status": "failed", "cause": "not finite", "error": "step 2: loss is nan"}
+    (folder / "result.json").write_text(json.dumps(failure))
+    print("ktb-train: error: step 2: loss is nan", file=sys.stderr)
+    sys.exit(2)
 if job.get("bug"):
     note()
     raise ZeroDivisionError("a bug")
@@ -329,6 +335,21 @@ def test_a_bad_trial_is_pruned_while_it_runs(train: Train) -> None:
         record = records(Path("sweeps/s"))[f"trial_{trial.number:03d}"]
         assert record["error"].startswith("pruned after epoch ")
         assert 1 <= len(trial.intermediate_values) < 20
+
+
+def test_a_trial_whose_loss_is_nan_is_pruned_and_the_search_goes_on(train: Train) -> None:
+    """As a bad one that is not tried again, while a job of the sweep it is one that failed, with its reason."""
+    random = ("sweeper.sampler._target_=optuna.samplers.RandomSampler", "sweeper.sampler.seed=1", "sweeper.n_trials=5")
+    plan = {0: {"diverges": True, "epochs": 1}}
+    assert train(*SEARCH, *random, plan=plan) == 1
+    found = [(trial.params["optim.lr"] > 1e-3, trial.state.name) for trial in trials()]
+    assert set(found) == {(True, "PRUNED"), (False, "COMPLETE")}
+    failed = [record for record in records(Path("sweeps/s")).values() if record["status"] == "failed"]
+    assert len(failed) == [name for _, name in found].count("PRUNED")
+    assert {record["error"] for record in failed} == {"step 2: loss is nan"}
+    assert train(*SEARCH, *random, plan=plan) == 1
+    assert len(trials()) == 5
+    assert len(ran()) == 0
 
 
 def test_a_failed_trial_is_repeated_and_an_interrupted_one_goes_on(train: Train) -> None:

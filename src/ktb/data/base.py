@@ -450,12 +450,13 @@ class RGBXDataset(Dataset[Sample]):
         epoch, index = item if isinstance(item, tuple) else (0, item)
         with _errors_leave_workers_as_one_line(), pixel_limit(self.max_pixels):
             raw = self.samples.read(index, [m.name for m in self.modalities])
+            if self.match_label:
+                height, width = next(iter(raw.images.values())).shape[:2]
+                raw.label = resize_nearest(raw.label, (height, width))
+            sample = to_sample(raw, self.modalities, self.transform, entropy=(self.seed, epoch, index))
         if raw.converted:
             say_converted(raw.converted)
-        if self.match_label:
-            height, width = next(iter(raw.images.values())).shape[:2]
-            raw.label = resize_nearest(raw.label, (height, width))
-        return to_sample(raw, self.modalities, self.transform, entropy=(self.seed, epoch, index))
+        return sample
 
 
 # One byte that loader processes share with this one, where they are forks of it.
@@ -479,11 +480,21 @@ def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check li
 def to_sample(
     raw: RawSample, modalities: Sequence[ModalitySpec], transform: Transform, *, entropy: Sequence[int] = ()
 ) -> Sample:
-    """A sample as read → as the engine takes it: transformed, holes as they are meant, as tensors."""
+    """A sample as read → as the engine takes it: transformed, holes as they are meant, as tensors.
+
+    Raises:
+        DataError: a value that is not finite; readers refuse those of files, so it comes of extreme ones.
+    """
     images = {
         name: _premultiply(image, raw.valid[name]) if name in raw.valid else image for name, image in raw.images.items()
     }
     images, label = transform(images, raw.label, entropy=entropy)
+    for name, image in images.items():
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            raise DataError(
+                f"{raw.id}: {name} holds NaN or infinite values when it has been read and resized; expected finite "
+                "numbers: look for extreme values in its files"
+            )
     return Sample(
         inputs={m.name: _finish(images[m.name], m, raw.images[m.name].dtype, m.name in raw.valid) for m in modalities},
         label=torch.from_numpy(np.ascontiguousarray(label)),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ktb.errors import NotFiniteError
 
 
 def world_size() -> int:
@@ -17,3 +20,21 @@ def summed(x: Tensor) -> Tensor:
         x = x.clone()
         dist.all_reduce(x)
     return x
+
+
+def stop_together(message: str | None, device: torch.device) -> None:
+    """End the job if any process has a message. All processes call this at the same place.
+
+    Raises:
+        NotFiniteError: on rank 0, with the first message.
+        SystemExit: on the others, as rank 0 says why.
+    """
+    if not summed(torch.tensor(int(message is not None), device=device)):
+        return
+    messages = [message]
+    if world_size() > 1:
+        messages = [None] * world_size()
+        dist.all_gather_object(messages, message)
+        if dist.get_rank() > 0:
+            raise SystemExit(2)
+    raise NotFiniteError(next(text for text in messages if text is not None))

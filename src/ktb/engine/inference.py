@@ -56,6 +56,15 @@ def resize_logits(logits: Tensor, size: Size) -> Tensor:
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
+def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Class ids (B, H, W) of logits (B, K, H, W), and which images (B) have an answer in every pixel.
+
+    The largest of logits that are NaN is class 0, which looks like an answer and is none.
+    """
+    largest, ids = logits.max(1)
+    return ids, largest.isfinite().flatten(1).all(1)
+
+
 def whole_image(model: Model, inputs: Mapping[str, Tensor], size: Size) -> Tensor:
     """Logits (B, K, *size) of one forward pass over whole images."""
     return resize_logits(model(inputs, side=False).logits, size)

@@ -98,7 +98,7 @@ def ohem_cross_entropy(
         return _mean(torch.where(selected, loss, 0.0).sum(), count)
     size = loss.detach().float()
     least = _kth_largest(size, count)
-    larger, equal = size > least, size == least
+    larger, equal = ~(size <= least), size == least  # NaN counts as larger: it must not drop out of the loss
     ahead, ties = summed(torch.stack([larger.sum(), equal.sum()])).unbind(0)
     part = (count - ahead) / ties.clamp(min=1)  # pixels of one loss share what is left of the count
     if weights is None:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.distributed import summed
+from ktb.engine.distributed import stop_together, summed
 from ktb.engine.draws import per_sample
-from ktb.engine.inference import Inference, whole_image
+from ktb.engine.inference import Inference, most_likely, whole_image
 from ktb.engine.losses import PixelLoss, draw_masks
 from ktb.engine.metrics import ConfusionMatrix, Evaluation, scores
 from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
 from ktb.errors import CheckpointError
+from ktb.models.finite import some_of
 from ktb.models.segmentor import KTBSegmentor
 
 
@@ -77,6 +78,11 @@ class SegmentationModule(L.LightningModule):
         self.val_matrix = ConfusionMatrix(len(classes))
         self.evaluation = Evaluation(len(classes), mean_without)
         """What the last test run counted, over all ranks."""
+        self.terms: dict[str, Tensor] = {}
+        """Terms of the loss of the last training step, over all ranks; the mean over the batches that are accumulated
+        for the step so far."""
+        self._accumulated = 0  # batches of the step that is running, before this one
+        self._answered: list[tuple[list[str], Tensor]] = []  # ids, and which have finite logits, of this validation
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -84,6 +90,9 @@ class SegmentationModule(L.LightningModule):
         """What the model takes of a batch."""
         normal = normalize(batch["inputs"], self.modalities)
         return {name: x.contiguous(memory_format=self.memory_format) for name, x in normal.items()}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._accumulated = batch_idx % self.trainer.accumulate_grad_batches
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         # Every draw belongs to a place in the global batch. The sampler deals that out in turn: of W processes this one
@@ -98,9 +107,11 @@ class SegmentationModule(L.LightningModule):
             masked = masks[:, mine].to(self.device)
         terms = self.loss(self.model(self.inputs(batch), side=self.loss.uses_side_heads, masked=masked), batch["label"])
         means = summed(torch.stack(list(terms.values()))) / world
-        logged = dict(zip(terms, means, strict=True))
-        self.log_dict({f"train/{k}": v for k, v in logged.items()}, on_step=True, on_epoch=False, prog_bar=False)
-        self.log("loss", logged["loss"], on_step=True, prog_bar=True, logger=False)
+        if (before := self._accumulated) and self.terms:
+            means = torch.lerp(torch.stack(list(self.terms.values())), means, 1 / (before + 1))
+        self.terms = dict(zip(terms, means, strict=True))
+        self.log_dict({f"train/{k}": v for k, v in self.terms.items()}, on_step=True, on_epoch=False, prog_bar=False)
+        self.log("loss", self.terms["loss"], on_step=True, prog_bar=True, logger=False)
         return terms["loss"]
 
     def configure_optimizers(self) -> Any:
@@ -122,17 +133,23 @@ class SegmentationModule(L.LightningModule):
 
     # ----------------------------------------------------------------------------------------------------- evaluation
 
-    def predict_batch(self, batch: Batch, inference: Inference) -> Tensor:
-        """Class ids (B, H, W) at the label's size."""
+    def predict_batch(self, batch: Batch, inference: Inference) -> tuple[Tensor, Tensor]:
+        """Class ids (B, H, W) at the label's size, and which samples (B) have finite logits."""
         if not batch["id"]:  # a process that no sample was left for
-            return batch["label"].long()
+            return batch["label"].long(), batch["label"].new_ones(0, dtype=torch.bool)
         size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
-        return inference(self.model, self.inputs(batch), size).argmax(1)
+        return most_likely(inference(self.model, self.inputs(batch), size))
+
+    def on_validation_epoch_start(self) -> None:
+        self._answered = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.val_matrix.update(self.predict_batch(batch, whole_image), batch["label"])
+        prediction, answered = self.predict_batch(batch, whole_image)
+        self._answered.append((batch["id"], answered))
+        self.val_matrix.update(prediction, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
+        self.require_answers(self._answered)
         counts = self.val_matrix.compute().cpu().numpy()
         self.val_matrix.reset()
         self._log_scores("val", counts)
@@ -141,7 +158,8 @@ class SegmentationModule(L.LightningModule):
         self.evaluation = Evaluation(len(self.classes), self.mean_without)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        prediction = self.predict_batch(batch, self.inference)
+        prediction, answered = self.predict_batch(batch, self.inference)
+        self.require_answers([(batch["id"], answered)])
         if batch["id"]:
             self.evaluation.update(prediction, batch["label"], batch["id"], batch["condition"])
         return prediction
@@ -150,6 +168,28 @@ class SegmentationModule(L.LightningModule):
         self.evaluation = self.evaluation.gather()
         if self.evaluation.total.matrix.any():  # a split without labels has no scores
             self._log_scores("test", self.evaluation.total.matrix)
+
+    def require_answers(self, answered: Sequence[tuple[Sequence[str], Tensor]], case: str = "") -> None:
+        """End the job if an image has no answer; called in all processes at the same place.
+
+        Args:
+            answered: ids, and which of them have finite logits.
+            case: how the inputs were changed, for the message.
+
+        Raises:
+            NotFiniteError: some logits are not finite.
+        """
+        ids = [name for names, _ in answered for name in names]
+        wrong = torch.cat([x for _, x in answered]).logical_not() if answered else torch.zeros(0)
+        lost = [ids[i] for i in wrong.nonzero().flatten().tolist()]
+        message = None
+        if lost:
+            when = f"validation after step {self.global_step}: " if self.trainer.state.fn == "fit" else ""
+            message = (
+                f"{when}the logits of {some_of(lost)} are not finite{case}, so no score would mean anything; look for "
+                "extreme values in the sample's files, and compute with trainer.precision=32-true"
+            )
+        stop_together(message, self.device)
 
     def _log_scores(self, stage: str, counts: NDArray[np.int64]) -> None:
         result = scores(counts, self.mean_without)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
 from ktb.engine.callbacks import finite
-from ktb.engine.inference import Model
+from ktb.engine.inference import Model, most_likely
 from ktb.engine.metrics import PER_CLASS, ConfusionMatrix, scores
 from ktb.engine.module import SegmentationModule
 from ktb.errors import ConfigError
@@ -128,6 +128,9 @@ class Case:
     setting: str
     affected: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.protocol, self.setting, ", ".join(self.affected))))
+
 
 def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
     """Every proper subset but the empty one, small ones first."""
@@ -214,6 +217,7 @@ class Robustness(Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(SegmentationModule, pl_module)
+        self._answered: dict[Case, list[tuple[list[str], Tensor]]] = {case: [] for case in self.cases}
         self._counts = {
             (case, head): ConfusionMatrix(module.model.num_classes).to(module.device)
             for case in self.cases
@@ -245,10 +249,15 @@ class Robustness(Callback):
             with trainer.precision_plugin.test_step_context():
                 logits = module.inference(model, self._changed(inputs, case, draws), size)
             for head, part in zip(heads, logits.split(module.model.num_classes, dim=1), strict=True):
-                self._counts[case, head].update(part.argmax(1), batch["label"])
+                prediction, answered = most_likely(part)
+                self._answered[case].append((batch["id"], answered))
+                self._counts[case, head].update(prediction, batch["label"])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        without = cast(SegmentationModule, pl_module).mean_without
+        module = cast(SegmentationModule, pl_module)
+        for case, answered in self._answered.items():
+            module.require_answers(answered, f" in the case {case}")
+        without = module.mean_without
         found = {key: scores(metric.compute().cpu().numpy(), without) for key, metric in self._counts.items()}
         self.result = summarise(found, [m.name for m in self.modalities], self.expected)
 

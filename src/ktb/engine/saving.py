@@ -148,6 +148,11 @@ class Saving(Checkpoint):
         file = self.folder / BEST
         return file if math.isfinite(self.best_score) and file.is_file() else None
 
+    @property
+    def newest(self) -> Path | None:
+        """The last checkpoint that training can continue from, if there is one."""
+        return next(iter(newest_first(self.folder)), None)
+
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, **self._resume}
 

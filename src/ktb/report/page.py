@@ -102,6 +102,8 @@ def _head(runs: Sequence[Run], sweep: Sweep | None) -> tuple[str, str, str]:
             if unlabelled
             else "no scores yet: the run has not finished, or was made with test=false"
         )
+        if run.failure:
+            state = f"failed: {run.failure}"
         return _dataset(run), escape(f"{run.name} · {state}"), ""
     tiles = []
     for i, (key, value) in enumerate(run.scores.items()):

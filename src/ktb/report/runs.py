@@ -58,6 +58,11 @@ class Run:
         return SCORES[key] + (without(self.mean_without) if key in MEANS else "")
 
     @property
+    def failure(self) -> str | None:
+        """Why the training ended without scores, if it said so."""
+        return str(self.result.get("error") or "no reason given") if self.result.get("status") == "failed" else None
+
+    @property
     def per_class(self) -> dict[str, dict[str, Any]]:
         return {name: mapping(row) for name, row in mapping(self.result.get("per_class")).items()}
 
@@ -252,6 +257,7 @@ def run_table(runs: Sequence[Run]) -> Table:
     """A row per run: what it is, its scores, and the published number beside them."""
     keys = [key for key in SCORES if any(key in run.scores for run in runs)]
     published = any(run.published for run in runs)
+    failed = any(run.failure for run in runs)
     heads = ["run", "data set", "split", "protocol", "modalities", "backbone", "checkpoint", "seed"]
     rows: list[list[Value]] = []
     for run in runs:
@@ -269,8 +275,11 @@ def run_table(runs: Sequence[Run]) -> Table:
         ]
         if published:
             row += [run.published[0], difference(run)] if run.published else [None, None]
+        if failed:
+            row.append(run.failure and f"failed: {run.failure}")
         rows.append(row)
     heads += [SCORES[key] for key in keys] + (["published mIoU", "difference"] if published else [])
+    heads += ["state"] if failed else []
     return Table("Runs, scores in %", heads, rows)
 
 

@@ -157,7 +157,7 @@ def _job(sweep: Path, name: str, overrides: Any) -> Job:
         name=name,
         folder=folder,
         overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (str(overrides),),
-        status=str(state.get("status", "finished" if result else "pending")),
+        status=str(state.get("status", result.get("status", "finished") if result else "pending")),
         error=None if error is None else " ".join(str(error).split()),
         attempts=attempts if isinstance(attempts, int) else 0,
         scores={key: value for key, value in metrics.items() if value is not None},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,25 @@ def test_errors_leave_workers_as_one_line(workers):
         list(module.val_dataloader())
     release(caught)
     assert str(caught.value) == "/data/6.png: holds: nonsense; expected sense, mend it"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_values_that_are_not_finite_never_reach_the_model(workers, value):
+    """Whatever reads them: readers of files look themselves, samples of other kinds may not."""
+
+    class Spoilt(Toy):
+        def read(self, index, streams):
+            raw = super().read(index, streams)
+            depth = raw.images["depth"].astype(np.float32)
+            depth[7, 9] = value if index == 3 else 1.0
+            return replace(raw, images={**raw.images, "depth": depth})
+
+    module = ToyModule(Spoilt(), num_workers=workers)
+    with pytest.raises(DataError) as caught:
+        list(module.val_dataloader())
+    release(caught)
+    assert str(caught.value).startswith("s/3: depth holds NaN or infinite values when it has been read and resized; ")
 
 
 def test_worker_error_survives_being_raised_from_its_traceback():

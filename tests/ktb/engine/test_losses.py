@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ktb.engine import losses
 from ktb.engine.losses import PixelLoss, SelfTeachingLoss, _kth_largest, cross_entropy, draw_masks, ohem_cross_entropy
 from ktb.models.segmentor import SegOutput
 from tests.ktb.reference import load_json, rng
@@ -54,6 +56,19 @@ def test_ohem_is_the_mean_of_the_selected_losses() -> None:
     hard = pixel[pixel > -math.log(0.7)]
     assert len(hard) > label.numel() // 16
     assert ohem_cross_entropy(logits, label).item() == pytest.approx(hard.mean().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
+def test_one_pixel_that_is_nan_makes_the_loss_nan(
+    loss: Callable[..., torch.Tensor], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "world_size", lambda: processes)
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 5, 16, 16), torch.randint(0, 5, (2, 16, 16))
+    assert loss(logits, label).isfinite()
+    logits[1, 2, 3, 4] = float("nan")
+    assert loss(logits, label).isnan()
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])

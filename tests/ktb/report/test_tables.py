@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from ktb.report.page import page
+from ktb.report.runs import read_run
 from ktb.report_cli import main
 
 NASTY = "a|b_<c>&\\$%"
@@ -146,7 +148,21 @@ def test_classes_left_out_of_the_mean_stand_in_every_table(tmp_path: Path, capsy
         heads = printed(capsys, "sweep", str(sweep), "--format", "csv", "--table", table).splitlines()[0]
         assert "mIoU without wall" in heads
     assert main([str(folder), "--out", str(tmp_path / "page.html")]) == 0
-    page = (tmp_path / "page.html").read_text()
-    assert "mIoU without wall, %" in page
-    assert "means without wall" in page
-    assert 'wall <span class="soft">not in the mean</span>' in page
+    text = (tmp_path / "page.html").read_text()
+    assert "mIoU without wall, %" in text
+    assert "means without wall" in text
+    assert 'wall <span class="soft">not in the mean</span>' in text
+
+
+def test_a_run_that_failed_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = run_folder(tmp_path / "x" / "good")
+    bad = run_folder(tmp_path / "x" / "bad")
+    reason = "step 12: loss is nan; last good checkpoint: none yet"
+    (bad / "result.json").write_text(json.dumps({"status": "failed", "error": reason}))
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, str(good), str(bad), "--format", "csv"))))
+    assert [row["state"] for row in rows] == ["", f"failed: {reason}"]
+    assert [row["mIoU"] != "" for row in rows] == [True, False]
+    alone = read_run(bad)
+    assert f"failed: {reason}" in page([alone])
+    assert "has not finished" not in page([alone])
+    assert (alone.failure, read_run(good).failure) == (reason, None)
