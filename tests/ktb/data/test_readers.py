@@ -279,7 +279,8 @@ def test_text_in_the_encodings_that_editors_write(tmp_path, encoding):
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32", "latin-1"])
 def test_text_in_other_encodings_is_refused(tmp_path, encoding):
     (tmp_path / "train.txt").write_bytes("Straße/1\n".encode(encoding))
-    assert "is no text in UTF-8; expected a text file: save it again" in message(read_list, tmp_path / "train.txt")
+    text = message(read_list, tmp_path / "train.txt", tmp_path)
+    assert "is no text in UTF-8; expected a text file: save it again" in text
 
 
 # --- damaged, wrong or hostile ---------------------------------------------------------------------------------------
