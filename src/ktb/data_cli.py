@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         "classes.txt, then those that tell more classes apart)",
     )
     sub.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=67_108_864,
+        metavar="N",
+        help="refuse larger pictures (default: 67108864); goes into the configuration",
+    )
+    sub.add_argument(
         "--config-dir", type=expanded, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)"
     )
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
@@ -221,7 +228,13 @@ def _new(arguments: argparse.Namespace) -> int:
     if name in config.groups("train")["dataset"]:
         raise ConfigError(f"{name!r} is one of ktb's own data sets; choose another --name")
     new_file(name, arguments.config_dir)  # before a look at a large folder, which takes its time
-    found = survey(arguments.folder, label_files=arguments.label, watch=watch, workers=arguments.workers)
+    found = survey(
+        arguments.folder,
+        label_files=arguments.label,
+        watch=watch,
+        workers=arguments.workers,
+        max_pixels=arguments.max_pixels,
+    )
     path = write_yaml(found, name, arguments.config_dir)
     show(found, Console())
     print(path)

@@ -9,6 +9,7 @@ import resource
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ktb import KTBSegmentor, load_model, load_published
 from ktb.checkpoints import read_file
-from ktb.data.readers import decode
+from ktb.data.label_guess import look_at_label
+from ktb.data.readers import ImageReader, LabelReader, decode, id_table
 from ktb.errors import CheckpointError, DataError, KTBError
 from ktb.model_cli import main
 from ktb.models.swin import FrozenSwin, SwinArch
@@ -326,3 +329,134 @@ def test_nothing_of_the_above_is_caught_by_accident(bundle: Path, tmp_path: Path
     assert load_model(changed(bundle, tmp_path, lambda about: None)).num_classes == 10
     with pytest.raises(CheckpointError, match="of another shape"):
         load_model(changed(bundle, tmp_path, lambda about: about["model"].update(side_head_dim=9, head_dim=8)))
+
+
+# ------------------------------------------------------------------------------------------------------ mutated files
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """The same with up to three places changed, cut out or put in; now and then the checksums of a PNG are made right
+    again, so that the change gets as far as the decoder."""
+    content = bytearray(data)
+    for _ in range(rng.integers(0, 4)):
+        at = int(rng.integers(len(content))) if rng.random() < 0.5 else int(rng.integers(min(len(content), 200)))
+        match rng.integers(5):
+            case 0:
+                content[at] = int(rng.integers(256))
+            case 1:
+                content[at] ^= 1 << int(rng.integers(8))
+            case 2:
+                del content[at : at + int(rng.integers(1, 40))]
+            case 3:
+                content[at:at] = rng.bytes(int(rng.integers(1, 40)))
+            case _:
+                content[at : at + 4] = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff")[rng.integers(3)]
+        if not content:
+            return b""
+    if rng.random() < 0.5 and content.startswith(b"\x89PNG\r\n\x1a\n"):
+        position = 8
+        while position + 12 <= len(content):
+            end = position + 12 + int.from_bytes(content[position : position + 4], "big")
+            if end > len(content):
+                break
+            content[end - 4 : end] = struct.pack(">I", zlib.crc32(content[position + 4 : end - 4]))
+            position = end
+    return bytes(content)
+
+
+def specimens(folder: Path) -> list[bytes]:
+    """A file of each kind that is read, and of some that are not."""
+    rng = np.random.default_rng(0)
+    rgb, grey = rng.integers(0, 256, (24, 32, 3), np.uint8), rng.integers(0, 3, (24, 32), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    palette = Image.fromarray(grey)
+    palette.putpalette(bytes([0, 0, 0, 255, 0, 0, 0, 255, 0]))
+    clear = np.dstack([rgb, np.where(grey, 255, 0).astype(np.uint8)])
+    files: list[tuple[str, Image.Image, dict[str, Any]]] = [
+        ("PNG", Image.fromarray(rgb), {"exif": exif}),
+        ("PNG", Image.fromarray(grey.astype(np.uint16) * 1000), {}),
+        ("PNG", Image.fromarray(grey), {"exif": exif}),
+        ("PNG", palette, {"transparency": 0}),
+        ("PNG", Image.fromarray(clear), {}),
+        ("PNG", Image.fromarray(clear[..., 2:]), {}),
+        ("PNG", Image.fromarray(grey > 0), {}),
+        ("JPEG", Image.fromarray(rgb), {"exif": exif}),
+        ("JPEG", Image.fromarray(rgb), {"progressive": True}),
+        ("TIFF", Image.fromarray(rgb), {}),
+        ("BMP", Image.fromarray(rgb), {}),
+    ]
+    found = []
+    for kind, image, options in files:
+        stream = io.BytesIO()
+        image.save(stream, kind, **options)
+        found.append(stream.getvalue())
+    for array in (rgb, grey.astype(np.int64), grey.astype(np.float32), rgb.astype(">u2")):
+        stream = io.BytesIO()
+        np.save(stream, array)
+        found.append(stream.getvalue())
+    return found
+
+
+READERS: dict[str, ImageReader] = {
+    "rgb": ImageReader(channels=3, colour=True),
+    "deep": ImageReader(channels=3, units={"uint16": 255 / 4095}, colour=True),
+    "any": ImageReader(dtype="float32", hole_value=float("nan"), holes="fill"),
+    "depth": ImageReader(channels=1, dtype="float32", hole_value=0, normalise="percentile"),
+}
+LABELS: dict[str, LabelReader] = {
+    "ids": LabelReader(id_table(3)),
+    "alpha": LabelReader(id_table(3), alpha="void"),
+    "colours": LabelReader(colours={(0, 0, 0): 0, (255, 0, 0): 1, (0, 255, 0): 2}, alpha="void"),
+}
+
+
+def read_or_refused(read: Callable[[Any], Any], what: Any) -> Any:
+    """What is read, or None where it is refused in one line that begins with the file's name."""
+    try:
+        return read(what)
+    except DataError as error:
+        text = str(error)
+    path = what if isinstance(what, Path) else what[0]
+    assert "\n" not in text, path
+    assert text.startswith(f"{path}: "), text
+    return None
+
+
+def outcomes_of_mutated_files(folder: Path, count: int, seed: int = 0) -> Counter[str]:
+    """Read `count` mutated files as pictures and as labels: a valid sample or one line that names the file."""
+    found: Counter[str] = Counter()
+    originals = specimens(folder)
+    for i in range(count):
+        rng = np.random.default_rng((seed, i))
+        path = folder / f"{i}{('.png', '.jpg', '.npy', '.tif')[rng.integers(4)]}"
+        path.write_bytes(mutated(originals[i % len(originals)], rng))
+        for name, reader in READERS.items():
+            if (read := read_or_refused(reader, [path])) is None:
+                found["refused picture"] += 1
+                continue
+            found["picture"] += 1
+            image, valid = read.image, read.valid
+            assert image.ndim == 3, (path, name)
+            assert image.dtype == (np.uint8 if reader.dtype == "uint8" else np.float32), (path, name)
+            assert np.isfinite(image if valid is None else image[valid]).all(), (path, name)
+            assert name == "any" or image.shape[2] == reader.channels, (path, name)
+        for name, labels in LABELS.items():
+            if (label := read_or_refused(labels, path)) is None:
+                found["refused label"] += 1
+                continue
+            found["label"] += 1
+            assert label.ndim == 2, (path, name)
+            assert label.dtype == np.uint8, (path, name)
+            assert set(np.unique(label).tolist()) <= {0, 1, 2, 255}, (path, name)
+        seen = look_at_label(path)
+        found[f"ktb-data new: {seen.state}"] += 1
+        assert "\n" not in seen.message, path
+        path.unlink()
+    return found
+
+
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    found = outcomes_of_mutated_files(tmp_path, 300)
+    # Both happen, to pictures and to labels, so the property says something.
+    assert min(found[key] for key in ("picture", "refused picture", "label", "refused label")) >= 20

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +37,7 @@ from ktb.data.label_guess import (
     look_at_label,
     read_class_names,
 )
-from ktb.data.readers import decode, similar
+from ktb.data.readers import MAX_PIXELS, decode, pixel_limit, similar
 from ktb.data.recipe import Setting, guess_recipe
 from ktb.data.tools import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
@@ -119,6 +120,7 @@ class Survey:
     """Files of one sample differ in size."""
     lists: dict[str, list[str]] = field(default_factory=dict)
     """Split → names of its samples, where lists have to be written."""
+    max_pixels: int = MAX_PIXELS
     recipe: list[Setting] = field(default_factory=list)
     """Of the training; `write_yaml` finds it, as it needs the lists."""
 
@@ -452,7 +454,12 @@ def _plain_watch(outcomes: Iterator[Outcome], total: int, title: str) -> Iterabl
 
 
 def survey(
-    root: Path, *, label_files: str | None = None, watch: Watch = _plain_watch, workers: int | None = None
+    root: Path,
+    *,
+    label_files: str | None = None,
+    watch: Watch = _plain_watch,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> Survey:
     """Look at the folder `root`.
 
@@ -461,10 +468,22 @@ def survey(
         label_files: the folder or the pattern of the labels; None: they are looked for.
         watch: shows the progress.
         workers: processes that read labels.
+        max_pixels: larger pictures are refused.
 
     Raises:
         DataError: no folder, no pictures, no labels, files that cannot be read, no modality beside the labels.
     """
+    with pixel_limit(max_pixels):
+        return _survey(root, label_files, watch, workers, max_pixels)
+
+
+def _label_within(path: Path, max_pixels: int) -> LabelSeen:
+    """`look_at_label` in another process, which the limit of this one does not reach."""
+    with pixel_limit(max_pixels):
+        return look_at_label(path)
+
+
+def _survey(root: Path, label_files: str | None, watch: Watch, workers: int | None, max_pixels: int) -> Survey:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder{similar(root)}; expected the one that holds your pictures and labels")
     files, notes = find_files(root)
@@ -512,7 +531,9 @@ def survey(
     if len(paths) > MAX_LABELS:
         notes.append(f"{MAX_LABELS} of {len(paths)} labels were read: rare classes may be missing")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, MAX_LABELS).astype(int)]
-    outcomes = list(watch(parallel(look_at_label, paths, workers), len(paths), "labels"))
+    outcomes = list(
+        watch(parallel(partial(_label_within, max_pixels=max_pixels), paths, workers), len(paths), "labels")
+    )
     if failed := [o for o in outcomes if o.state == "failed"]:
         raise DataError(min(o.message for o in failed))
     seen = [o for o in outcomes if isinstance(o, LabelSeen)]
@@ -550,6 +571,7 @@ def survey(
         batch_size=4,
         notes=notes + found.notes,
         resized=resized,
+        max_pixels=max_pixels,
     )
     _find_splits(result, split_level)
     return result
@@ -814,6 +836,7 @@ def module_settings(found: Survey) -> dict[str, Any]:
         "streams": [g.name for g in found.modalities],
         "crop": found.crop,
         "batch_size": found.batch_size,
+        "max_pixels": found.max_pixels,
     }
 
 
@@ -920,6 +943,8 @@ def _yaml(found: Survey, name: str, folder: Path) -> str:
         f"crop: {_flow(list(found.crop))}",
         f"batch_size: {found.batch_size}  # 4 as published, or all training samples where they are fewer",
     ]
+    if found.max_pixels != MAX_PIXELS:
+        lines.append(f"max_pixels: {found.max_pixels}")
     if found.recipe:
         lines.append("recipe:  # what is not here is as in conf/dataset/folder.yaml")
     for setting in found.recipe:

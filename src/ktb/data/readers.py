@@ -543,7 +543,7 @@ class ImageReader:
             sample = values[::4, ::4][valid[::4, ::4]] if valid is not None and valid[::4, ::4].any() else values
             low, high = np.percentile(sample, self.percentiles)
             scaled = (values - low) / max(high - low, np.finfo(np.float32).tiny)
-        return np.clip(scaled, 0.0, 1.0, out=scaled)
+        return np.clip(scaled, 0.0, 1.0, out=scaled).astype(np.float32, copy=False)
 
 
 def _as_colour(image: Array) -> tuple[Array, str]:

@@ -277,6 +277,18 @@ def test_colour_pictures_of_several_kinds(tmp_path):
     assert modalities(look(tmp_path)) == {"rgb": {"files": "rgb/*.png", "dtype": "uint16"}}
 
 
+def test_larger_pictures_by_an_option(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"rgb/{i}.png", rgb(i))
+        save(tmp_path / f"label/{i}.png", label(0, 1))
+    pixels = SIZE[0] * SIZE[1]
+    with pytest.raises(DataError, match=f"expected at most {pixels - 1}: .*--max-pixels of ktb-predict"):
+        survey(tmp_path, workers=1, max_pixels=pixels - 1)
+    found = survey(tmp_path, workers=2, max_pixels=pixels)
+    written = yaml.safe_load(write_yaml(found, "large", tmp_path / "conf").read_text())
+    assert written["max_pixels"] == opened(found).max_pixels == pixels
+
+
 def test_class_names_in_utf_16(tmp_path):
     for i in range(3):
         save(tmp_path / f"rgb/{i}.png", rgb(i))
