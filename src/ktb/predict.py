@@ -281,10 +281,11 @@ class _Loaded:
 
 @dataclass
 class _Segmented:
-    """ids (H, W), confidence (H, W): the greatest class probability, 255 for 1."""
+    """ids (H, W): uint8, or uint16 where there are more than 256 classes. confidence (H, W): the greatest class
+    probability, 255 for 1."""
 
     loaded: _Loaded
-    ids: Bytes
+    ids: NDArray[Any]
     confidence: Bytes | None
 
 
@@ -468,8 +469,11 @@ class Predictor:
             on_device = {name: x.to(self.device) for name, x in tile.items()}
             return self.model(normalize(on_device, modalities), side=False).logits
 
+        wide = self.data.spec.num_classes > 256
         result = _Segmented(
-            loaded, np.empty(loaded.size, np.uint8), np.empty(loaded.size, np.uint8) if self._confident else None
+            loaded,
+            np.empty(loaded.size, np.uint16 if wide else np.uint8),
+            np.empty(loaded.size, np.uint8) if self._confident else None,
         )
         with ExitStack() as stack:
             probabilities = None
@@ -486,7 +490,7 @@ class Predictor:
                             f"{_first(loaded.job)}: the model's answer is not finite; look for extreme values in the "
                             "picture's files, and whether they have the unit of the training data"
                         )
-                    result.ids[rows] = ids[0].to(torch.uint8).cpu().numpy()
+                    result.ids[rows] = ids[0].to(torch.int32 if wide else torch.uint8).cpu().numpy()
                     if result.confidence is not None:
                         greatest = (part - part.amax(0)).exp().sum(0).reciprocal()
                         result.confidence[rows] = (255 * greatest).round().to(torch.uint8).cpu().numpy()
@@ -505,9 +509,7 @@ class Predictor:
         target = self.target(job, "index")
         try:
             if "colour" in self.write:
-                colour = Image.fromarray(result.ids).convert("P")
-                colour.putpalette([value for rgb in self.data.spec.palette for value in rgb])
-                self._save(colour, job, "colour", result.loaded.stamp)
+                self._save(self._coloured(result.ids), job, "colour", result.loaded.stamp)
             if result.loaded.picture is not None:
                 self._save(self._overlay(result.loaded.picture, result.ids), job, "overlay", result.loaded.stamp)
             if result.confidence is not None:
@@ -517,6 +519,14 @@ class Predictor:
             return _unwritable(target, error)
         return Outcome(target, "written")
 
+    def _coloured(self, ids: NDArray[Any]) -> Image.Image:
+        palette = np.array(self.data.spec.palette, np.uint8)
+        if ids.dtype != np.uint8:  # a palette has 256 entries at most
+            return Image.fromarray(palette[ids])
+        colour = Image.fromarray(ids).convert("P")
+        colour.putpalette(palette.ravel().tolist())
+        return colour
+
     def _save(self, image: Image.Image, job: Job, output: str, stamp: str) -> None:
         path = self.target(job, output)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -525,7 +535,7 @@ class Predictor:
         with atomic_file(path) as temporary:
             image.save(temporary, "PNG", pnginfo=info, compress_level=3)
 
-    def _overlay(self, picture: RGBImage, ids: Bytes) -> Image.Image:
+    def _overlay(self, picture: RGBImage, ids: NDArray[Any]) -> Image.Image:
         """The classes' colours over the picture; drawn in bands, as it takes many times the picture's memory."""
         result = np.empty_like(picture)
         for start in range(0, len(ids), _OVERLAY_ROWS):

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktb.data.readers import Label
-from ktb.data.spec import IGNORE
 
 Array = NDArray[Any]
 Size = tuple[int, int]
@@ -61,7 +60,8 @@ class RandomResizedCrop(A.DualTransform):
 
     One ratio ρ from U[ratio] gives a target (tH·ρ, 4·tW·ρ); the image is scaled by
     min(max(target)/max(H, W), min(target)/min(H, W)), a crop of (tH, tW) is taken at random, and what is missing is
-    padded at the right and at the bottom, images with 0, the label with `IGNORE`. Images bilinear, the label nearest.
+    padded at the right and at the bottom, images with 0, the label with void, the greatest
+    value of its type. Images bilinear, the label nearest.
 
     Args:
         size: (tH, tW) of the result.
@@ -96,7 +96,7 @@ class RandomResizedCrop(A.DualTransform):
         return self._crop(img, scaled, corner, cv2.INTER_LINEAR, fill=0)
 
     def apply_to_mask(self, mask: Array, scaled: Size, corner: Size, **params: Any) -> Array:
-        return self._crop(mask, scaled, corner, cv2.INTER_NEAREST_EXACT, fill=IGNORE)
+        return self._crop(mask, scaled, corner, cv2.INTER_NEAREST_EXACT, fill=int(np.iinfo(mask.dtype).max))
 
     def _crop(self, image: Array, scaled: Size, corner: Size, interpolation: int, fill: int) -> Array:
         # OpenCV resizes the whole image into warm memory faster than it warps the crop region alone into new memory

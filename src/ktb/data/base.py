@@ -46,7 +46,7 @@ class RawSample:
     """One sample as read, before augmentation.
 
     images: modality name → (H, W, C) uint8, uint16 or float32, in the unit of `ModalitySpec.scale`; "rgb" is uint8.
-    label: (H, W) uint8, class ids and `IGNORE`.
+    label: (H, W) uint8, class ids and `IGNORE`; with more than 255 classes uint16 and `IGNORE_WIDE`.
     id, condition: as in `Sample`.
     valid: modality name → (H, W) bool, False where the sensor measured nothing. Only for modalities that have such
         holes and keep them: resizing then never mixes a hole into a measured value, and a hole comes out as 0. If the
@@ -495,6 +495,8 @@ def to_sample(
                 f"{raw.id}: {name} holds NaN or infinite values when it has been read and resized; expected finite "
                 "numbers: look for extreme values in its files"
             )
+    if label.dtype == np.uint16:  # of which torch knows little
+        label = label.astype(np.int32)
     return Sample(
         inputs={m.name: _finish(images[m.name], m, raw.images[m.name].dtype, m.name in raw.valid) for m in modalities},
         label=torch.from_numpy(np.ascontiguousarray(label)),

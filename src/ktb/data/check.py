@@ -24,7 +24,7 @@ from rich.table import Table
 
 from ktb.data.base import FileSamples, RGBXDataModule, Samples, aspect_difference
 from ktb.data.readers import ImageReader, pixel_limit
-from ktb.data.spec import IGNORE
+from ktb.data.spec import ignore_index
 from ktb.data.tools import Outcome
 from ktb.errors import DataError
 from ktb.files import atomic_file, entries
@@ -79,9 +79,9 @@ class Values:
 class Seen(Outcome):
     """What became of one `Look`.
 
-    size: (height, width) of the label. inputs: that of the images. histogram: (256,) pixels per class id, `IGNORE`
-    included. digest: of all values read, equal for samples of equal content. labelled: whether it has a label.
-    failures: one line per unusable file. converted: file → what was done to it because it is no plain RGB picture.
+    size: (height, width) of the label. inputs: that of the images. histogram: (K + 1,) pixels per class id, then void.
+    digest: of all values read, equal for samples of equal content. labelled: whether it has a label. failures: one
+    line per unusable file. converted: file → what was done to it because it is no plain RGB picture.
     """
 
     split: str = ""
@@ -201,7 +201,7 @@ def _evaluated(
 def _oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str]:
     """What a training takes but its owner should know."""
     found = []
-    empty = [str(s.path) for s in seen if s.labelled and s.histogram is not None and not s.histogram[:IGNORE].any()]
+    empty = [str(s.path) for s in seen if s.labelled and s.histogram is not None and not s.histogram[:-1].any()]
     if empty:
         found.append(f"{split}: {len(empty)} labels are void altogether (first: {empty[0]})")
     for name, what, differing in _unlike(seen):
@@ -296,13 +296,15 @@ def look(job: Look) -> Seen:
         failures = _each_file(job) or (str(error),)
         return Seen(path, "failed", "; ".join(failures), job.split, failures=failures)
     labelled = not isinstance(job.samples, FileSamples) or job.samples.entries[job.index].label is not None
-    histogram = np.bincount((raw.label if labelled else raw.label[:0]).ravel(), minlength=256).astype(np.int64)
-    outside = np.flatnonzero(histogram[job.num_classes : IGNORE]) + job.num_classes
+    void = ignore_index(job.num_classes)
+    counts = np.bincount((raw.label if labelled else raw.label[:0]).ravel(), minlength=void + 1).astype(np.int64)
+    outside = np.flatnonzero(counts[job.num_classes : void]) + job.num_classes
     if outside.size:
         message = (
-            f"{job.name}: label ids {', '.join(map(str, outside[:5]))}; expected 0-{job.num_classes - 1} and {IGNORE}"
+            f"{job.name}: label ids {', '.join(map(str, outside[:5]))}; expected 0-{job.num_classes - 1} and {void}"
         )
         return Seen(path, "failed", message, job.split, failures=(message,))
+    histogram = np.append(counts[: job.num_classes], counts[void])
     digest = hashlib.blake2b(np.ascontiguousarray(raw.label).data, digest_size=16)
     values = {}
     for name, image in raw.images.items():
@@ -431,7 +433,9 @@ def _gaps(looks: Sequence[Look]) -> Report:
 
 def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
     read = [s for s in seen if s.histogram is not None]
-    histogram = sum((s.histogram for s in read if s.histogram is not None), np.zeros(256, np.int64))
+    histogram = sum(
+        (s.histogram for s in read if s.histogram is not None), np.zeros(data.spec.num_classes + 1, np.int64)
+    )
     total = int(histogram.sum())
     modalities = {}
     for modality in data.modalities:
@@ -455,8 +459,8 @@ def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
         "sizes": dict(Counter(f"{s.size[0]}x{s.size[1]}" for s in read if s.labelled).most_common()),
         "modalities": modalities,
         "pixels": total,
-        "void": int(histogram[IGNORE]),
-        "void_share": int(histogram[IGNORE]) / total if total else None,
+        "void": int(histogram[-1]),
+        "void_share": int(histogram[-1]) / total if total else None,
         "classes": {name: int(histogram[i]) for i, name in enumerate(data.spec.classes)},
         "conditions": {name: dict(sorted(values.items())) for name, values in conditions.items()},
     }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ktb.data.spec import IGNORE, ModalitySpec
+from ktb.data.spec import ModalitySpec, ignore_index
 
 RGBImage = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -40,10 +40,9 @@ def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
 
 def paint(label: NDArray[Any], palette: Sequence[Colour]) -> RGBImage:
     """Class ids (H, W) → colours (H, W, 3); void is white with grey hatching."""
-    colours = np.full((256, 3), VOID_LIGHT, np.uint8)
-    colours[: len(palette)] = palette
-    picture = colours[label]
-    picture[(label == IGNORE) & _hatching(label.shape)] = VOID_DARK
+    colours = np.array([*palette, (VOID_LIGHT,) * 3], np.uint8)
+    picture = colours[np.minimum(label, len(palette))]
+    picture[(label == ignore_index(len(palette))) & _hatching(label.shape)] = VOID_DARK
     return picture
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ktb.data.base import RGBXDataModule
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, overlay, to_picture
-from ktb.data.spec import IGNORE, Sample
+from ktb.data.spec import Sample
 from ktb.files import atomic_file
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def contact_sheet(data: RGBXDataModule, split: str, samples: Sequence[Sample], *
     shapes = [tile.shape for s in samples for tile in s["inputs"].values()]
     aspect = float(np.median([h / w for _, h, w in shapes]))
     width, height = (TILE, TILE * aspect) if aspect <= 1 else (TILE / aspect, TILE)
-    counted = sum((np.bincount(s["label"].numpy().ravel(), minlength=256) for s in samples), np.zeros(256, int))
+    cells = data.spec.ignore_index + 1
+    counted = sum((np.bincount(s["label"].numpy().ravel(), minlength=cells) for s in samples), np.zeros(cells, int))
     entries = int((counted > 0).sum())
     across = max(width * len(titles) * beside, 5.0)
     legend_columns = max(1, int(across / LEGEND_ENTRY))
@@ -119,7 +120,8 @@ def _draw(axes: NDArray[Any], data: RGBXDataModule, sample: Sample, titles: Sequ
 def _legend(figure: Figure, data: RGBXDataModule, counted: NDArray[Any], columns: int) -> None:
     from matplotlib.patches import Patch
 
-    labelled = max(int(counted[:IGNORE].sum()), 1)
+    void = data.spec.ignore_index
+    labelled = max(int(counted[:void].sum()), 1)
     handles = [
         Patch(
             facecolor=_fraction(*data.spec.palette[i]),
@@ -127,10 +129,10 @@ def _legend(figure: Figure, data: RGBXDataModule, counted: NDArray[Any], columns
             linewidth=0.5,
             label=f"{data.spec.classes[i]} {_percent(counted[i] / labelled)}",
         )
-        for i in np.flatnonzero(counted[:IGNORE])
+        for i in np.flatnonzero(counted[:void])
     ]
-    if counted[IGNORE]:
-        share = counted[IGNORE] / max(int(counted.sum()), 1)
+    if counted[void]:
+        share = counted[void] / max(int(counted.sum()), 1)
         handles.append(
             Patch(
                 facecolor=_fraction(*(VOID_LIGHT,) * 3),

@@ -16,7 +16,8 @@ IGNORE = 255
 """Label value of pixels that take part in neither loss nor metrics, where there are at most 255 classes."""
 IGNORE_WIDE = 65535
 """The same where there are more; labels are then 16-bit."""
-MAX_CLASSES = IGNORE
+MAX_CLASSES = 4096
+"""More would need over 128 MiB for one confusion matrix."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 import lightning as L
 import numpy as np
-import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -142,7 +141,7 @@ class Panels(Callback):
     ) -> None:
         if not self.count:
             return
-        labels, predictions = batch["label"].cpu(), outputs.to(torch.uint8).cpu()
+        labels, predictions = batch["label"].cpu(), outputs.to(batch["label"].dtype).cpu()
         rows = cast(SegmentationModule, pl_module).evaluation.images[-len(labels) :]  # the step just counted them
         for i, (row, truth, prediction) in enumerate(zip(rows, labels, predictions, strict=True)):
             kept = {key: finite(row[key]) for key in ("miou", "pixel_acc")}
@@ -153,8 +152,8 @@ class Panels(Callback):
         self,
         batch: Batch,
         i: int,
-        truth: NDArray[np.uint8],
-        prediction: NDArray[np.uint8],
+        truth: NDArray[Any],
+        prediction: NDArray[Any],
         values: dict[str, float | None],
     ) -> Panel:
         stored = {m.name: batch["inputs"][m.name][i].cpu() for m in self.modalities}
@@ -207,10 +206,7 @@ class Panels(Callback):
     def _show(self, logger: Logger, chosen: Sequence[tuple[str, Panel]]) -> None:
         if isinstance(logger, TensorBoardLogger):
             for _, panel in chosen:
-                row = list(pictures(panel, self.spec).values())
-                height = max(picture.shape[0] for picture in row)
-                strip = np.concatenate([_pad_to(picture, height) for picture in row], axis=1)
-                logger.experiment.add_image(f"panels/{panel.id}", strip, dataformats="HWC")
+                logger.experiment.add_image(f"panels/{panel.id}", self._strip(panel), dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             images = [
                 [group, panel.id, self._wandb_image(panel), panel.scores["miou"], panel.scores["pixel_acc"]]
@@ -219,14 +215,22 @@ class Panels(Callback):
             logger.experiment.log({"panels": [image for _, _, image, *_ in images]})
             logger.log_table("predictions", ["group", "id", "image", "miou", "pixel_acc"], images)
 
+    def _strip(self, panel: Panel) -> RGBImage:
+        """All pictures of a sample side by side."""
+        row = list(pictures(panel, self.spec).values())
+        height = max(picture.shape[0] for picture in row)
+        return np.concatenate([_pad_to(picture, height) for picture in row], axis=1)
+
     def _wandb_image(self, panel: Panel) -> Any:
         """The first modality with truth and prediction as masks that can be switched on and off class by class."""
         import wandb
         from PIL import Image
 
+        if self.spec.num_classes > IGNORE:  # wandb's masks are 8-bit
+            return wandb.Image(self._strip(panel), caption=panel.id)
         height, width = panel.truth.shape
         first = Image.fromarray(next(iter(panel.images.values()))).resize((width, height))
-        labels = {**dict(enumerate(self.spec.classes)), IGNORE: "void"}
+        labels = {**dict(enumerate(self.spec.classes)), self.spec.ignore_index: "void"}
         masks = {
             name: {"mask_data": mask, "class_labels": labels}
             for name, mask in (("prediction", panel.prediction), ("truth", panel.truth))

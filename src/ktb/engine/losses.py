@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ktb.data.spec import IGNORE
+from ktb.data.spec import ignore_index
 from ktb.engine.distributed import summed, world_size
 from ktb.models.segmentor import SegOutput
 
@@ -26,7 +26,7 @@ PixelLossKind = Literal["ce", "ohem"]
 
 
 def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over pixels whose target is not `IGNORE`.
+    """Mean cross-entropy over pixels whose target is not `ignore_index` of K.
 
     Args:
         logits: (B, K, H, W).
@@ -35,13 +35,13 @@ def cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None)
     """
     loss = _pixel_losses(logits, target)
     if weights is None:
-        return _mean(loss.sum(), summed((target != IGNORE).sum()))
+        return _mean(loss.sum(), summed((target != ignore_index(logits.shape[1])).sum()))
     of_pixel = _pixel_weights(weights, target, loss.dtype)
     return _mean((of_pixel * loss).sum(), summed(of_pixel.sum()))
 
 
 def _pixel_losses(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each pixel (B, H, W), 0 where the target is `IGNORE`; at least float32."""
+    """Cross-entropy of each pixel (B, H, W), 0 where the target does not count; at least float32."""
     losses: Tensor = _CrossEntropy.apply(logits.to(torch.promote_types(logits.dtype, torch.float32)), target)
     return losses
 
@@ -52,7 +52,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
-        valid = target != IGNORE
+        valid = target != ignore_index(logits.shape[1])
         index = torch.where(valid, target, 0)[:, None]
         log_p = logits.log_softmax(1)
         # Of the likeliest class, where the difference loses least.
@@ -70,8 +70,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _pixel_weights(weights: Tensor, target: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight of each pixel's class (B, H, W), 0 where the target is `IGNORE`."""
-    valid = target != IGNORE
+    """The weight of each pixel's class (B, H, W), 0 where the target is no class."""
+    valid = target < len(weights)
     return torch.where(valid, weights.to(dtype)[torch.where(valid, target, 0)], 0.0)
 
 
@@ -89,7 +89,7 @@ def ohem_cross_entropy(
     """
     loss = _pixel_losses(logits, target).flatten()
     hard = (loss > -math.log(threshold)).sum()
-    hard, valid = summed(torch.stack([hard, (target != IGNORE).sum()])).unbind(0)
+    hard, valid = summed(torch.stack([hard, (target != ignore_index(logits.shape[1])).sum()])).unbind(0)
     count = torch.maximum(hard, valid // share)
     # The hard pixels are the largest losses, so both rules select the head of one descending order.
     if world_size() == 1 and weights is None:
@@ -194,7 +194,7 @@ class SelfTeachingLoss(PixelLoss):
     def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
         """Terms by name: "loss", "loss_fused" and "loss_<modality>". Needs the side heads' logits."""
         target = target.long()
-        taught = torch.where(out.logits.argmax(1) == target, target, IGNORE)
+        taught = torch.where(out.logits.argmax(1) == target, target, ignore_index(out.logits.shape[1]))
         terms = {"loss_fused": self.pixel_loss(out.logits, target)}
         terms.update({f"loss_{m}": self.pixel_loss(logits, taught) for m, logits in out.side.items()})
         side = sum(terms[f"loss_{m}"] for m in out.side)

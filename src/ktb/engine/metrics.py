@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from ktb.data.spec import IGNORE
+from ktb.data.spec import ignore_index
 
 Counts = NDArray[np.int64]
 
@@ -31,13 +31,13 @@ BOUNDARY_RATIO = 0.02
 
 
 def image_matrices(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """M[truth, prediction] of each image over pixels that are not `IGNORE`: (B, ...) class ids → (B, K, K) int64.
+    """M[truth, prediction] of each image over pixels that count: (B, ...) class ids → (B, K, K) int64.
 
     torchmetrics' own matrix drops ignored pixels by indexing, which waits for the device at every update; here they
     are counted in one more cell that is cut off.
     """
     cell = torch.add(prediction.long(), target.long(), alpha=num_classes)
-    cell.masked_fill_(target == IGNORE, num_classes**2)
+    cell.masked_fill_(target == ignore_index(num_classes), num_classes**2)
     return _histograms(cell, num_classes**2 + 1)[:, :-1].unflatten(1, (num_classes, num_classes))
 
 
@@ -53,7 +53,7 @@ def boundary_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Ten
     (2d + 1)² neighbourhood is another one.
     """
     distance = max(1, round(BOUNDARY_RATIO * float(np.hypot(*target.shape[-2:]))))
-    void = target == IGNORE
+    void = target == ignore_index(num_classes)
     none = num_classes
     regions = []
     for labels in (target, prediction):
@@ -98,7 +98,7 @@ def _histograms(values: Tensor, bins: int) -> Tensor:
 
 
 class ConfusionMatrix(Metric):
-    """M[truth, prediction] over pixels that are not `IGNORE`, int64, summed over ranks."""
+    """M[truth, prediction] over pixels that count (see `ignore_index`), int64, summed over ranks."""
 
     full_state_update = False
     counts: Tensor

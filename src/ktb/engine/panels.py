@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ktb.data.pictures import RGBImage, paint
-from ktb.data.spec import IGNORE, DatasetSpec, ModalitySpec
+from ktb.data.spec import DatasetSpec, ModalitySpec
 from ktb.files import atomic_file
 from ktb.models.dscf import DSCF
 from ktb.models.segmentor import KTBSegmentor
@@ -31,6 +31,8 @@ LONG_SIDE = 960
 """Pixels of a stored picture's longer side at most: enough for the eye."""
 EXPLAINED_PIXELS = 1 << 20
 """Larger images are scaled down to this before the fusion is drawn over them."""
+NAMED = 64
+"""Classes that the legend of a sheet names at most, the most frequent ones."""
 GROUPS = ("best", "worst", "random")
 
 
@@ -42,8 +44,8 @@ class Panel:
     scores: dict[str, float | None]
     condition: dict[str, str]
     images: dict[str, RGBImage]
-    truth: NDArray[np.uint8]
-    prediction: NDArray[np.uint8]
+    truth: NDArray[Any]
+    prediction: NDArray[Any]
     stored: dict[str, Tensor]
     """What the fusion is explained on: modality → (C, H, W) as stored."""
 
@@ -103,18 +105,18 @@ def _hash(name: str) -> float:
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def paint_errors(panel: Panel) -> RGBImage:
+def paint_errors(panel: Panel, ignore: int) -> RGBImage:
     """Wrong pixels in red over the first modality in grey; void is white."""
     h, w = panel.truth.shape
     first = next(iter(panel.images.values()))
     grey = np.asarray(Image.fromarray(first).convert("L").resize((w, h), Image.Resampling.BILINEAR))
     picture = np.repeat((70 + 0.6 * grey[..., None]).astype(np.uint8), 3, axis=2)
-    picture[(panel.prediction != panel.truth) & (panel.truth != IGNORE)] = (214, 39, 40)
-    picture[panel.truth == IGNORE] = 255
+    picture[(panel.prediction != panel.truth) & (panel.truth != ignore)] = (214, 39, 40)
+    picture[panel.truth == ignore] = 255
     return picture
 
 
-def shrink(picture: NDArray[np.uint8], *, nearest: bool) -> NDArray[np.uint8]:
+def shrink(picture: NDArray[Any], *, nearest: bool) -> NDArray[Any]:
     """Scaled down so that the longer side is at most `LONG_SIDE`; unchanged when it is."""
     h, w = picture.shape[:2]
     if max(h, w) <= LONG_SIDE:
@@ -138,9 +140,10 @@ def titles(modalities: Sequence[ModalitySpec]) -> dict[str, str]:
 def pictures(panel: Panel, spec: DatasetSpec) -> dict[str, RGBImage]:
     """Title → picture, in the order in which they are shown; where the truth is void, so is the prediction, unless
     there is no truth at all."""
-    void = panel.truth == IGNORE
-    prediction = panel.prediction if void.all() else np.where(void, IGNORE, panel.prediction)
-    results = (paint(panel.truth, spec.palette), paint(prediction, spec.palette), paint_errors(panel))
+    ignore = spec.ignore_index
+    void = panel.truth == ignore
+    prediction = panel.prediction if void.all() else np.where(void, ignore, panel.prediction)
+    results = (paint(panel.truth, spec.palette), paint(prediction, spec.palette), paint_errors(panel, ignore))
     return {**panel.images, **dict(zip(OF_THE_RESULT, results, strict=True))}
 
 
@@ -187,7 +190,9 @@ def sheet(chosen: Sequence[tuple[str, Panel]], spec: DatasetSpec) -> Any:
             axis.spines[:].set_visible(False)
         miou = panel.scores["miou"]
         axes_row[0].set_ylabel(group if miou is None else f"{group}\nmIoU {100 * miou:.0f} %", fontsize=8)
-    there = set(np.unique([i for _, p in chosen for i in (*np.unique(p.truth), *np.unique(p.prediction))]))
+    pixels = Counter(i for _, p in chosen for i in np.concatenate([p.truth.ravel(), p.prediction.ravel()]).tolist())
+    pixels.pop(spec.ignore_index, None)
+    there = {i for i, _ in pixels.most_common(NAMED)}
     handles = [
         Patch(facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255), edgecolor="0.6", label=name)
         for i, (name, colour) in enumerate(zip(spec.classes, spec.palette, strict=True))

@@ -334,6 +334,10 @@ def _per_run(runs: Sequence[Run], group: str, draw: Any) -> str:
     return f'<div class="choices"><span>run</span>{buttons}</div>{bodies}'
 
 
+_DRAWN_CLASSES = 128
+"""With more, a confusion matrix has no cell that can be seen."""
+
+
 def _confusion(run: Run, key: str) -> str:
     matrix = run.confusion
     if not matrix:
@@ -349,6 +353,8 @@ def _confusion(run: Run, key: str) -> str:
     ]
     heads = ["true class", "predicted", "of the class, %", "of all pixels, %"]
     table = f"<h3>Most frequent mistakes</h3>{_table(Table('', heads, rows), sort=True)}" if rows else ""
+    if len(classes) > _DRAWN_CLASSES:
+        return f'<p class="soft">{len(classes)} classes: too many for a drawing.</p>{table}'
     note = '<p class="soft">Rows are true classes, in percent of their pixels; hover for numbers.</p>'
     return f'{note}<div class="confusion">{confusion_plot(matrix, classes)}</div>{table}'
 
