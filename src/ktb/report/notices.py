@@ -12,6 +12,8 @@ from ktb.report.runs import Curve, Run, listed, mapping, number
 WHAT_TO_DO = 'docs/datasets.md, "When a class stays at zero"'
 MIN_VALIDATIONS = 8
 """Validations that a statement about their course needs."""
+LEAST_IOU = 0.02
+"""Below it a class counts as not learned."""
 RISE = 0.02
 """Of the last quarter's mIoU above all before it, from which on more epochs are advised."""
 FEW_CLASSES = 9
@@ -26,7 +28,7 @@ def notices(run: Run) -> list[str]:
 
 
 def _classes(run: Run) -> list[str]:
-    """Classes that are never predicted, or never where they are."""
+    """Classes that are never predicted, or hardly ever where they are."""
     names, matrix, shares = list(run.per_class), run.confusion, run.class_shares
     if not matrix:
         return [
@@ -42,11 +44,14 @@ def _classes(run: Run) -> list[str]:
     found = []
     for i in there:
         best = max((v for _, v in run.curves.get(f"val_iou/{names[i]}", [])), default=0.0)
-        if matrix[i][i]:
+        iou = matrix[i][i] / (sum(matrix[i]) + predicted[i] - matrix[i][i])
+        if iou >= LEAST_IOU:
             continue
         what = "never predicted" if not predicted[i] else "not one pixel of it found"
+        if iou:
+            what = f"IoU {100 * iou:.2g} %"
         epochs = number(run.result.get("epochs"))
-        if best > 0:
+        if best >= max(LEAST_IOU, 2 * iou):
             what += f" (best IoU in validation {100 * best:.1f} %)"
         elif epochs:
             what += f" in {epochs:.0f} epochs"

@@ -76,6 +76,15 @@ def test_a_class_that_is_predicted_in_wrong_places_only(tmp_path: Path) -> None:
     assert said(folder)[0].startswith("class crop: not one pixel of it found in 40 epochs; 1.6 % of pixels; try loss.")
 
 
+def test_a_class_that_is_hardly_ever_found(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", [[8900, 50, 50], [40, 500, 0], [140, 58, 2]])
+    assert said(folder)[0].startswith(
+        "class crop: IoU 0.8 % in 40 epochs; 2.1 % of pixels; try loss.class_weights=auto"
+    )
+    better = made(tmp_path / "better", [[8900, 50, 50], [40, 500, 0], [140, 50, 10]])
+    assert said(better) == []
+
+
 def test_classes_without_a_pixel_are_no_news(tmp_path: Path) -> None:
     assert said(made(tmp_path / "run", [[920, 5, 5], [4, 50, 0], [0, 0, 0]])) == []
 
