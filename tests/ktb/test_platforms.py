@@ -37,6 +37,8 @@ def careless(source: str) -> list[str]:
                 found.append(f"line {node.lineno}: {called}(text=True)")
         if called not in TEXT or (isinstance(node.func, ast.Attribute) and _is_no_file(node.func)):
             continue
+        if isinstance(node.func, ast.Name) and called != "open":  # a function of ours: ktb.data.readers.read_text
+            continue
         texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         modes = [text for text in texts if re.fullmatch(r"[rwaxbt+]{1,3}", text)]
         if called == "open" and any("b" in mode for mode in modes):
@@ -132,7 +134,8 @@ COMMANDS = """
     call(data_cli.main, "make-fixture", "mfnet", "mfnet", "--samples", "1")
     call(predict_cli.main, "run", "--rgb", "mfnet/rgb/*.png", "--out", "masks", "--device", "cpu")
     call(model_cli.main, "info", "run", "--no-measure", "--size", "64x64")
-    call(data_cli.main, "check", "--workers", "1", *small, "dataset.train=1", "dataset.val=1", "dataset.test=1")
+    one = ["dataset.train=1", "dataset.val=1", "dataset.test=1", "dataset.batch_size=1"]
+    call(data_cli.main, "check", "--workers", "1", *small, *one)
     call(report_cli.main, "run")
 """
 
