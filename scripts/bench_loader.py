@@ -1,4 +1,5 @@
-"""Loader throughput: ktb against a straight torchvision-tensor version of the same pipeline (METHOD §7), in one run.
+"""Loader throughput: ktb against a straight torchvision-tensor version of the same pipeline
+(docs/method.md#augmentation), in one run.
 
     python scripts/bench_loader.py [--samples 40] [--epochs 6] [--memory 5000]
 

@@ -1,6 +1,6 @@
 """The published wiring of the model, over our parameters: what benchmarks compare with and tests check against.
 
-Plain and readable, as METHOD §1-4 and §9 state it: the streams run one after the other through every stage, windows
+Plain and readable, as docs/method.md states it: the streams run one after the other through every stage, windows
 are padded before qkv and unpadded after the output projection, masks and position biases are built at every call,
 attention is not fused, DSCF holds its whole bias and attention matrices, the head upsamples and concatenates four maps
 before one 1x1 convolution, and all heads always run. Same numbers as `KTBSegmentor`, at the published cost.
@@ -162,7 +162,7 @@ def update_counts(counts: np.ndarray, prediction: Tensor, target: Tensor, num_cl
 
 
 def multi_scale_flip(model: Any, inputs: Mapping[str, Tensor], scales: tuple[float, ...]) -> Tensor:
-    """Sum over scales and flips of the softmax (METHOD §7), one pass after the other."""
+    """Sum over scales and flips of the softmax (docs/method.md#evaluation), one pass after the other."""
     size = next(iter(inputs.values())).shape[-2:]
     total: Any = 0
     for scale in scales:

@@ -1,10 +1,10 @@
 """Weight files: reading them safely, and translating between namings.
 
-Five namings are known (METHOD §8): the published checkpoints of "Keep the Balance", and Swin backbones as timm,
-Microsoft, OpenMMLab and Hugging Face's transformers write them. All translations are pure functions of names and
-tensors; the naming of a file is recognised by its names. Files are read as tensors only: nothing stored in one is ever
-executed, and nothing in one decides how much memory is taken before it has been compared with what the file really
-holds.
+Five namings are known (docs/method.md#published-checkpoints): the published checkpoints of "Keep the Balance", and Swin
+backbones as timm, Microsoft, OpenMMLab and Hugging Face's transformers write them. All translations are pure functions
+of names and tensors; the naming of a file is recognised by its names. Files are read as tensors only: nothing stored in
+one is ever executed, and nothing in one decides how much memory is taken before it has been compared with what the file
+really holds.
 
 What `ktb-train` writes and what `ktb.bundles` writes have one content: {"ktb": plain values about the model,
 "state_dict": {"model.NAME": tensor}}.
@@ -157,7 +157,7 @@ def read_state_dict(source: str | Path | Mapping[str, Any]) -> StateDict:
 
 
 def published_names(depths: Sequence[int], modalities: tuple[str, str]) -> dict[str, str]:
-    """Published name → ours, for every entry of a model with these depths (METHOD §8).
+    """Published name → ours, for every entry of a model with these depths (docs/method.md#published-checkpoints).
 
     `modalities` are our names for the published RGB and "dte" streams. Patch merging also needs its inputs reordered
     and counts to the stage after it here: see `from_published`.

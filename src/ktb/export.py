@@ -143,7 +143,8 @@ def _traceable(model: KTBSegmentor) -> Iterator[None]:
 
 
 def _window_attention(self: FrozenSwin, block: SwinTransformerBlock, x: Tensor) -> Tensor:
-    """`FrozenSwin._attend`: pad, roll, windows, the whole shift mask (METHOD §1), before the output projection."""
+    """`FrozenSwin._attend`: pad, roll, windows, the whole shift mask (docs/method.md#shifted-windows), before the
+    output projection."""
     attn, ws, shift = block.attn, self.arch.window_size, block.shift_size[0]
     s, h, w, c = x.shape
     heads, n = attn.num_heads, ws * ws
@@ -171,7 +172,7 @@ def _window_attention(self: FrozenSwin, block: SwinTransformerBlock, x: Tensor) 
 
 
 def _point_attention(self: DSCF, query: Tensor, key: Tensor, value: Tensor, points: Tensor) -> Tensor:
-    """`DSCF._attend`: attention of all positions over the points at once (METHOD §3.6)."""
+    """`DSCF._attend`: attention of all positions over the points at once (docs/method.md#dscf)."""
     b, r, h, w = query.shape
     per_group = self.heads // self.groups
     q, k, v = (x.reshape(b, self.heads, r // self.heads, -1).mT for x in (query, key, value))

@@ -21,7 +21,7 @@ from ktb.errors import ConfigError, DataError
 CONF = config.conf_dir()
 GROUPS = config.groups("train")
 
-ZOO = {  # METHOD §7: data set, modality, backbone, published mIoU and its split
+ZOO = {  # docs/method.md#recipe: data set, modality, backbone, published mIoU and its split
     "nyu_swin_b": ("nyu", "rgb_d", "swin_b", 59.0, "test"),
     "nyu_swin_l": ("nyu", "rgb_d", "swin_l", 59.9, "test"),
     "sunrgbd_swin_b": ("sunrgbd", "rgb_d", "swin_b", 53.7, "test"),
@@ -35,7 +35,7 @@ ZOO = {  # METHOD §7: data set, modality, backbone, published mIoU and its spli
     "mcubes_rgb_a_swin_b": ("mcubes", "rgb_a", "swin_b", 53.7, "test"),
     "deliver_rgb_e_swin_b": ("deliver", "rgb_e", "swin_b", 58.4, "val"),
 }
-RECIPES = {  # METHOD §7: epochs, learning rate, weight decay, pixel loss
+RECIPES = {  # docs/method.md#recipe: epochs, learning rate, weight decay, pixel loss
     "nyu": (400, 4e-4, 0.01, "ce"),
     "sunrgbd": (300, 4e-4, 0.01, "ce"),
     "mfnet": (200, 8e-5, 5e-4, "ce"),

@@ -206,7 +206,7 @@ def test_info_counts_what_is_known_of_swin_b(capsys: pytest.CaptureFixture[str])
     numbers = report["parameters"]
     assert (numbers["total"], numbers["trained"], numbers["fusion_tables"]) == (94_433_942, 7_545_886, 567_630)
     assert {p["part"]: p["trained"] for p in numbers["parts"]}["adapters"] == 1_770_464
-    # METHOD §9: 528.6 GFLOP as published, less what the cheaper form of the heads and the padding save.
+    # docs/method.md#cheaper-forms: 528.6 GFLOP as published, less what cheaper heads and the padding save.
     assert 380e9 < report["sizes"][0]["flops"] < 440e9
 
 

@@ -88,7 +88,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def inputs(pairs: Path, name: str, size: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
-    """The model's inputs, as METHOD §1 has them, without the data layer (the scenes have no holes)."""
+    """The model's inputs, as docs/method.md#data-flow has them, without the data layer (the scenes have no holes)."""
     rgb, depth = (pixels(pairs / m / f"{name}.png") for m in ("rgb", "depth"))
     if size is not None:
         assert (depth > 0).all()

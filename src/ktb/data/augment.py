@@ -1,7 +1,8 @@
-"""Joint geometry for all modalities and the label, photometry for RGB only (METHOD §7), on albumentations.
+"""Joint geometry for all modalities and the label, photometry for RGB only (docs/method.md#augmentation), on
+albumentations.
 
 Images stay in their stored dtype throughout: a batch of bytes is normalised on the device, a quarter of the traffic of
-normalised floats and no work per sample (METHOD §9).
+normalised floats and no work per sample (docs/method.md#cheaper-forms).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Size = tuple[int, int]
 """(height, width) in pixels."""
 
 ALIGN = 32
-"""Both sides of an evaluation image are rounded up to a multiple of this (METHOD §7)."""
+"""Both sides of an evaluation image are rounded up to a multiple of this (docs/method.md#evaluation)."""
 
 RGB_KEY = "rgb"
 """The modality that photometric augmentation applies to."""
@@ -42,7 +43,7 @@ class Transform(Protocol):
 
 
 class ColorJitter(A.ColorJitter):
-    """Brightness, then contrast, then saturation, each by a factor from U[0.5, 1.5] (METHOD §7).
+    """Brightness, then contrast, then saturation, each by a factor from U[0.5, 1.5] (docs/method.md#augmentation).
 
     albumentations shuffles the order, which gives other colours.
     """
@@ -56,7 +57,7 @@ class ColorJitter(A.ColorJitter):
 
 
 class RandomResizedCrop(A.DualTransform):
-    """Scale, crop and pad in one step (METHOD §7).
+    """Scale, crop and pad in one step (docs/method.md#augmentation).
 
     One ratio ρ from U[ratio] gives a target (tH·ρ, 4·tW·ρ); the image is scaled by
     min(max(target)/max(H, W), min(target)/min(H, W)), a crop of (tH, tW) is taken at random, and what is missing is
@@ -138,7 +139,7 @@ def resize_nearest(label: Array, size: Size) -> Array:
 
 
 class TrainTransform:
-    """The published training augmentation of five of the six data sets (METHOD §7).
+    """The published training augmentation of five of the six data sets (docs/method.md#augmentation).
 
     Colour jitter (p 0.2), horizontal flip (p 0.5), Gaussian blur 3×3 σ 0.8 (p 0.2), random resized crop, in this order;
     jitter and blur on the modality "rgb" only.
@@ -180,7 +181,8 @@ def reseed(compose: A.Compose, entropy: Sequence[int]) -> None:
 
 
 class EvalTransform:
-    """The evaluation transform (METHOD §7): short side to `short_side`, then both sides up to a multiple of 32.
+    """The evaluation transform (docs/method.md#evaluation): short side to `short_side`, then both sides up to a
+    multiple of 32.
 
     Args:
         short_side: in pixels; None leaves the images as they are.

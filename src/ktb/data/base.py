@@ -644,7 +644,8 @@ class RGBXDataModule(L.LightningDataModule):
         eval_batch_size: above 1 only where all images of a split have one size.
         num_workers: loader processes; None: one per available core, at most 8.
         crop: training crop (height, width); None: images as they are.
-        eval_size: short side of evaluation images in pixels (of a pair the first counts, METHOD §7); None: native.
+        eval_size: short side of evaluation images in pixels (of a pair the first counts, docs/method.md#evaluation);
+            None: native.
         scoring: "native": labels keep their size and logits are resized to them; "published": labels are resized
             (nearest) along with the images.
         seed: of order and augmentation.

@@ -61,7 +61,8 @@ class MCubeSDataModule(RGBXDataModule):
             authors do; the published recipe of this method trains on them.
         unnormalised_rgb_in_eval: feed RGB / 255 without ImageNet mean and std in validation and test, as the published
             test code did by oversight; for comparing with its numbers only.
-        **loading: see `RGBXDataModule`; `eval_size` is the side of the centred square that is evaluated (METHOD §7).
+        **loading: see `RGBXDataModule`; `eval_size` is the side of the centred square that is evaluated
+            (docs/method.md#evaluation).
 
     Angle of linear polarisation comes as sin and cos, degree of linear polarisation as it is (also beyond [0, 1]).
     Labels are 0..19 and 255 = void.
@@ -187,7 +188,7 @@ def _cut(image: Array, path: Path) -> Array:
     return np.ascontiguousarray(image[:, MARGIN:])
 
 
-# --- augmentation of its own (METHOD §7, DATASETS MCubeS) ------------------------------------------------------------
+# --- augmentation of its own (docs/method.md#augmentation) ------------------------------------------------------------
 
 
 class RandomShortSideCrop(RandomResizedCrop):

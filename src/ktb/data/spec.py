@@ -55,7 +55,7 @@ class Batch(TypedDict):
 class ModalitySpec:
     """How one modality is stored and what the model receives.
 
-    The model gets `(stored / scale - mean) / std` with `channels` channels (METHOD §1: RGB with ImageNet
+    The model gets `(stored / scale - mean) / std` with `channels` channels (docs/method.md#data-flow: RGB with ImageNet
     statistics, every other modality in [0, 1]).
     """
 

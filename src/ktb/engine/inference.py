@@ -33,7 +33,7 @@ PASS_VALUES = 1 << 26
 """Logits that a forward pass of several images gives at most (256 MiB of float32)."""
 
 ALIGN = 32
-"""Both sides of a scaled image go up to a multiple of this (METHOD §7)."""
+"""Both sides of a scaled image go up to a multiple of this (docs/method.md#evaluation)."""
 
 
 class Model(Protocol):
@@ -78,7 +78,7 @@ def multi_scale_flip(
     scales: Sequence[float],
     flip: bool,
 ) -> Tensor:
-    """Mean probability over scaled copies of the images and their mirror images (METHOD §7).
+    """Mean probability over scaled copies of the images and their mirror images (docs/method.md#evaluation).
 
     Bilinear with align_corners=True both ways. Copies of one size and their mirror images share a forward pass while
     their logits stay below `PASS_VALUES`; scales that come to the same size are computed once and counted as often.

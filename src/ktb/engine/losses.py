@@ -1,4 +1,4 @@
-"""Losses (METHOD §5): cross-entropy, OHEM, and masked-modality self-teaching with its masking.
+"""Losses (docs/method.md#mmst): cross-entropy, OHEM, and masked-modality self-teaching with its masking.
 
 Every loss is a mean over selected pixels of the global batch and 0, never NaN, when nothing is selected. With class
 weights it is the weighted mean, Σ w·loss / Σ w with w the weight of a pixel's true class, as in `F.cross_entropy`. Of
@@ -202,7 +202,7 @@ class SelfTeachingLoss(PixelLoss):
 
 
 def draw_masks(num_modalities: int, batch_size: int, rng: np.random.Generator) -> Tensor:
-    """Which sample loses which modality in one training step (METHOD §5).
+    """Which sample loses which modality in one training step (docs/method.md#mmst).
 
     ⌊B/2⌋ random samples lose one modality each (one more with probability ½ when B is odd), dealt out in turn from a
     random first modality. With one modality nothing is masked.

@@ -1,4 +1,4 @@
-"""Counts of pixels and the scores that follow from them (DATASETS.md, Metrics).
+"""Counts of pixels and the scores that follow from them (docs/method.md#metrics).
 
 Counts are int64 and summed over ranks before anything is computed from them; every score is then a function of them in
 float64.

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of the published recipe (METHOD §7)."""
+"""Optimiser and learning-rate schedule of the published recipe (docs/method.md#recipe)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How scores fall when sensors are missing or disturbed (DATASETS.md, Missing and failing sensors; after Liao et al.,
+"""How scores fall when sensors are missing or disturbed (docs/method.md#failing-sensors; after Liao et al.,
 CVPR workshops 2025), for any number N of modalities.
 
 All changes are made to the normalised tensors, after resizing, as the model would receive them:
@@ -10,8 +10,8 @@ NM    salt and pepper on every modality (elements set to the largest or smallest
 
 A missing modality is a tensor of zeros in EMM as defined ("zeros"). That is not what the model itself calls missing:
 zeros still pass the patch embedding, whose bias and norm make tokens of them, whereas a modality left out of the inputs
-("masked") has zero tokens, as under the masking of training (METHOD §5). "black" (MISS) is a black picture before
-normalisation.
+("masked") has zero tokens, as under the masking of training (docs/method.md#mmst). "black" (MISS) is a black picture
+before normalisation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""DSCF: dynamic sparse cross-modality fusion (paper section 3.3; METHOD §3), for any number of modalities.
+"""DSCF: dynamic sparse cross-modality fusion (paper section 3.3; docs/method.md#dscf), for any number of modalities.
 
 Every modality proposes sampling points from its own features; all sources are read at the points of all modalities,
 mixed per point by learned modality weights, and attended to by every position, with a bias read from a table at the
@@ -33,7 +33,7 @@ CPU_CHUNK = 1 << 20
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 1, **kwargs: int | bool) -> nn.Conv2d:
-    """Convolution with the published initialisation N(0, √(2/(k²·c_out))), bias 0 (METHOD §3)."""
+    """Convolution with the published initialisation N(0, √(2/(k²·c_out))), bias 0 (docs/method.md#dscf)."""
     layer = nn.Conv2d(in_channels, out_channels, kernel, **kwargs)  # type: ignore[arg-type]
     nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (kernel * kernel * out_channels)))
     if layer.bias is not None:
@@ -81,7 +81,7 @@ class DSCF(nn.Module):
         self.query, self.key, self.value, self.out = conv(r, r), conv(r, r), conv(r, r), conv(r, r)
         self.table = nn.Parameter(torch.empty(self.heads, *TABLE))
         nn.init.trunc_normal_(self.table, std=0.01)
-        # Early stages start almost without attention (METHOD §3.7).
+        # Early stages start almost without attention (docs/method.md#dscf).
         self.attention_gain = nn.Parameter(torch.full((r,), 1.0 if stage == 3 else 1e-3))
         self.identity_gain = nn.Parameter(torch.ones(r))
         self.up = trunc_linear(r, channels)

@@ -1,8 +1,8 @@
-"""SegFormer MLP head (METHOD §4), computed scale by scale.
+"""SegFormer MLP head (docs/method.md#heads), computed scale by scale.
 
 The published wiring upsamples four maps, concatenates them and multiplies by one 4D×D matrix. That matrix, the
 Linears and the resize are all linear, so each scale's share is taken at its own resolution with one merged matrix,
-resized and added: the same numbers for a fraction of the work (METHOD §9).
+resized and added: the same numbers for a fraction of the work (docs/method.md#cheaper-forms).
 """
 
 from __future__ import annotations

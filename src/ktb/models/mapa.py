@@ -1,4 +1,4 @@
-"""MAPA: modality-aware prompting and adaptation (paper section 3.2; METHOD §2).
+"""MAPA: modality-aware prompting and adaptation (paper section 3.2; docs/method.md#mapa).
 
 Both work on all streams at once, stacked as (M, B, H, W, C) in the order of the model's modalities; parameters are
 kept per modality name.

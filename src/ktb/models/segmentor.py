@@ -1,4 +1,4 @@
-"""The whole model: streams → stages → fusion → heads (METHOD §1)."""
+"""The whole model: streams → stages → fusion → heads (docs/method.md#data-flow)."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ class KTBSegmentor(nn.Module):
             inputs: modality → (B, C, H, W), normalised (RGB with ImageNet statistics, others in [0, 1]); any H, W ≥ 1.
                 A modality that is absent counts as masked for the whole batch; at least one must be there.
             side: also compute the side heads; default: in training mode, if the model has them.
-            masked: (M, B) bool in the order of `modalities`; True removes that modality from that sample (METHOD §5).
+            masked: (M, B) bool in the order of `modalities`; True removes that modality from that sample
+                (docs/method.md#mmst).
 
         Raises:
             ValueError: unknown modality, none at all, sizes that differ, a wrong number of channels, or side heads

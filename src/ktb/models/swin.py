@@ -1,10 +1,10 @@
-"""Frozen Swin transformer shared by every modality (METHOD §1).
+"""Frozen Swin transformer shared by every modality (docs/method.md#shifted-windows).
 
 Parameters and their names are timm's, so its weight files load unchanged. The forward pass is ours: windows are
 padded first and rolled afterwards, always at full window size, as the dense-prediction Swins do (timm's block rolls
 first and shrinks the window on small maps, which changes every number wherever padding happens).
 
-All streams go through a stage as one batch. Exact savings over the usual wiring (METHOD §9):
+All streams go through a stage as one batch. Exact savings over the usual wiring (docs/method.md#cheaper-forms):
 
 - A padded token is zero after LayerNorm, so its query, key and value are the bias. Nothing is computed for padding; in
   its window one key stands for all of it, with the logarithm of the padded tokens' summed weights as its bias.
@@ -59,7 +59,7 @@ _KEEP_ATTENDED = partial(
 """Where a function is called again: all but the attention itself, whose result is kept."""
 
 Adapt = Callable[[Tensor, Tensor], Tensor]
-"""Adds to its second argument what it makes of the first, tokens (S, H, W, C) (METHOD §2)."""
+"""Adds to its second argument what it makes of the first, tokens (S, H, W, C) (docs/method.md#mapa)."""
 
 _T = TypeVar("_T")  # of a constant
 

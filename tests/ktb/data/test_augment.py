@@ -1,4 +1,5 @@
-"""The published augmentation (METHOD §7) against its definition on thousands of draws, and the evaluation transform."""
+"""The published augmentation (docs/method.md#augmentation) against its definition on thousands of draws, and the
+evaluation transform."""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def test_crop_equals_resize_then_crop_then_pad(dtype, channels):
         crop.py_random.seed(seed)
         out = crop(image=image, mask=label)
         (height, width), (y, x) = crop.params["scaled"], crop.params["corner"]
-        # Half-pixel centres, as torch and METHOD's bilinear; torch computes in float.
+        # Half-pixel centres, as torch and the published bilinear; torch computes in float.
         planes = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
         whole = torch.nn.functional.interpolate(planes, (height, width), mode="bilinear")[0].permute(1, 2, 0).numpy()
         part = whole[y : y + 64, x : x + 96]

@@ -156,7 +156,7 @@ def test_what_cannot_be_made(tmp_path, arguments, error, message):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-RECIPES = {  # METHOD §7: training crop, evaluation size, epochs, learning rate, weight decay, loss
+RECIPES = {  # docs/method.md#recipe: training crop, evaluation size, epochs, learning rate, weight decay, loss
     "nyu": ([480, 640], [480, 640], 400, 4e-4, 0.01, "ce"),
     "sunrgbd": ([480, 480], 480, 300, 4e-4, 0.01, "ce"),
     "mfnet": ([480, 640], [480, 640], 200, 8e-5, 5e-4, "ce"),
@@ -164,7 +164,7 @@ RECIPES = {  # METHOD §7: training crop, evaluation size, epochs, learning rate
     "mcubes": ([512, 512], [1024, 1024], 500, 6e-5, 0.01, "ohem"),
     "deliver": ([768, 768], [1024, 1024], 200, 2e-4, 0.01, "ce"),
 }
-PROTOCOLS = {  # DATASETS: classes, published counts, split the best checkpoint is chosen on, split reported on
+PROTOCOLS = {  # docs/datasets.md: classes, published counts, split the best checkpoint is chosen on, split reported on
     "nyu": (40, {"train": 795, "test": 654}, "test", "test"),
     "sunrgbd": (37, {"train": 5285, "test": 5050}, "test", "test"),
     "mfnet": (9, {"train": 784, "val": 392, "test": 393}, "val", "test"),

@@ -156,7 +156,7 @@ class Averaging(torch.nn.Module):
 @pytest.mark.parametrize(("image", "size"), [((96, 128), (96, 128)), ((64, 96), (75, 131))])
 @pytest.mark.parametrize("flip", [True, False])
 def test_multi_scale_flip_is_the_plain_loop(image: tuple[int, int], size: tuple[int, int], flip: bool) -> None:
-    """METHOD §7, one image, scale and flip at a time."""
+    """docs/method.md#evaluation, one image, scale and flip at a time."""
     scales = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     model, inputs = Averaging(5), images(*image, b=3, dtype=torch.float32)
     total = torch.zeros(3, 5, *size)
