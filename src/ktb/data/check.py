@@ -23,7 +23,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from ktb.data.base import FileSamples, RGBXDataModule, Samples, aspect_difference
-from ktb.data.readers import ImageReader, pixel_limit
+from ktb.data.readers import ImageReader, LabelReader, pixel_limit
 from ktb.data.spec import ignore_index
 from ktb.data.tools import Outcome
 from ktb.errors import DataError
@@ -80,8 +80,9 @@ class Seen(Outcome):
     """What became of one `Look`.
 
     size: (height, width) of the label. inputs: that of the images. histogram: (K + 1,) pixels per class id, then void.
-    digest: of all values read, equal for samples of equal content. labelled: whether it has a label. failures: one
-    line per unusable file. converted: file → what was done to it because it is no plain RGB picture.
+    digest: of all values read, equal for samples of equal content. labelled: whether it has a label. label: how its
+    file was taken, in words; empty where there is none. failures: one line per unusable file. converted: file → what
+    was done to it because it is no plain RGB picture.
     """
 
     split: str = ""
@@ -92,6 +93,7 @@ class Seen(Outcome):
     condition: dict[str, str] = field(default_factory=dict)
     digest: str = ""
     labelled: bool = True
+    label: str = ""
     failures: tuple[str, ...] = ()
     converted: dict[str, str] = field(default_factory=dict)
 
@@ -334,8 +336,19 @@ def look(job: Look) -> Seen:
         raw.condition,
         digest.hexdigest(),
         labelled,
+        _label_in_words(job),
         converted=raw.converted,
     )
+
+
+def _label_in_words(job: Look) -> str:
+    """How the label file of a sample was taken; empty where there is none."""
+    samples = job.samples
+    if not isinstance(samples, FileSamples) or not isinstance(samples.label, LabelReader):
+        return ""
+    file = samples.entries[job.index].label
+    with pixel_limit(job.max_pixels):
+        return "" if file is None else samples.label.describe(samples.root / file)
 
 
 def _before_rounding(job: Look) -> dict[str, NDArray[Any]]:
@@ -394,11 +407,13 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
         classes = list(data.spec.classes)
         absent = [name for name, pixels in splits[split]["classes"].items() if not pixels]
         if absent and any(s.labelled for s in ordered[split]):
-            off = absent in (classes[:1], classes[-1:])
-            findings.append(
-                f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)})"
-                + "; the first or the last alone is missing where labels are off by one" * off
-            )
+            void = splits[split]["void"]
+            hint = ""
+            if len(classes) == 2 and absent == classes[1:] and void:
+                hint = "; where class 1 is stored as 255, say label.map: {0: 0, 255: 1} and label.ignore: []"
+            elif absent in (classes[:1], classes[-1:]):
+                hint = "; the first or the last alone is missing where labels are off by one"
+            findings.append(f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)}){hint}")
         read = [s for s in ordered[split] if s.histogram is not None]
         findings += _oddities(data, split, read)
         failures += _batching(data, split, count, read)
@@ -457,6 +472,7 @@ def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
         "published": data.spec.counts.get(split),
         "failed": len(seen) - len(read),
         "sizes": dict(Counter(f"{s.size[0]}x{s.size[1]}" for s in read if s.labelled).most_common()),
+        "labels": dict(Counter(s.label for s in read if s.label).most_common()),
         "modalities": modalities,
         "pixels": total,
         "void": int(histogram[-1]),
@@ -468,11 +484,12 @@ def _split(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> Report:
 
 def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, column heads, rows) of the tables that both the terminal and the HTML page show."""
-    splits, values, gaps, classes, conditions = [], [], [], [], []
+    splits, labels, values, gaps, classes, conditions = [], [], [], [], [], []
     for name, split in report["splits"].items():
         published = "-" if split["published"] is None else str(split["published"])
         void = "-" if split["void_share"] is None else f"{split['void_share']:.2%}"
         splits.append([name, str(split["samples"]), published, str(split["failed"]), _listed(split["sizes"]), void])
+        labels += [[name, *kind.split(": "), str(count)] for kind, count in split["labels"].items()]
         for modality, v in split["modalities"].items():
             numbers = ["-" if v[key] is None else f"{v[key]:.5g}" for key in ("min", "max", "mean")]
             measured = "-" if v["measured"] is None else f"{v['measured']:.2%}"
@@ -497,6 +514,8 @@ def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
         ),
         ("Classes, share of labelled pixels", ["id", "class", *report["splits"]], classes),
     ]
+    if labels:
+        tables.insert(2, ("Labels as read", ["split", "stored as", "taken as", "files"], labels))
     if gaps:
         heads = ["split", "partner", "samples", "median", "95 %", "largest"]
         tables.append(("Gaps of pairs by time, milliseconds", heads, gaps))

@@ -679,6 +679,26 @@ class LabelReader:
             return self._from_colours(path, _as_colours(data, stored), self.colours, hidden)
         return self._from_ids(path, whole_numbers(path, self._one_channel(path, data, stored)), hidden)
 
+    def describe(self, path: Path) -> str:
+        """How a label file is taken, in words: what is stored, and what it means.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        data = read_bytes(path)
+        stored = decode(path, data=data, lossless=True)
+        channels = 1 if stored.ndim == 2 else stored.shape[2]
+        kind = "palette" if png.palette(data) is not None else f"{stored.dtype} x {channels}"
+        if self.colours is not None:
+            meant = "classes by colour"
+        elif channels == 1:
+            meant = "ids"
+        else:
+            meant = "ids in equal channels" if self.channel is None else f"ids in channel {self.channel}"
+        if png.alpha(data, stored) is not None:
+            meant += ", transparent is void" if self.alpha == "void" else ", transparency unused"
+        return f"{kind}: {meant}"
+
     def _one_channel(self, path: Path, data: bytes, stored: Array) -> Array:
         if stored.ndim == 2:
             return stored

@@ -268,3 +268,57 @@ def test_sizes_gaps_and_missing_labels_are_facts_of_own_data(tmp_path):
     text = io.StringIO()
     check.show(report, Console(file=text, width=200))
     assert "Gaps of pairs by time, milliseconds" in text.getvalue()
+
+
+def own_labels(root, labels, **label):
+    """A data set of RGB pictures and the label images given, as a report; train has all of them."""
+    for i, image in enumerate(labels):
+        for kind, picture in (("rgb", Image.fromarray(np.full((*SIZE, 3), 40 * i, np.uint8))), ("label", image)):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            picture.save(root / kind / f"{i}.png")
+    (root / "train.txt").write_text("".join(f"{i}\n" for i in range(len(labels))))
+    (root / "val.txt").write_text("0\n")
+    return report_of(
+        FolderDataModule(
+            root,
+            modalities={"rgb": {"files": "rgb/*.png"}},
+            label={"files": "label/*.png", **label},
+            classes=["a", "b"],
+            palette=[[200, 0, 0], [0, 200, 0]],
+            splits={"train": "train.txt", "val": "val.txt"},
+            streams=["rgb"],
+            num_workers=0,
+        )
+    )
+
+
+def test_how_labels_are_taken_is_listed(tmp_path):
+    ids = np.zeros(SIZE, np.uint8)
+    ids[:, 10:] = 1
+    grey, transparent = Image.fromarray(ids), np.full(SIZE, 255, np.uint8)
+    transparent[:4] = 0
+    alpha = Image.merge("LA", (grey, Image.fromarray(transparent)))
+    indexed = Image.fromarray(ids)
+    indexed.putpalette([200, 0, 0, 0, 200, 0])
+    split = own_labels(tmp_path / "ids", [grey, grey, alpha, Image.merge("RGB", [grey] * 3)])["splits"]["train"]
+    assert split["labels"] == {
+        "uint8 x 1: ids": 2,
+        "uint8 x 2: ids in equal channels, transparent is void": 1,
+        "uint8 x 3: ids in equal channels": 1,
+    }
+    assert split["void"] == 4 * SIZE[1]
+    report = own_labels(tmp_path / "colours", [indexed, indexed.convert("RGB")], colours=True)
+    assert report["splits"]["train"]["labels"] == {"palette: classes by colour": 1, "uint8 x 3: classes by colour": 1}
+    assert report["splits"]["train"]["classes"] == {"a": 2 * 10 * SIZE[0], "b": 2 * 38 * SIZE[0]}
+    console = Console(file=io.StringIO(), width=120)
+    check.show(report, console)
+    assert re.search(r"train +│ palette +│ classes by colour +│ 1", console.file.getvalue())
+
+
+def test_a_mask_of_0_and_255_is_not_taken_for_void_without_a_word(tmp_path):
+    mask = Image.fromarray(np.where(np.arange(SIZE[1]) < 9, 255, 0).astype(np.uint8) * np.ones((SIZE[0], 1), np.uint8))
+    findings = own_labels(tmp_path / "a", [mask])["findings"]
+    assert any("no pixel of 1 classes (b); where class 1 is stored as 255" in text for text in findings)
+    right = own_labels(tmp_path / "b", [mask], map={0: 0, 255: 1}, ignore=[])
+    assert right["splits"]["train"]["classes"] == {"a": 39 * SIZE[0], "b": 9 * SIZE[0]}
+    assert not any("no pixel" in text for text in right["findings"])
