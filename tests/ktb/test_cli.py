@@ -71,11 +71,14 @@ MISTAKES = {
     "modality.streams=rgb": "modality.streams=rgb: expected a list: [a,b]",
     "optim.lr=-1": "optim.lr=-1: expected above 0",
     "optim.lr=${nope}": "optim.lr: Interpolation key 'nope' not found",
-    "seed=1,2": "'seed=1,2' lists several values: add -m for one job each, or write seed=[1,2] for a list",
+    "seed=1,2": (
+        "'seed=1,2' lists several values: add -m for one job each, or write seed=[1,2] for a list, "
+        "or 'seed=\"1,2\"' for a text with a comma"
+    ),
     "dataset": "cannot read 'dataset': settings are written as key=value",
-    "run_dir=a=b": (
-        "cannot read the value of 'run_dir' in 'run_dir=a=b' (mismatched input '=' expecting <EOF>); "
-        "text with special characters needs quotes within quotes: 'run_dir=\"a=b\"'"
+    "backbone.name=a=b": (
+        "cannot read the value of 'backbone.name' in 'backbone.name=a=b' (mismatched input '=' expecting <EOF>); "
+        "text with special characters needs quotes within quotes: 'backbone.name=\"a=b\"'"
     ),
     "--dataset=nyu": "unknown option --dataset=nyu: settings are written without dashes, as key=value",
     "--config-dir nowhere": "--config-dir nowhere is not a folder",
@@ -271,7 +274,9 @@ def test_an_evaluation_knows_what_the_user_wrote(monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["ktb-eval", "dataset.root=/data", f"checkpoint={tmp_path}", "split=train"])
-    cli.evaluate()
+    with pytest.raises(SystemExit) as stop:
+        cli.evaluate()
+    assert stop.value.code == 0
     cfg, overrides = seen[0]
     assert (cfg.dataset.name, cfg.dataset.root, cfg.backbone.name) == ("nyu", "/data", "swin_b")
     assert overrides == ["dataset.root=/data", f"checkpoint={tmp_path}", "split=train"]

@@ -82,7 +82,7 @@ class SegmentationModule(L.LightningModule):
         """Terms of the loss of the last training step, over all ranks; the mean over the batches that are accumulated
         for the step so far."""
         self._accumulated = 0  # batches of the step that is running, before this one
-        self._answered: list[tuple[list[str], Tensor]] = []  # ids, and which have finite logits, of this validation
+        self._answered: list[tuple[list[str], Tensor]] = []  # ids, and which have finite logits, of this evaluation
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -156,15 +156,17 @@ class SegmentationModule(L.LightningModule):
 
     def on_test_start(self) -> None:
         self.evaluation = Evaluation(len(self.classes), self.mean_without)
+        self._answered = []
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         prediction, answered = self.predict_batch(batch, self.inference)
-        self.require_answers([(batch["id"], answered)])
+        self._answered.append((batch["id"], answered))  # processes have different numbers of batches
         if batch["id"]:
             self.evaluation.update(prediction, batch["label"], batch["id"], batch["condition"])
         return prediction
 
     def on_test_epoch_end(self) -> None:
+        self.require_answers(self._answered)
         self.evaluation = self.evaluation.gather()
         if self.evaluation.total.matrix.any():  # a split without labels has no scores
             self._log_scores("test", self.evaluation.total.matrix)
