@@ -68,11 +68,12 @@ def step(
     kept = float(sum(n for key, n in storages.items() if key not in own))
     for i, depth in enumerate(arch.depths):  # what checkpointing keeps out of sight of the hooks
         side = -(-size // (4 * 2**i))
-        values = depth * modalities * batch * side * side * arch.channels[i]
-        if recompute or i < swin.LEAN_STAGES:  # a block's input
-            kept += values * 4
-        if not recompute and i < swin.LEAN_STAGES:  # what its attention gave
-            kept += values * (2 if bf16 else 4)
+        values = modalities * batch * side * side * arch.channels[i]
+        lean = not recompute and i < swin.LEAN_STAGES and values >= swin.LEAN_VALUES
+        if recompute or lean:  # a block's input
+            kept += depth * values * 4
+        if lean:  # what its attention gave
+            kept += depth * values * (2 if bf16 else 4)
     return {"weights": (everything + 3 * trained) * 4 / 2**30, "kept": kept / 2**30, "trained": trained / 1e6}
 
 

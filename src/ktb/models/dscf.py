@@ -150,29 +150,31 @@ class DSCF(nn.Module):
         if b > 1 and b * row > limit:
             parts = (x.split(1) for x in (query, key, value, points))
             return torch.cat([self._attend(*one) for one in zip(*parts, strict=True)])
-        n, per_group = b * self.groups, self.heads // self.groups
-        q = query.reshape(n, per_group, -1, h, w)
-        q = q * (q.shape[2] ** -0.5 / math.log(2))  # 2 to the power of scores, which takes a third of exp's time
-        k, v = (x.reshape(n, per_group, -1, x.shape[-1]) for x in (key, value))
+        g, per_group = self.groups, self.heads // self.groups
+        q = query.reshape(b, g, per_group, -1, h, w)
+        q = q * (q.shape[3] ** -0.5 / math.log(2))  # 2 to the power of scores, which takes a third of exp's time
+        k, v = (x.reshape(b, g, per_group, -1, x.shape[-1]) for x in (key, value))
         # The last row of the values sums the weights.
-        k, v = k.mT, torch.cat([v, torch.ones_like(v[:, :, :1])], dim=2)
-        table = self.table / math.log(2)
-        table = table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
+        k, v = k.mT, torch.cat([v, torch.ones_like(v[:, :, :, :1])], dim=3)
+        table = (self.table / math.log(2)).view(g, per_group, *TABLE)
         # Rows of the table are worth preparing where more positions than the table has entries read it.
         if inference_on_cpu(q) and h * w > TABLE[0] * TABLE[1]:
-            return _by_columns(q, k, v, table, points.flatten(0, 1)).reshape(b, r, h, w)
+            tables = table.expand(b, -1, -1, -1, -1)
+            return _by_columns(*(x.flatten(0, 1) for x in (q, k, v, tables, points))).reshape(b, r, h, w)
+        # Groups first: then samples read their group's table together, and no sample needs a copy of it.
+        q, k, v, points = (x.transpose(0, 1) for x in (q, k, v, points))
         # Distance (query - point) / 2 as (x, y): all of it but the query's y, which is added chunk by chunk.
         y, x = (_linspace(size, points) / 2 for size in (h, w))
-        half = points.flatten(0, 1)[:, :, None] / 2  # B·g, P, 1, (y, x)
-        distance = torch.stack([x - half[..., 1], -half[..., 0].expand(-1, -1, w)], dim=-1)
+        half = points[:, :, :, None] / 2  # g, B, P, 1, (y, x)
+        distance = torch.stack([x - half[..., 1], -half[..., 0].expand(-1, -1, -1, w)], dim=-1)
         y = torch.stack([torch.zeros_like(y), y], dim=-1)[:, None].expand(-1, w, -1)
         rows = max(1, min(h, limit // (b * row)))
         recompute = rows < h and torch.is_grad_enabled()
         out = []
-        for q_rows, y_rows in zip(q.split(rows, dim=3), y.split(rows), strict=True):
+        for q_rows, y_rows in zip(q.split(rows, dim=4), y.split(rows), strict=True):
             args = (q_rows, k, v, table, distance, y_rows)
             out.append(checkpoint(_chunk, *args, use_reentrant=False) if recompute else _chunk(*args))
-        return torch.cat(out, dim=3).reshape(b, r, h, w)
+        return torch.cat(out, dim=4).transpose(0, 1).reshape(b, r, h, w)
 
 
 def _chunk(q: Tensor, k: Tensor, v: Tensor, table: Tensor, distance: Tensor, y: Tensor) -> Tensor:
@@ -181,18 +183,20 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, table: Tensor, distance: Tensor, y: 
     The matrix stands transposed (points by queries): queries are then contiguous from the maps to the output.
 
     Args:
-        q: scaled queries (N, heads, d, rows, W), N = batch · groups.
-        k, v: (N, heads, P, d) and (N, heads, d + 1, P).
-        table: (N, heads, *TABLE).
-        distance, y: (N, P, W, 2) and (rows, W, 2), their sum is where the table is read.
+        q: scaled queries (groups, B, heads, d, rows, W).
+        k, v: (groups, B, heads, P, d) and (groups, B, heads, d + 1, P).
+        table: (groups, heads, *TABLE).
+        distance, y: (groups, B, P, W, 2) and (rows, W, 2), their sum is where the table is read.
 
     Returns:
-        (N, heads, d, rows, W).
+        (groups, B, heads, d, rows, W).
     """
-    n, heads, _, rows, w = q.shape
-    grid = (distance.flatten(2)[:, :, None] + y.flatten(1)).view(n, -1, rows * w, 2)
-    bias = F.grid_sample(table, grid.to(table.dtype), mode="bilinear", align_corners=True).flatten(0, 1)
-    return _weigh(bias, q.flatten(3).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).view(n, heads, -1, rows, w)
+    groups, b, heads, _, rows, w = q.shape
+    grid = (distance.flatten(3)[:, :, :, None] + y.flatten(1)).view(groups, -1, rows * w, 2)
+    bias = F.grid_sample(table, grid.to(table.dtype), mode="bilinear", align_corners=True)  # groups, heads, B·P, L
+    bias = bias.unflatten(2, (b, -1)).flatten(0, 2)
+    q, k, v = (x.flatten(4).transpose(1, 2).flatten(0, 2) for x in (q, k, v))
+    return _weigh(bias, q, k, v).view(groups, heads, b, -1, rows, w).transpose(1, 2)
 
 
 def _weigh(scores: Tensor, q: Tensor, k: Tensor, v: Tensor, *, small: bool = False) -> Tensor:
@@ -217,7 +221,9 @@ def _by_columns(q: Tensor, k: Tensor, v: Tensor, table: Tensor, points: Tensor) 
     sum of two contiguous rows, one of the fastest things a CPU can be asked for; in between the matrix is transposed.
 
     Args:
-        q: scaled queries (N, heads, d, H, W); k, v, table as in `_chunk`.
+        q: scaled queries (N, heads, d, H, W), N = batch · groups.
+        k, v: (N, heads, P, d) and (N, heads, d + 1, P).
+        table: (N, heads, *TABLE).
         points: (N, P, 2) as (y, x) in [-1, 1].
 
     Returns:

@@ -77,7 +77,7 @@ class MLPHead(nn.Module):
         x = torch.relu_(self.dropout(x if fold else self.norm(x)))
         x = linear(x.movedim(1, -1), self.predict.weight.flatten(1), self.predict.bias)
         # Made contiguous while small: softmax and loss over channels-last logits take several times as long.
-        return F.interpolate(x.movedim(-1, 1).contiguous(), size=size, mode="bilinear", align_corners=False)
+        return _resize(x.movedim(-1, 1).contiguous(), size)
 
     def _merge(self) -> list[tuple[Tensor, Tensor]]:
         """Each scale's Linear times its share of the fuse convolution: weight (D, C_i) and bias (D), finest first."""
@@ -101,3 +101,30 @@ class MLPHead(nn.Module):
                 merged[0] = weight, bias + norm.bias - scale * norm.running_mean
             self._folded = key, merged
         return self._folded[1]
+
+
+RESIZE_PRODUCTS = 64
+"""Multiplications for a value of resized logits, up to which matrices are faster than PyTorch's own resize."""
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, align_corners=False: (B, K, H, W) → (B, K, *size), contiguous where x is.
+
+    On a CPU the gradient of PyTorch's resize takes several times as long as the result. For small maps both are faster
+    as products with the matrices that hold the same weights.
+    """
+    h, w = x.shape[-2:]
+    plain = (
+        x.device.type != "cpu"
+        or not (torch.is_grad_enabled() and x.requires_grad)
+        or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()
+        or h * (1 + w / size[0]) > RESIZE_PRODUCTS
+    )
+    if plain:
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    rows, columns = (
+        F.interpolate(torch.eye(n, dtype=x.dtype)[None], size=m, mode="linear", align_corners=False)[0]
+        for n, m in zip((h, w), size, strict=True)
+    )
+    return rows.mT @ (x @ columns)

@@ -40,6 +40,11 @@ LEAN_STAGES = 2
 keeping them: their maps are large and their products small, so that a thirtieth of a step's time saves a fifth of its
 memory."""
 
+LEAN_VALUES = 5 << 18
+"""Values of a stage's tokens, of all streams and samples, from which on that is done, and patch merging made again too:
+5 MiB in float32. Of smaller maps there is little memory to save, and calling anything twice takes longer than its
+products."""
+
 CPU_SCORES = 1 << 18
 """Attention scores held at a time on a CPU without gradients: what its caches hold."""
 
@@ -140,7 +145,7 @@ class FrozenSwin(nn.Module):
             tokens (S, H, W, C), un-normalised.
         """
         blocks = cast(Sequence[SwinTransformerBlock], self.layers[i].blocks)
-        lean = i < LEAN_STAGES and torch.is_grad_enabled() and not torch.compiler.is_compiling() and not recompute
+        lean = i < LEAN_STAGES and _is_large(x) and not recompute
         for block, adapter in zip(blocks, adapters, strict=True):
             if recompute and torch.is_grad_enabled():
                 x = checkpoint(self._block, block, x, adapter, lean, use_reentrant=False)
@@ -152,7 +157,7 @@ class FrozenSwin(nn.Module):
         """Patch merging into stage `i` > 0: (S, H, W, C) → (S, ⌈H/2⌉, ⌈W/2⌉, 2C). timm keeps it in stage i."""
         merging = self.layers[i].downsample
         assert isinstance(merging, PatchMerging)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if _is_large(x):
             # The gradient needs the gathered patches, another copy of what the stage before has kept.
             merged: Tensor = _again(_merge, merging, x)
             return merged
@@ -218,7 +223,7 @@ class FrozenSwin(nn.Module):
         def build() -> Tensor:
             mask, region = bias, kind.regions
             if region is not None:
-                mask = mask + torch.where(region[:, None] == region, 0.0, -100.0).to(dtype)
+                mask = mask + torch.where(region[:, None] == region, 0.0, _apart(bias)).to(dtype)
             if kind.keys == kind.queries:
                 return mask
             # All padding has one key and one value, so its shares of the softmax add up to that of a single token.
@@ -241,6 +246,20 @@ class FrozenSwin(nn.Module):
                 self._constants.popitem(last=False)
         self._constants.move_to_end(key)
         return self._constants[key]
+
+
+def _is_large(x: Tensor) -> bool:
+    """Whether what can be made again of these tokens is not kept for the backward pass."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.numel() >= LEAN_VALUES
+
+
+def _apart(bias: Tensor) -> float:
+    """Added to the scores of tokens that do not see each other (METHOD §1: -100), before the softmax.
+
+    In float32 e⁻¹⁰⁰ is a denormal number, and a CPU takes up to ten times as long for a product with one. There it is
+    a number whose weight is exactly zero; what -100 gives is as good as zero unless scores differ by more than 80.
+    """
+    return -1000.0 if bias.device.type == "cpu" and bias.dtype == torch.float32 else -100.0
 
 
 def _merge(merging: PatchMerging, x: Tensor) -> Tensor:

@@ -186,6 +186,15 @@ def test_self_teaching_terms_by_hand() -> None:
     assert terms["loss"].item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_of_equal_logits_the_first_class_is_the_prediction() -> None:
+    """So the side heads learn where the truth is the first of them, and are left alone where it is a later one."""
+    logits = torch.zeros(1, 3, 1, 2)
+    logits[:, 0] = -1.0  # classes 1 and 2 are equally likely
+    side = {"rgb": torch.randn(1, 3, 1, 2, generator=torch.Generator().manual_seed(0))}
+    loss = SelfTeachingLoss()(SegOutput(logits, side), torch.tensor([[[1, 2]]]))
+    assert loss["loss_rgb"] == pytest.approx(float(F.cross_entropy(side["rgb"][..., 0], torch.tensor([[1]]))), rel=1e-6)
+
+
 def test_pixel_loss_takes_uint8_labels_and_the_fused_head_only() -> None:
     logits = torch.randn(1, 3, 4, 4)
     label = torch.randint(0, 3, (1, 4, 4), dtype=torch.uint8)

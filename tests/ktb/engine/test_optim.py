@@ -34,3 +34,34 @@ def test_one_group_with_decay_on_everything_trained() -> None:
     assert group["weight_decay"] == 0.01
     assert (group["betas"], group["eps"]) == ((0.9, 0.999), 1e-8)
     assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_one_call_for_all_parameters_steps_as_one_for_each() -> None:
+    """On a CPU; also in a training that goes on from a checkpoint of a version, or a machine, that did otherwise."""
+    config = OptimConfig(0.1, 0.01)
+
+    def stepped(optimizer: torch.optim.Optimizer, model: nn.Module, seed: int) -> None:
+        x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    torch.manual_seed(0)
+    ours = nn.Linear(3, 2).double()
+    plain = nn.Linear(3, 2).double()
+    plain.load_state_dict(ours.state_dict())
+    optimizer, _ = build_optimizer(ours, config, epochs=2, steps_per_epoch=3)
+    reference = torch.optim.AdamW(
+        plain.parameters(), lr=optimizer.param_groups[0]["lr"], weight_decay=0.01, fused=False
+    )
+    for seed in range(2):
+        stepped(optimizer, ours, seed)
+        stepped(reference, plain, seed)
+    resumed, _ = build_optimizer(plain, config, epochs=2, steps_per_epoch=3)
+    resumed.load_state_dict(reference.state_dict())
+    assert resumed.param_groups[0]["fused"] is optimizer.param_groups[0]["fused"] is True
+    assert resumed.param_groups[0]["lr"] == reference.param_groups[0]["lr"]
+    stepped(optimizer, ours, 2)
+    stepped(resumed, plain, 2)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-12)

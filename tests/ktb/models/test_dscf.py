@@ -56,3 +56,17 @@ def test_a_broken_sensor_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyPatch)
     block = DSCF(("rgb", "depth"), 128, 0).eval()
     with torch.no_grad():
         assert block(torch.full((2, 1, 12, 12, 128), torch.nan)).isnan().all()
+
+
+def test_samples_that_read_a_table_together_read_it_as_each_alone() -> None:
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 128, 2).double().eval()  # four groups of two heads
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    features = torch.randn(2, 3, 6, 8, 128, dtype=torch.float64)
+    together = block(features)
+    alone = torch.cat([block(features[:, i : i + 1]) for i in range(3)])
+    assert torch.allclose(together, alone, rtol=1e-10, atol=1e-12)
+    gradients = [torch.autograd.grad(y.square().sum(), [block.table, block.query.weight]) for y in (together, alone)]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)

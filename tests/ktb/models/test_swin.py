@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from timm.layers import DropPath
@@ -50,6 +52,37 @@ def test_every_token_is_asked_once(size: tuple[int, int], shift: int) -> None:
     # Every window of the padded map is there, and has one key of padding if it has any.
     assert sum(kind.count for kind in plan.kinds) == 2 * -(-h // 12) * -(-w // 12)
     assert sum(kind.count for kind in plan.kinds if len(kind.padding)) == padding
+
+
+def test_tokens_apart_weigh_nothing_and_no_denormal_number() -> None:
+    """e⁻¹⁰⁰ is one in float32: products with it take a CPU several times as long. float64 has room for it."""
+    for dtype, weight in ((torch.float32, 0.0), (torch.float64, math.exp(-100))):
+        backbone = FrozenSwin(SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)).to(dtype)
+        block = backbone.layers[0].blocks[1]
+        with torch.no_grad():
+            block.attn.relative_position_bias_table.zero_()
+        kinds = [kind for kind in _plan(1, 8, 8, 4, 2, torch.device("cpu")).kinds if kind.regions is not None]
+        assert kinds
+        for kind in kinds:
+            weights = backbone._mask(block, kind, dtype)[0, 0].exp()
+            assert weights.unique().tolist() == pytest.approx([weight, 1.0], rel=1e-12)
+
+
+def test_what_is_made_again_has_the_gradient_of_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    backbone = FrozenSwin(SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)).double().eval()
+    start = torch.randn(2, 7, 9, 32, dtype=torch.float64)
+    found, calls = [], []
+    again = swin._again
+    monkeypatch.setattr(swin, "_again", lambda *args, **kwargs: calls.append(1) or again(*args, **kwargs))
+    for least in (start.numel(), start.numel() + 1):  # made again; kept
+        monkeypatch.setattr(swin, "LEAN_VALUES", least)
+        x = start.clone().requires_grad_()
+        y = backbone.merge(1, backbone.stage(0, x, [lambda _, add: add] * 2))
+        found.append((y, *torch.autograd.grad(y.square().sum(), x)))
+        assert len(calls) == 5  # twice attention and MLP of the first round, its merging; none in the second
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
 class Trained(FrozenSwin):
