@@ -269,10 +269,7 @@ class Bench:
         )
 
     def matrix_rate(self) -> float:
-        """FLOP/s of one large matrix product: the best of three."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        a, b = (torch.rand(2048, 2048, device=self.device, dtype=dtype) for _ in range(2))
-        return 2 * 2048**3 / min(self.run(lambda: a @ b, grad=False).wall for _ in range(3))
+        return product_rate(self.device, torch.bfloat16 if self.precision == "bf16" else torch.float32)
 
     def flops(self, call: Call, grad: bool) -> float:
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -362,21 +359,37 @@ def _status(key: str) -> int:
     return int(line.split()[1])
 
 
-def _machine(bench: Bench) -> dict[str, Any]:
+def product_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of one large matrix product: the best of three."""
+    a, b = (torch.rand(2048, 2048, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(3):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(seconds)
+
+
+def machine(device: torch.device, rates: list[float]) -> dict[str, Any]:
+    """What figures were measured on: processor, threads, versions, date, and the median of its matrix rates."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), name)
-    if bench.device.type == "cuda":
+    if device.type == "cuda":
         name = torch.cuda.get_device_name()
     return {
         "device": name,
-        "threads": torch.get_num_threads() if bench.device.type == "cpu" else None,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": date.today().isoformat(),
-        "matrix_gflops": statistics.median(bench.rates) / 1e9 if bench.rates else None,
+        "matrix_gflops": statistics.median(rates) / 1e9 if rates else None,
         "load_average": os.getloadavg()[0],
     }
 
@@ -432,7 +445,7 @@ def main() -> None:
         console.print(_table(rows))
         # JSON knows no NaN, which memory is where it was not measured.
         result["rows"] = [{k: None if v != v else v for k, v in asdict(r).items()} for r in rows]
-    result["machine"] = _machine(bench)
+    result["machine"] = machine(bench.device, bench.rates)
     console.print(result["machine"])
     if args.json:
         args.json.write_text(json.dumps(result, indent=1))

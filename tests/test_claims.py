@@ -1,0 +1,70 @@
+"""`scripts/claims.py`: its claims stand where it says, its commands are ones, and one is measured end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "claims.py"
+
+
+def claims(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def test_every_claim_stands_where_the_list_says(tmp_path: Path) -> None:
+    done = claims(tmp_path, "list")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    named = [line for line in lines if not line.startswith(" ")]
+    assert {"demo", "potholes", "ablation", "reference", "chaos"} <= {line.split(":")[0] for line in named}
+    for line in named:
+        file, quote = line.split(": ", 1)[1].split(", ", 1)
+        assert quote in (ROOT / file).read_text(), line
+    commands = [line for line in lines if line.startswith("    python ")]
+    assert len(commands) >= len(named)
+    for words in (line.split() for line in commands):
+        if words[1].endswith(".py"):
+            assert Path(words[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "there is no claim 'nothing'; there are demo, "),
+        (["potholes"], "potholes needs its data: give --root DIR"),
+        (["potholes", "--root", "missing"], "--root missing is no folder"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = claims(tmp_path, "run", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_claim_is_measured(tmp_path: Path) -> None:
+    tiny = ["dataset.size=[32,32]", "dataset.train=2", "dataset.val=1", "dataset.test=1", "dataset.batch_size=2",
+            "trainer.max_epochs=1", "trainer.accelerator=cpu", "trainer.limit_val_batches=0"]  # fmt: skip
+    done = claims(tmp_path, "run", "demo", "--out", "found", "--override", *tiny)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "found" / "demo.json").read_text())
+    run = json.loads((tmp_path / "found" / "demo" / "result.json").read_text())
+    assert result["figures"]["steps"] == 1
+    assert result["figures"]["miou"] == run["metrics"]["miou"]
+    assert result["figures"]["wall_time_s"] == run["wall_time_s"]
+    assert result["machine"]["matrix_gflops"] > 0
+    assert result["git"] == run["git"]
+    assert {"device", "cores", "torch"} <= set(result["machine"])
+    failed = claims(tmp_path, "run", "demo", "--out", "failed", "--override", "dataset.train=-1")
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("demo: exit code 2 (")
+    assert not (tmp_path / "failed" / "demo.json").exists()
