@@ -254,7 +254,7 @@ def _is_large(x: Tensor) -> bool:
 
 
 def _apart(bias: Tensor) -> float:
-    """Added to the scores of tokens that do not see each other (METHOD §1: -100), before the softmax.
+    """Added to scores of tokens that do not see each other, before the softmax (docs/method.md#shifted-windows: -100).
 
     In float32 e⁻¹⁰⁰ is a denormal number, and a CPU takes up to ten times as long for a product with one. There it is
     a number whose weight is exactly zero; what -100 gives is as good as zero unless scores differ by more than 80.
