@@ -57,11 +57,11 @@ def _ktb(command: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", f"from ktb.cli import {command}; {command}()", *arguments]
 
 
-def _study(name: str, *arguments: str) -> Callable[[Run], list[list[str]]]:
+def _study(name: str, seeds: Sequence[int], *settings: str) -> Callable[[Run], list[list[str]]]:
     def commands(run: Run) -> list[list[str]]:
         root = ["--root", run.root] if run.root and name in NEEDS_ROOT else []
-        options = ["--out", str(run.out / name), "--jobs", str(run.jobs)]
-        return [_python("study.py", name, *root, *options, *arguments, *run.overrides)]
+        options = ["--seeds", *map(str, seeds), "--out", str(run.out / name), "--jobs", str(run.jobs)]
+        return [_python("study.py", name, *settings, *run.overrides, *root, *options)]
 
     return commands
 
@@ -117,17 +117,14 @@ def _last_line(run: Run, printed: str) -> dict[str, Any]:
 
 CLAIMS = {
     "demo": Claim("README.md", "**The demo** (`make demo`", _demo, _demo_figures),
-    "ablation": Claim("README.md", "**Both modalities are needed**", _study("ablation", "--seeds", "1"), _table),
+    "ablation": Claim("README.md", "**Both modalities are needed**", _study("ablation", [1]), _table),
     "robustness": Claim("README.md", "**A sensor fails**", _robustness, _robustness_figures),
     "potholes": Claim(
         "README.md",
         "**Real sensors**",
         _study(
             "potholes",
-            "--seeds",
-            "1",
-            "2",
-            "3",
+            [1, 2, 3],
             "dataset.crop=[224,320]",
             "trainer.max_epochs=25",
             "optim.warmup_epochs=2",
