@@ -24,9 +24,9 @@ $(STAMP): pyproject.toml
 demo: setup ## train and test on the embedded synthetic data: no download, under 5 minutes on 2 CPU cores
 	@$(VENV)/bin/ktb-train
 
-# One thread: the tests' pictures are tiny, and more threads only wait for each other.
+# A process per core, each with one thread: the tests' pictures are tiny, and more threads only wait for each other.
 test: check ## check, then run all tests
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --durations 15
 
 check: setup ## lint, format and types
 	@$(VENV)/bin/ruff check .

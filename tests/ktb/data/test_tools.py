@@ -237,3 +237,18 @@ def test_a_killed_worker_ends_in_one_line(folder, tmp_path):
 def test_camera_without_size_is_not_scaled(folder, tmp_path):
     with pytest.raises(ConfigError, match="without a size"):
         run(plan(folder / "0.png", tmp_path / "HHA", scale_camera=True))
+
+
+def test_an_orientation_tag_turns_the_map(tmp_path):
+    upright = np.random.default_rng(0).integers(1500, 4000, (16, 16)).astype(np.uint16)
+    tag = Image.Exif()
+    tag[0x0112] = 3  # stored upside down
+    for name, stored, exif in (("tagged", upright[::-1, ::-1], tag), ("plain", upright, None)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.ascontiguousarray(stored)).save(
+            tmp_path / name / "0.png", **({"exif": exif} if exif else {})
+        )
+        run(plan(tmp_path / name, tmp_path / f"{name}_hha"))
+    tagged, plain = (np.asarray(Image.open(tmp_path / f"{name}_hha" / "0.png")) for name in ("tagged", "plain"))
+    assert np.array_equal(tagged, plain)
+    assert not np.array_equal(plain, plain[::-1, ::-1])
