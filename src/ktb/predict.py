@@ -623,6 +623,8 @@ def run(predictor: Predictor, jobs: Sequence[Job], *, overwrite: bool = False) -
                 if not reading:
                     break
                 loaded = reading.popleft().result()
+                # What an earlier call has written was like the training's pictures.
+                alike = alike or (isinstance(loaded, Outcome) and loaded.state == "kept")
                 if isinstance(loaded, _Unlike) and not alike:
                     raise DataError(loaded.message)
                 if isinstance(loaded, _Loaded):

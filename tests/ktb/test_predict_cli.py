@@ -280,6 +280,16 @@ def test_pictures_in_another_unit_stop_the_call_unless_forced(
     assert len(list((out / "index").rglob("*.png"))) == 3
 
 
+def test_a_picture_in_another_unit_fails_alone_after_a_stop_as_before_it(
+    trained: Path, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert call(trained, pairs, out) == 0
+    odd = pairs / "rgb/sub/b.png"
+    Image.fromarray((pixels(odd) / 255).astype(np.uint8)).save(odd)
+    assert call(trained, pairs, out) == 1
+
+
 def test_one_picture_without_a_measurement_fails_alone(
     trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

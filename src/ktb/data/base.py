@@ -464,7 +464,7 @@ _said = mmap.mmap(-1, 1)
 
 
 @rank_zero_only
-def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check lists all)") -> None:
+def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check counts them)") -> None:
     """Say once, whichever process finds the first, that pictures are read that are no plain RGB."""
     if _said[0]:
         return
@@ -835,11 +835,12 @@ def _left_out(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
     """`names` in the order of the classes, checked."""
     if isinstance(names, str):
         raise ConfigError(f"dataset.mean_without is {names!r}; expected a list: dataset.mean_without=[{names}]")
+    names = [normal(str(name)) for name in names]
     for name in names:
         if name not in spec.classes:
             raise ConfigError(
                 f"dataset.mean_without: {spec.name} has no class {name!r}; it has {', '.join(spec.classes)}"
-                + suggestion(str(name), spec.classes)
+                + suggestion(name, spec.classes)
             )
     if len(set(names)) == spec.num_classes:
         raise ConfigError(f"dataset.mean_without names all classes of {spec.name}; leave at least one for the means")

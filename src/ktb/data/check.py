@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console, Group, RenderableType
+from rich.markup import escape as plain
 from rich.table import Table
 
 from ktb.data.base import FileSamples, RGBXDataModule, Samples, aspect_difference
@@ -410,7 +411,7 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
             void = splits[split]["void"]
             hint = ""
             if len(classes) == 2 and absent == classes[1:] and void:
-                hint = "; where class 1 is stored as 255, say label.map: {0: 0, 255: 1} and label.ignore: []"
+                hint = "; where class 1 is stored as 255, say label.map: {0: 0, 255: 1}"
             elif absent in (classes[:1], classes[-1:]):
                 hint = "; the first or the last alone is missing where labels are off by one"
             findings.append(f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)}){hint}")
@@ -540,7 +541,7 @@ def show(report: Report, console: Console) -> None:
         for head in heads:
             table.add_column(head, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(plain, row))  # names are no markup
         parts.append(table)
     console.print(Group(*parts))
     for title in ("findings", "failures"):

@@ -31,7 +31,7 @@ from ktb.data.base import (
     suggestion,
 )
 from ktb.data.label_palettes import LabelPalettes
-from ktb.data.readers import Alpha, DType, Holes, ImageReader, LabelReader, Normalise, id_table, similar
+from ktb.data.readers import Alpha, DType, Holes, ImageReader, LabelReader, Normalise, id_table, pixel_limit, similar
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES, DatasetSpec, ModalitySpec, voc_colour
 from ktb.errors import ConfigError, DataError
 from ktb.files import leads_back, normal
@@ -128,6 +128,8 @@ class FolderModality:
         odd = channels != 3 or self.dtype == "float32" or self.holes != "zero" or self.normalise != "fixed"
         if name == "rgb" and odd:
             raise ConfigError("rgb has 3 channels of 8 or 16 bits, holes: zero, normalise: fixed; call it otherwise")
+        if self._reduced(name) and self.hole_value is not None:
+            raise ConfigError("rgb of 16 bits has no hole_value, as it is brought to 8 bits; call it otherwise")
         return channels
 
 
@@ -167,13 +169,13 @@ class FolderLabel:
             ignored = {_colour("label.ignore", c): void for c in self.ignore or ()}
             colours = {**{colour: i for i, colour in enumerate(spec.palette)}, **ignored}
             return LabelReader(colours=colours, void=void, alpha=self.alpha)
-        # By default void is stored as it is inside, but not where an id of a class is that number.
-        ignore = [_stored_id(value) for value in ((void,) if self.ignore is None else self.ignore)]
         if self.map is None:
-            table = id_table(spec.num_classes, offset=self.offset, ignore=ignore, void=void)
+            table = id_table(spec.num_classes, offset=self.offset, ignore=(), void=void)
         else:
-            mapping = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
-            table = mapping | dict.fromkeys(ignore, void)
+            table = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
+        # By default void is stored as it is inside, but not where an id of a class is that number.
+        usual = () if void in table else (void,)
+        table |= {_stored_id(value): void for value in (usual if self.ignore is None else self.ignore)}
         return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
 
     def stored(self, spec: DatasetSpec) -> NDArray[Any]:
@@ -322,7 +324,7 @@ class FolderDataModule(RGBXDataModule):
             )
         labels = [self.root / label for key in keys if (label := pool.found[key].label) is not None]
         if not self._label.colours and self._label.palettes == "equal":
-            self._label_palettes.add(labels)
+            self._label_palettes.add(labels, self._label_reader, self.max_pixels)
         samples = FileSamples(
             self.root,
             [pool.found[key] for key in keys],
@@ -352,7 +354,8 @@ class FolderDataModule(RGBXDataModule):
         """In words, what is done with files of another size; of the first sample, as all are opened by `check` only."""
         streams = [m.name for m in self.modalities]
         try:
-            raw = samples.read(0, streams)
+            with pixel_limit(self.max_pixels):
+                raw = samples.read(0, streams)
         except DataError:  # says so when it is its turn
             return []
         height, width = raw.images[streams[0]].shape[:2]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ktb.data import png
-from ktb.data.readers import decode
+from ktb.data.readers import LabelReader, decode, pixel_limit, read_bytes
 from ktb.errors import DataError
 
 Colour = tuple[int, int, int]
@@ -56,12 +56,30 @@ class LabelPalettes:
     def __init__(self) -> None:
         self._palettes: dict[Path, Palette] = {}
 
-    def add(self, paths: Sequence[Path]) -> None:
+    def add(self, paths: Sequence[Path], reader: LabelReader, max_pixels: int) -> None:
         """Take in more files. Only where their palettes are not one are their pixels read.
+
+        Args:
+            reader: reads the labels. The colours of ids that it takes for void, and of transparent pixels, may differ.
+            max_pixels: of a label that may be read (see `ktb.data.readers.pixel_limit`).
 
         Raises:
             DataError: an id of one file has another colour in another file.
         """
+        classes = {stored for stored, value in reader.table.items() if value != reader.void}
+
+        def used(path: Path) -> tuple[Path, dict[int, Colour]]:
+            try:
+                data = read_bytes(path)
+                with pixel_limit(max_pixels):
+                    stored = decode(path, data=data)
+                alpha = png.alpha(data, stored) if reader.alpha == "void" else None
+                ids = np.unique(stored if alpha is None else stored[alpha > 0])
+            except DataError:  # said where it is read for training
+                return path, {}
+            palette = self._palettes[path]
+            return path, {int(i): palette[i] for i in ids if i < len(palette) and int(i) in classes}
+
         new = [path for path in paths if path not in self._palettes]
         with ThreadPoolExecutor(_THREADS) as pool:
             self._palettes |= dict(zip(new, pool.map(_palette_of_file, new), strict=True))
@@ -76,7 +94,7 @@ class LabelPalettes:
         order = [path for turn in zip_longest(*groups.values()) for path in turn if path is not None]
         pool = ThreadPoolExecutor(_THREADS)
         try:
-            text = conflict(pool.map(self._used, order))
+            text = conflict(pool.map(used, order))
         finally:
             pool.shutdown(cancel_futures=True)
         if text:
@@ -85,14 +103,6 @@ class LabelPalettes:
                 "(`ktb-data new` writes them), or, if the ids are right and the colours are not, "
                 "dataset.label.palettes=unused"
             )
-
-    def _used(self, path: Path) -> tuple[Path, dict[int, Colour]]:
-        try:
-            ids = np.unique(decode(path))
-        except DataError:  # said where it is read for training
-            return path, {}
-        palette = self._palettes[path]
-        return path, {int(i): palette[i] for i in ids if i < len(palette)}
 
 
 def _palette_of_file(path: Path) -> Palette:

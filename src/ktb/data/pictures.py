@@ -41,7 +41,7 @@ def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
 def paint(label: NDArray[Any], palette: Sequence[Colour]) -> RGBImage:
     """Class ids (H, W) → colours (H, W, 3); void is white with grey hatching."""
     colours = np.array([*palette, (VOID_LIGHT,) * 3], np.uint8)
-    picture = colours[np.minimum(label, len(palette))]
+    picture = colours[np.minimum(label, np.intp(len(palette)))]
     picture[(label == ignore_index(len(palette))) & _hatching(label.shape)] = VOID_DARK
     return picture
 

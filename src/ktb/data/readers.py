@@ -687,7 +687,7 @@ class LabelReader:
         """
         data = read_bytes(path)
         stored = decode(path, data=data, lossless=True)
-        channels = 1 if stored.ndim == 2 else stored.shape[2]
+        channels = 1 if stored.ndim == 2 else stored.shape[2] - png.has_alpha(data)
         kind = "palette" if png.palette(data) is not None else f"{stored.dtype} x {channels}"
         if self.colours is not None:
             meant = "classes by colour"
@@ -797,7 +797,7 @@ def whole_numbers(path: Path, stored: Array) -> Array:
     if stored.dtype.kind in "ui":
         # No id in a table is as large, so values beyond int64 stay unknown ones.
         return stored if stored.dtype != np.uint64 else np.minimum(stored, np.iinfo(np.int64).max).astype(np.int64)
-    whole = np.isfinite(stored) & (np.rint(stored) == stored) & (np.abs(stored) < 2**53)
+    whole = np.isfinite(stored) & (np.rint(stored) == stored) & (np.abs(stored.astype(np.float64)) < 2**53)
     if not whole.all():
         row, column = np.argwhere(~whole)[0]
         raise DataError(

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ktb.data.readers import read_bytes
+from ktb.data.base import below_root
+from ktb.data.readers import read_text
 from ktb.errors import DataError
 
 __all__ = ["UNITS", "Frame", "Pairs", "as_text", "list_frames", "named_frames", "pair"]
@@ -106,10 +107,7 @@ def list_frames(root: Path, lists: Mapping[str, str], unit: str | None) -> dict[
     found: dict[str, list[Frame]] = {}
     for sequence, path in lists.items():
         where = f"{root / path}"
-        try:
-            text = read_bytes(root / path).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise DataError(f"{where}: is not a text file; expected a time and a file per line") from None
+        text = read_text(root / path)
         frames = []
         for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
             if not line.strip() or line.lstrip().startswith("#"):
@@ -117,10 +115,11 @@ def list_frames(root: Path, lists: Mapping[str, str], unit: str | None) -> dict[
             parts = re.split(r"\s*[,\t]\s*|\s+", line.strip(), maxsplit=1)
             if len(parts) != 2:
                 raise DataError(f"{where}, line {number}: {line.strip()!r}; expected a time and a file")
-            file = PurePosixPath(path).parent / parts[1].replace("\\", "/")
-            if file.is_absolute() or ".." in file.parts:
+            name = parts[1].strip("\"'").replace("\\", "/")
+            file = below_root(str(PurePosixPath(path).parent / name), root)
+            if file is None:
                 raise DataError(f"{where}, line {number}: {parts[1]!r} leaves the data root; expected a file below it")
-            frames.append(Frame(_time(parts[0], unit, f"{where}, line {number}"), str(file), parts[0]))
+            frames.append(Frame(_time(parts[0], unit, f"{where}, line {number}"), file, parts[0]))
         found[sequence] = frames
     return found
 

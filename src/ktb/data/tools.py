@@ -141,6 +141,7 @@ def plan_hha(
         found = [Path(p) for p in glob.glob(source, recursive=True)]  # noqa: PTH207 - also takes absolute patterns
         circles = {folder for folder in {parent for p in found for parent in p.parents} if leads_back(folder)}
         found = [p for p in found if circles.isdisjoint(p.parents)]
+        found = [p for p in found if not any(map(is_hidden, p.relative_to(root).parts))]
         wanted = "an existing folder, or a pattern that matches depth maps, quoted, such as 'Depth/*.npy'"
     inside = target.resolve()
     if inside == root.resolve():

@@ -303,7 +303,7 @@ def test_how_labels_are_taken_is_listed(tmp_path):
     split = own_labels(tmp_path / "ids", [grey, grey, alpha, Image.merge("RGB", [grey] * 3)])["splits"]["train"]
     assert split["labels"] == {
         "uint8 x 1: ids": 2,
-        "uint8 x 2: ids in equal channels, transparent is void": 1,
+        "uint8 x 1: ids, transparent is void": 1,
         "uint8 x 3: ids in equal channels": 1,
     }
     assert split["void"] == 4 * SIZE[1]
@@ -319,6 +319,16 @@ def test_a_mask_of_0_and_255_is_not_taken_for_void_without_a_word(tmp_path):
     mask = Image.fromarray(np.where(np.arange(SIZE[1]) < 9, 255, 0).astype(np.uint8) * np.ones((SIZE[0], 1), np.uint8))
     findings = own_labels(tmp_path / "a", [mask])["findings"]
     assert any("no pixel of 1 classes (b); where class 1 is stored as 255" in text for text in findings)
-    right = own_labels(tmp_path / "b", [mask], map={0: 0, 255: 1}, ignore=[])
+    right = own_labels(tmp_path / "b", [mask], map={0: 0, 255: 1})
     assert right["splits"]["train"]["classes"] == {"a": 39 * SIZE[0], "b": 9 * SIZE[0]}
     assert not any("no pixel" in text for text in right["findings"])
+
+
+def test_names_are_no_markup_in_the_terminal(tmp_path):
+    report = own_labels(tmp_path, [Image.fromarray(np.zeros(SIZE, np.uint8))])
+    for split in report["splits"].values():
+        split["classes"] = {"[void]": 5, "a[/x]": 7}
+    console = Console(file=io.StringIO(), width=120)
+    check.show(report, console)
+    assert "[void]" in console.file.getvalue()
+    assert "a[/x]" in console.file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from ktb.data import readers
 from ktb.data.check import look, plan, summarise
 from ktb.data.folder import FolderDataModule
 from ktb.data.guess import survey, write_yaml
@@ -307,3 +309,43 @@ def test_colours_that_are_no_classes_are_refused(tmp_path: Path, kind: Write, ex
     write(tmp_path, kind, [drawn(i) for i in range(FILES)])
     with pytest.raises(DataError, match=rf"label/\d.png: and the other labels have \d+ colours.*{expected}.*class ids"):
         survey(tmp_path, workers=1)
+
+
+def test_colours_of_what_is_void_may_differ_between_files(tmp_path: Path) -> None:
+    """The ignored id and transparent pixels are of no class, whatever their colour."""
+    write(tmp_path, palette_of_its_own, [drawn(0, void=False) for _ in range(FILES)])
+    for i in range(FILES):
+        ids = drawn(0, void=False).astype(np.uint8)
+        ids[0], ids[1] = 255, 3
+        image = Image.fromarray(ids)
+        palette = np.zeros((256, 3), np.uint8)
+        palette[:3], palette[3], palette[255] = COLOURS[:3], i, i + 10
+        image.putpalette(palette.ravel().tolist())
+        image.save(tmp_path / f"label/{i}.png", transparency=bytes([255, 255, 255, 0]))
+    sample = module(tmp_path, ignore=[255]).dataset("train")[0]
+    assert (sample["label"][:2] == 255).all()
+    assert (sample["label"][2:] < 3).all()
+
+
+def test_palettes_are_compared_in_labels_above_the_usual_limit_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, palette_of_its_own, [drawn(i, void=False) for i in range(FILES)])
+    monkeypatch.setattr(readers, "_limit", ContextVar("pixel_limit", default=10))
+    data = module(tmp_path)
+    data.max_pixels = 10**6
+    with pytest.raises(DataError, match="palettes that differ"):
+        data.open_split("train")
+
+
+@pytest.mark.parametrize("label", [{"map": {0: 0, 7: 1, 255: 2}}, {"offset": -253}])
+def test_255_is_a_class_where_the_configuration_says_so(tmp_path: Path, label: dict[str, Any]) -> None:
+    stored = {0: 0, 1: 7, 2: 255} if "map" in label else {0: 253, 1: 254, 2: 255}
+    write(
+        tmp_path,
+        lambda p, t, s: png(p, grey(t)),
+        [np.vectorize(stored.get)(drawn(i, void=False)) for i in range(FILES)],
+    )
+    for i in range(3):
+        sample = module(tmp_path, **label).dataset("train")[i]
+        np.testing.assert_array_equal(sample["label"].numpy(), drawn(int(sample["id"]), void=False))

@@ -30,6 +30,12 @@ def test_paint_uses_the_palette_and_hatches_void():
     np.testing.assert_array_equal(void[1:, :-1], void[:-1, 1:])  # lines run diagonally
 
 
+def test_paint_knows_void_beside_256_classes():
+    palette = [(i, 0, 0) for i in range(256)]
+    picture = paint(np.array([[3, 255]], np.uint8), palette)
+    assert picture.tolist() == [[[3, 0, 0], [255, 0, 0]]]
+
+
 def test_overlay_mixes_colours_with_grey_and_darkens_edges():
     grey = np.full((8, 8, 3), (90, 100, 110), np.uint8)
     label = np.zeros((8, 8), np.uint8)

@@ -87,3 +87,13 @@ def test_lists(tmp_path) -> None:
 
 def test_gaps_as_text() -> None:
     assert [as_text(g) for g in (0.02, 0.0125, 1.5)] == ["20 ms", "12.5 ms", "1.5 s"]
+
+
+def test_lists_in_utf_16_and_with_absolute_paths(tmp_path) -> None:
+    (tmp_path / "s").mkdir()
+    lines = f'1.5 a.png\n2.5 "{tmp_path}/s/b c.png"\n3.5 sub\\d.png\n'
+    (tmp_path / "s/rgb.txt").write_bytes(lines.encode("utf-16"))
+    [frames] = list_frames(tmp_path, {"1": "s/rgb.txt"}, None).values()
+    assert [(f.time, f.file) for f in frames] == [
+        (15 * NS // 10, "s/a.png"), (25 * NS // 10, "s/b c.png"), (35 * NS // 10, "s/sub/d.png")
+    ]  # fmt: skip

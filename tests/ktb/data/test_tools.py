@@ -252,3 +252,11 @@ def test_an_orientation_tag_turns_the_map(tmp_path):
     tagged, plain = (np.asarray(Image.open(tmp_path / f"{name}_hha" / "0.png")) for name in ("tagged", "plain"))
     assert np.array_equal(tagged, plain)
     assert not np.array_equal(plain, plain[::-1, ::-1])
+
+
+def test_patterns_pass_over_hidden_folders(tmp_path):
+    for name in ("room", ".cache", "@eaDir"):
+        (tmp_path / "s" / name).mkdir(parents=True)
+        np.save(tmp_path / "s" / name / "1.npy", depth_mm(0))
+    jobs = plan(str(tmp_path / "s/*/*.npy"), tmp_path / "out")
+    assert [job.source.parent.name for job in jobs] == ["room"]
