@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _DECIDED = "KTB_DECIDED"
 _PATIENCE = timedelta(minutes=5)
-"""How long the others may take to start, and the first one to decide."""
+"""How long the others may take to start."""
+_DECISION = timedelta(hours=1)
+"""How long the first one may take to decide: the labels of a network drive are counted slowly. The others learn at
+once that it has died, by torchrun's end of them all or by the store that goes with it."""
 
+_decided: dict[str, Any] = {}  # question → answer, of the newest job in this process
 _calls = itertools.count()  # the same in all processes of a job
 _kept: list[Any] = []  # served as long as this process lives
 
@@ -34,13 +38,14 @@ def is_first() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def decide(decision: Callable[[], T], *, processes: int | None) -> T:
+def decide(question: str, decision: Callable[[], T], *, processes: int | None) -> T:
     """What the first process of this job decides.
 
     torchrun and Slurm start all processes at once: they ask the first one over the job's own address. Lightning starts
     its children later, from the first one, whose environment they inherit.
 
     Args:
+        question: what is decided, such as "run folder"; each has a name of its own within a job.
         decision: called in the first process only; returns what JSON can hold.
         processes: of the job, as configured; None: not known here.
 
@@ -52,10 +57,11 @@ def decide(decision: Callable[[], T], *, processes: int | None) -> T:
     if address is not None:
         return _over_network(decision, *address)
     if os.environ.get("LOCAL_RANK", "0") != "0" and _DECIDED in os.environ:
-        value: T = json.loads(os.environ[_DECIDED])
-        return value
-    value = decision()
-    os.environ[_DECIDED] = json.dumps(value)
+        answer: T = json.loads(os.environ[_DECIDED])[question]
+        return answer
+    # By name: a process that has trained before has asked more often than its children will.
+    _decided[question] = value = decision()
+    os.environ[_DECIDED] = json.dumps(_decided)
     return value
 
 
@@ -112,6 +118,7 @@ def _over_network(decision: Callable[[], T], rank: int, processes: int, host: st
         store.set(f"{key}/all", "")
     else:
         try:
+            store.wait([key], _DECISION)
             answer = json.loads(store.get(key))
             store.set(f"{key}/read/{rank}", "")
             if "error" not in answer:

@@ -96,7 +96,7 @@ def start(cfg: DictConfig, *, occupied: tuple[str, ...]) -> tuple[DictConfig, Ch
         CheckpointError: no checkpoint there, or none that can be read.
     """
     contents: dict[Path, dict[str, Any]] = {}
-    found = ranks.decide(lambda: _find(cfg, occupied, contents), processes=processes(cfg))
+    found = ranks.decide("run folder", lambda: _find(cfg, occupied, contents), processes=processes(cfg))
     point = None
     if found["path"] is not None:
         path = Path(found["path"])

@@ -252,7 +252,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         for line in values.compare(data, data.spec.report_split, model.about.get("values")):
             print(f"warning: {line}", file=sys.stderr, flush=True)
 
-    run_dir = Path(ranks.decide(lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg)))
+    folder = ranks.decide("run folder", lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg))
+    run_dir = Path(folder)
     if (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists():
         raise ConfigError(f"{run_dir} already holds results; choose another run_dir for those of this evaluation")
     with open_dict(cfg):
@@ -371,7 +372,9 @@ def _put_class_weights(cfg: DictConfig, data: RGBXDataModule) -> None:
         return
     classes = data.spec.classes
     if given == "auto":
-        weights = ranks.decide(lambda: balanced_weights(count_pixels(data).counts), processes=resume.processes(cfg))
+        weights = ranks.decide(
+            "class weights", lambda: balanced_weights(count_pixels(data).counts), processes=resume.processes(cfg)
+        )
         with open_dict(cfg):
             cfg.loss.class_weights = weights
     elif len(given) != len(classes):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import random
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,9 +23,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch.distributed import TCPStore
 
 from ktb import ranks
+from ktb.data.balance import balanced_weights
+from ktb.data.guess import survey, write_yaml
 from ktb.data.synthetic import SyntheticDataModule
 from ktb.engine.losses import PixelLoss, SelfTeachingLoss
 from ktb.engine.module import SegmentationModule
@@ -31,6 +36,7 @@ from ktb.engine.optim import OptimConfig
 from ktb.errors import KTBError
 from ktb.models.segmentor import KTBSegmentor, SegOutput
 from ktb.models.swin import FrozenSwin, SwinArch
+from tests.ktb.data.test_recipe import field
 from tests.ktb.test_run import last_state, metric_rows, train
 
 STEPS = 20
@@ -123,7 +129,7 @@ def decide_as(rank: int, world: int, patience: float, dies: int | None) -> None:
         return text
 
     try:
-        assert [ranks.decide(partial(decision, text), processes=None) for text in "ab"] == ["a", "b"]
+        assert [ranks.decide("run folder", partial(decision, text), processes=None) for text in "ab"] == ["a", "b"]
     except KTBError as error:
         sys.exit(f"error: {error}")
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=30))
@@ -160,6 +166,74 @@ def test_a_port_that_somebody_else_has() -> None:
         printed = in_processes(2, decide_as, 2, 2, None, slurm=True, port=port, codes=[1, 1])
     assert f"error: 127.0.0.1:{port}: is in use already" in printed
     assert f"error: 127.0.0.1:{port}: process 1 of 2 can't reach process 0 there" in printed
+
+
+def test_a_child_of_lightning_takes_each_answer_for_its_own_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It inherits the first one's environment, which may have trained before in the same process."""
+
+    def ask() -> list[Any]:
+        folder = ranks.decide("run folder", lambda: {"run_dir": next(folders)}, processes=None)
+        return [folder, ranks.decide("class weights", lambda: [0.5, next(weights)], processes=None)]
+
+    def never() -> Any:
+        raise AssertionError("the first one decides")
+
+    for name in ("KTB_DECIDED", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    folders, weights = iter("abc"), iter([1.0, 2.0])
+    monkeypatch.setenv("KTB_DECIDED", '"of a job around this one"')
+    ask()
+    expected = ask()
+    assert expected == [{"run_dir": "b"}, [0.5, 2.0]]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert [ranks.decide(question, never, processes=None) for question in ("run folder", "class weights")] == expected
+    assert ranks.decide("class weights", never, processes=None) == [0.5, 2.0]
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    ranks.decide("run folder", lambda: next(folders), processes=None)  # a training without class weights
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert ranks.decide("run folder", never, processes=None) == "c"
+
+
+def test_the_others_wait_for_a_decision_that_takes_long() -> None:
+    """Such as a count of all pixels of the labels; the limit is for processes that do not start."""
+    in_processes(2, wait_as)
+
+
+def wait_as(rank: int) -> None:
+    ranks._PATIENCE = timedelta(seconds=2)
+
+    def decision() -> str:
+        time.sleep(5)
+        return "late"
+
+    assert ranks.decide("class weights", decision, processes=None) == "late"
+
+
+@pytest.mark.slow
+def test_a_command_whose_second_process_lightning_starts(tmp_path: Path) -> None:
+    """Own data with a rare class: the run folder and the class weights are decided by the first process alone."""
+    write_yaml(survey(field(tmp_path / "data", 4, 920, 80), workers=1), "mine", tmp_path / "conf")
+    environment = {
+        **{k: v for k, v in os.environ.items() if k not in ("KTB_DECIDED", "LOCAL_RANK")},
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ktb-train")), "dataset=mine",
+            f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "backbone=swin_nano", "backbone.weights=random",
+            "loss.class_weights=auto", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu",
+            "trainer.max_epochs=1", "trainer.max_steps=1", "trainer.num_sanity_val_steps=0",
+            "trainer.enable_progress_bar=false", "dataset.crop=[32,32]", "dataset.num_workers=0",
+            "dataset.batch_size=1", "test=false",
+        ],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    [run_dir] = [file.parent for file in tmp_path.rglob("result.json")]
+    weights = OmegaConf.load(run_dir / "config.yaml").loss.class_weights
+    assert weights == balanced_weights([92, 8])
+    assert json.loads((run_dir / "result.json").read_text())["steps"] == 1
 
 
 def train_as(rank: int, world: int, folder: Path, pixel_loss: str) -> None:
