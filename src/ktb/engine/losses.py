@@ -111,7 +111,8 @@ def ohem_cross_entropy(
 def _kth_largest(values: Tensor, k: Tensor) -> Tensor:
     """The k-th largest (from 1) of the float32 `values` ≥ 0 of all processes: digit by digit, four sums of 256 counts
     instead of a gathering of all values."""
-    bits = values.view(torch.int32).long()  # floats that are not negative are ordered as their bits are
+    # Floats that are not negative are ordered as their bits are; -0.0, the loss of a pixel that is sure, has others.
+    bits = values.abs().view(torch.int32).long()
     prefix, left = torch.zeros_like(k), k.clamp(min=1)
     for shift in (24, 16, 8, 0):
         among = (bits >> (shift + 8)) == (prefix >> (shift + 8))

@@ -130,6 +130,22 @@ def test_weighted_ohem_by_hand(scale: float) -> None:
         assert (a - b).abs().max() <= 1e-11 * b.abs().max()
 
 
+@pytest.mark.parametrize("margin", [9.0, 30.0])
+def test_equal_class_weights_choose_the_pixels_that_none_choose(margin: float) -> None:
+    """Also where most pixels are so sure that their loss is 0, which must not be ranked as if it were negative."""
+    label = torch.zeros(1, 64, 64).long()
+    logits = torch.zeros(1, 3, 64, 64)
+    logits[:, 0] = margin
+    logits[:, :, 0, :32] = torch.tensor([0.0, margin, 0.0]).view(1, 3, 1)  # 32 of 4096 are wrong: fewer than 1 / 16
+    assert ((F.cross_entropy(logits, label, reduction="none") == 0).sum() == 4064) == (margin == 30)
+    plain = value_and_gradient(lambda x: ohem_cross_entropy(x, label), logits)
+    weighted = value_and_gradient(lambda x: ohem_cross_entropy(x, label, weights=torch.ones(3)), logits)
+    assert plain[0].item() == pytest.approx((32 * margin) / 256, rel=0.01)
+    assert weighted[0].item() == pytest.approx(plain[0].item(), rel=1e-6)
+    # Of pixels that are equally sure, one takes the first and the other a part of each.
+    assert (weighted[1] - plain[1])[:, :, 0, :32].abs().max() <= 1e-6 * plain[1].abs().max()
+
+
 @pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
 def test_only_classes_of_weight_zero_give_zero_and_no_nan_gradient(loss: Any) -> None:
     logits = torch.randn(1, 3, 4, 4)
@@ -240,7 +256,7 @@ def test_one_modality_is_never_masked() -> None:
 
 
 def test_kth_largest_by_digits() -> None:
-    values = torch.cat([torch.rand(500) * 10, torch.zeros(20), torch.full((7,), 3.25)])
+    values = torch.cat([torch.rand(500) * 10, torch.zeros(10), -torch.zeros(10), torch.full((7,), 3.25)])
     order = values.sort(descending=True).values
     for k in (1, 2, 100, 300, 507, 508, 527):
         assert _kth_largest(values, torch.tensor(k)) == order[k - 1]
