@@ -180,8 +180,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
         failed = False
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
-            raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise  # EACCES too: a file of the data may be one that can't be read
         raise WriteError(error.filename or run_dir, error) from error
     except NotFiniteError as error:
         _write_failure(run_dir, error, saving, _facts(cfg, data, model, started))
@@ -220,7 +220,9 @@ def _fit_and_test(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=point.path if point else None, weights_only=True)
     except RuntimeError as error:
-        raise check.explain(trainer, error) or error from None
+        if explained := check.explain(trainer, error):
+            raise explained from None
+        raise
     if not cfg.test:
         return {}
     trainer.test(module, datamodule=data, ckpt_path=saving.best_path, verbose=False, weights_only=True)

@@ -4,7 +4,9 @@ equals never having stopped, and that mistakes are one line and leave nothing be
 from __future__ import annotations
 
 import csv
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
-from ktb import load_model, run
+from ktb import commands, load_model, run
 from ktb.checkpoints import to_published
 from ktb.config import conf_dir
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.spec import normalize
 from ktb.engine.metrics import ConfusionMatrix, scores
+from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 
 TINY = (
@@ -320,6 +323,40 @@ def test_class_weights_are_those_of_the_loss(tmp_path: Path) -> None:
         rows.append(float(next(r for r in metric_rows(tmp_path / name) if "train/loss" in r)["train/loss"]))
     assert rows[0] == pytest.approx(rows[2], rel=1e-6)
     assert abs(rows[1] - rows[0]) > 0.01
+
+
+def behind(cause: OSError) -> RuntimeError:
+    error = RuntimeError("the loader has failed")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lambda folder: PermissionError(errno.EACCES, "Permission denied", "/data/1.png"),
+         "/data/1.png: Permission denied; change its rights, or choose another place"),
+        (lambda folder: OSError(errno.ENOSPC, "No space left on device", f"{folder}/panels.png"),
+         "{folder}/panels.png: can't be written (No space left on device); what was saved before is intact: "),
+        (lambda folder: OSError(errno.EROFS, "Read-only file system"),
+         "{folder}: can't be written (Read-only file system); what was saved before is intact: "),
+        (lambda folder: behind(OSError(errno.EIO, "Input/output error", "/data/2.png")),
+         "/data/2.png: Input/output error: the disk or network drive does not answer; "),
+    ],
+)  # fmt: skip
+def test_a_fault_while_training_is_told_as_what_it_is(
+    fault: Callable[[Path], Exception], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """A file that can't be read is no file that can't be written, and the cause behind an error is kept."""
+    folder = tmp_path / "run"
+
+    def training_step(*_: Any) -> None:
+        raise fault(folder)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", training_step)
+    assert commands.run("ktb-train", lambda: bool(train(folder, "trainer.max_steps=1", "test=false"))) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("ktb-train: error: " + said.format(folder=folder))
 
 
 def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
