@@ -13,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,7 +37,7 @@ from ktb.data.label_guess import (
     look_at_label,
     read_class_names,
 )
-from ktb.data.readers import MAX_PIXELS, decode, pixel_limit, similar
+from ktb.data.readers import MAX_PIXELS, as_grey, decode, pixel_limit, similar
 from ktb.data.recipe import Setting, guess_recipe
 from ktb.data.tools import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
@@ -171,7 +171,7 @@ def find_files(root: Path) -> tuple[list[File], list[str]]:
     if not found:
         raise DataError(
             f"{root}: no picture in it or its folders; expected files ending in {' '.join(SUFFIXES)}"
-            + (f" ({notes[0]})" if notes else "")
+            + (f" ({'; '.join(notes)})" if notes else "")
         )
     return found, notes
 
@@ -304,6 +304,8 @@ class Stats:
     values: Array
     not_finite: float
     grey: bool
+    one_channel: bool
+    """All files are read as one channel: grey, or saved as colours with equal channels."""
     alpha: bool
     patches: bool
     """Whole numbers in patches, as ids are."""
@@ -318,7 +320,7 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
     """Raises DataError if a file cannot be read."""
     chosen = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, LOOKED_AT).round().astype(int).tolist()))]
     values, bad, total = [], 0, 0
-    stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, False, True, True, Counter())
+    stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, True, False, True, True, Counter())
     for f in chosen:
         image = decode(root / f.path, expand_palette=True)
         stored = decode(root / f.path)
@@ -328,6 +330,7 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         stats.sizes[image.shape[0], image.shape[1]] += 1
         colour = image[..., :3]
         stats.grey &= image.shape[2] >= 3 and bool((colour == colour[..., :1]).all())
+        stats.one_channel &= as_grey(image).shape[2] == 1
         stats.alpha |= image.shape[2] == 4 and bool((image[..., 3] != image[0, 0, 3]).any())
         step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 20_000)))
         sample = colour[::step, ::step].astype(np.float64)
@@ -360,11 +363,14 @@ def _codes(stored: Array) -> Array:
 def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
     """How the values of a modality are stored and what they mean."""
     settings: dict[str, Any] = {"files": pattern}
-    channels = 3 if name == "rgb" and len(stats.channels) > 1 else max(stats.channels)
+    mixed = len(stats.channels) > 1
+    channels = max(stats.channels) if not mixed else 3 if name == "rgb" else 1
     reasons = [f"{channels} channel{'s' * (channels > 1)} of {_bits(stats.dtypes)}"]
-    if len(stats.channels) > 1:
+    if mixed and name == "rgb":
         reasons.append("grey pictures among them are taken as three equal channels, alpha is left out")
-    if stats.grey and name != "rgb":
+    elif mixed:
+        reasons[0] += ", in some files saved as several equal ones"
+    elif stats.grey and name != "rgb":
         settings["pick"] = [0]
         reasons[0] += ", all equal: one is taken"
         channels = 1
@@ -677,6 +683,8 @@ def _modalities(
         s = stats[id(k)]
         if not k.says(RGB_WORDS) and _example(k).endswith(".npy"):
             return False  # some sensor's channels; whoever stores colours in NPY names them
+        if s.one_channel and len(s.channels) > 1 and not k.says(RGB_WORDS):
+            return False
         return bool(s.channels & {3, 4}) and not s.grey and s.dtypes <= {"uint8", "uint16"}
 
     usable = [k for k in kinds if max(stats[id(k)].channels) <= 4]
@@ -685,8 +693,9 @@ def _modalities(
         (k for word in RGB_WORDS for k in colour if k.says([word]) and not k.says(ALL_X_WORDS)),
         colour[0] if len(colour) == 1 and not colour[0].says(ALL_X_WORDS) else None,
     )
-    # Colour pictures may have grey ones or some with alpha among them; all others must be alike.
-    usable = [k for k in usable if k is rgb or len(stats[id(k)].channels) == 1]
+    # Colour pictures may have grey ones or some with alpha among them, those of a sensor with one channel some with
+    # equal channels; all others must be alike.
+    usable = [k for k in usable if k is rgb or len(stats[id(k)].channels) == 1 or stats[id(k)].one_channel]
     for k in kinds:
         if k not in usable:
             counts = " and ".join(map(str, sorted(stats[id(k)].channels)))
@@ -733,80 +742,115 @@ def _crop(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
 
 def _find_splits(found: Survey, split_level: int | None) -> None:
     """By folders if there are any, else by lists that name samples, else by shares."""
-    if split_level is not None:
-        tree = Tree(found.root)
-        examples = [PurePosixPath(guess.settings["files"]) for guess in (*found.modalities, found.label)]
-        folders = set().union(*(_expand(tree, e.parts[: e.parts.index(SPLIT)]) for e in examples))
-        found.splits = {split_of(n) or "": n for n in sorted(folders) if split_of(n)}
-        found.splits = {s: found.splits[s] for s in ("train", "val", "test") if s in found.splits}
-        found.split_reason = "folders of these names"
-    else:
-        found.splits = {"train": 0.8, "val": 0.2}
-    matches = {}
     tree = Tree(found.root)
-    for guess in (*found.modalities, found.label):
-        matches[guess.name] = {
-            (split, key)
-            for split, folder in (found.splits.items() if split_level is not None else [("", "")])
-            for key in match_files(tree, guess.settings["files"].replace(SPLIT, str(folder)))
-        }
-    labelled = {split for split, _ in matches["label"]}
-    if split_level is not None and {"val", "test"} <= set(found.splits) and labelled == {"train", "val"}:
-        matches["label"] |= {(split, key) for split, key in matches[found.modalities[0].name] if split == "test"}
-        found.notes.append("test: no labels, so evaluation on it writes predictions in stored ids instead of scores")
-    complete = set.intersection(*matches.values())
+    guesses = (*found.modalities, found.label)
+    # With folders of splits, keys begin with them or have them in between: names may occur in several splits.
+    matches = {g.name: match_files(tree, g.settings["files"].replace(SPLIT, "*")) for g in guesses}
+    complete = set.intersection(*(set(files) for files in matches.values()))
     if not complete:
         raise DataError(f"{found.root}: no sample has all of {', '.join(matches)}; expected names that run parallel")
-    incomplete = len(set.union(*matches.values()) - complete)
-    if incomplete:
-        found.notes.append(
-            f"{incomplete} names lack a file of some kind and are left out: only complete samples are listed"
-        )
-    if split_level is not None and not incomplete:
-        count = sum(split == "train" for split, _ in complete)
+    if split_level is not None:
+        count = _by_folder(found, matches, complete, split_level)
     else:
-        count = _by_list(found, sorted(key for _, key in complete), incomplete, split_level)
+        found.splits = {"train": 0.8, "val": 0.2}
+        incomplete = len(set[str]().union(*matches.values()) - complete)
+        _note_incomplete(found, incomplete)
+        count = _by_list(found, sorted(complete), incomplete)
     found.batch_size = max(1, min(4, count))
 
 
-def _expand(tree: Tree, before: Sequence[str]) -> set[str]:
-    folders = [""]
-    for part in before:
-        folders = [
-            f"{f}/{n}".lstrip("/") for f in folders for n, d in tree.names(f).items() if d and part in ("*", normal(n))
-        ]
-    return {n for f in folders for n, is_folder in tree.names(f).items() if is_folder}
+def _note_incomplete(found: Survey, count: int) -> None:
+    if count:
+        found.notes.append(f"{count} names lack a file of some kind and are left out: only complete samples are listed")
 
 
-def _by_list(found: Survey, keys: Sequence[str], incomplete: int, split_level: int | None) -> int:
-    """Lists of the user's, or shares, or lists of our own where patterns find incomplete samples; training samples."""
-    if split_level is None:
-        for lists in _candidate_lists(found.root):
-            trial = FolderDataModule(**module_settings(found) | {"splits": lists})
-            try:
-                counts = {split: len(trial.open_split(split)) for split in lists}
-            except KTBError as error:
-                found.notes.append(f"lists {', '.join(lists.values())} are not used: {error}")
-                continue
-            found.splits = dict(lists)
-            found.split_reason = "lists in the folder"
-            return counts["train"]
-    order = np.random.default_rng(0).permutation(len(keys))
-    if len(keys) < 2:
-        raise DataError(f"{found.root}: {len(keys)} complete sample; expected two or more, to train and to validate")
-    train = max(1, min(len(keys) - 1, round(0.8 * len(keys))))
-    if not incomplete and split_level is None:
-        found.split_reason = (
-            "no lists or folders of splits: shares, dealt out at random (split_seed). Frames of one video that are "
-            "alike then lie on both sides: write lists if yours are"
+def _by_folder(found: Survey, matches: Mapping[str, Mapping[str, str]], complete: set[str], split_level: int) -> int:
+    """The folders, or lists of what is in them where the folders alone would not do; the number of training samples."""
+    folder_of = {
+        key: PurePosixPath(file).parts[split_level] for files in matches.values() for key, file in files.items()
+    }
+    folders: dict[str, set[str]] = {}
+    for folder in sorted(set(folder_of.values())):
+        folders.setdefault(split_of(folder) or "", set()).add(folder)
+    folders = {split: folders[split] for split in SPLIT_WORDS if split in folders}
+    within = {split: {key for key, folder in folder_of.items() if folder in folders[split]} for split in folders}
+    samples = {split: keys & complete for split, keys in within.items()}
+    if "test" in folders and not within["test"] & matches["label"].keys():
+        pictures = set.intersection(*(set(matches[guess.name]) for guess in found.modalities))
+        samples["test"] = within["test"] & pictures
+        if samples["test"]:
+            found.notes.append(
+                "test: no labels, so evaluation on it writes predictions in stored ids instead of scores"
+            )
+    for split in [split for split, keys in samples.items() if not keys]:
+        if split == "train":
+            raise DataError(
+                f"{found.root}: no sample in {' or '.join(sorted(folders[split]))} has all of {', '.join(matches)}; "
+                "expected names that run parallel"
+            )
+        found.notes.append(f"{split}: no sample has all of {', '.join(matches)}, so it is left out")
+        del samples[split]
+    # The best checkpoint is chosen on val, or on test where there is no val, and for that it needs labels.
+    chosen_on = samples.get("val" if "val" in folders else "test", set())
+    incomplete = len(set[str]().union(*within.values()) - set[str]().union(*samples.values()))
+    if not incomplete and chosen_on & complete and all(len(names) == 1 for names in folders.values()):
+        found.splits = {split: min(names) for split, names in folders.items()}
+        found.split_reason = "folders of these names"
+        return len(samples["train"])
+
+    _note_incomplete(found, incomplete)
+    found.lists = {split: sorted(keys) for split, keys in samples.items()}
+    found.split_reason = "lists of the samples in the folders of these names, written beside this file"
+    if not chosen_on & complete:
+        train, val = _parted(found.root, found.lists["train"])
+        found.lists = {"train": train, "val": val} | {s: k for s, k in found.lists.items() if s == "test"}
+        found.split_reason += (
+            "; val is 20 % of train at random, as no other folder has labels to choose a checkpoint by"
         )
-        if round(0.8 * len(keys)) in (0, len(keys)):
-            found.splits = {"train": 0.5, "val": 0.5}
-            train = len(keys) // 2
-        return train
-    found.lists = {"train": sorted(keys[i] for i in order[:train]), "val": sorted(keys[i] for i in order[train:])}
-    found.split_reason = "lists of the complete samples, written beside this file: 80 % at random to train on"
-    return train
+    found.modalities = [_without_splits(guess) for guess in found.modalities]
+    found.label = _without_splits(found.label)
+    return len(found.lists["train"])
+
+
+def _without_splits(guess: Guess) -> Guess:
+    """With a pattern that finds the files of all splits."""
+    return replace(guess, settings=guess.settings | {"files": guess.settings["files"].replace(SPLIT, "*")})
+
+
+def _parted(root: Path, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """80 % and 20 % of the samples, at random."""
+    if len(keys) < 2:
+        raise DataError(f"{root}: {len(keys)} complete sample; expected two or more, to train and to validate")
+    order = np.random.default_rng(0).permutation(len(keys))
+    train = max(1, min(len(keys) - 1, round(0.8 * len(keys))))
+    return sorted(keys[i] for i in order[:train]), sorted(keys[i] for i in order[train:])
+
+
+def _by_list(found: Survey, keys: Sequence[str], incomplete: int) -> int:
+    """Lists of the user's, or shares, or lists of our own where patterns find incomplete samples; training samples."""
+    for lists in _candidate_lists(found.root):
+        trial = FolderDataModule(**module_settings(found) | {"splits": lists})
+        try:
+            counts = {split: len(trial.open_split(split)) for split in lists}
+        except KTBError as error:
+            found.notes.append(f"lists {', '.join(lists.values())} are not used: {error}")
+            continue
+        found.splits = dict(lists)
+        found.split_reason = "lists in the folder"
+        return counts["train"]
+    train, val = _parted(found.root, keys)
+    if incomplete:
+        found.lists = {"train": train, "val": val}
+        found.split_reason = "lists of the complete samples, written beside this file: 80 % at random to train on"
+        return len(train)
+    found.split_reason = (
+        "no lists or folders of splits: shares, dealt out at random (split_seed). Frames of one video that are "
+        "alike then lie on both sides: write lists if yours are"
+    )
+    if round(0.8 * len(keys)) in (0, len(keys)):
+        found.splits = {"train": 0.5, "val": 0.5}
+        return len(keys) // 2
+    return len(train)
 
 
 def _candidate_lists(root: Path) -> Iterator[dict[str, str]]:

@@ -143,7 +143,10 @@ def guess_labels(seen: Sequence[LabelSeen], names: ClassNames) -> Labels:
             reasons.append("several channels with the same ids: the first is taken")
         elif any(s.has_alpha for s in seen):
             reasons.append("ids in grey, beside alpha")
-        if any(s.channels > 1 or s.has_alpha for s in seen):
+        # Equal channels are read without it, and then a file whose channels differ is still refused.
+        if any(s.channels == 2 for s in seen) or (
+            any(s.has_alpha for s in seen) and all(s.channels == 1 for s in seen)
+        ):
             settings = {"channel": 0} | settings
         found = _from_ids(_tally(s.ids for s in seen), names, seen)
     elif not differ and (first := _first_channel(seen)) is not None:
@@ -249,15 +252,21 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     names, numbered = given.ids, given.numbered
     painted = [i for i in ids if i != IGNORE and 0 <= i < len(palette)]
     if given.colours and painted and all(palette[i] in given.colours for i in painted):
-        # The palette says which id has which name, whatever the order of the list.
-        names, numbered = {i: given.colours[c] for i, c in enumerate(palette) if c in given.colours}, True
-    void = [i for i in ids if names.get(i, "").lower() in VOID_NAMES]
+        # The palette says which id has which name, whatever the order of the list. Entries that only fill it up have
+        # the colour of an earlier one.
+        meant = [i for i, c in enumerate(palette) if c in given.colours and (i in counted or palette.index(c) == i)]
+        names, numbered = {i: given.colours[palette[i]] for i in meant}, True
+    plain = [i for i in ids if i >= 0 and i not in VOID_IDS]
+    if not numbered and len(plain) > 1 and len(names) == plain[-1] and not _far_apart(plain):
+        # K names for ids up to K: they are those of 1 to K.
+        names = {i + 1: name for i, name in names.items()}
+    void = [i for i in {*ids, *names} if names.get(i, "").lower() in VOID_NAMES]
     negative = [i for i in ids if i < 0 and i not in names and i not in void]
     if negative and ids != [-1, 1]:  # which are the two classes of some programs
         void += negative
         reasons.append(f"{_ranges(negative)} is void: no class has a negative id")
     kept = [i for i in ids if i not in void]
-    stretched = len(kept) > 1 and int(np.diff(kept).min()) >= 10
+    stretched = _far_apart(kept)
     if not stretched:
         for i in VOID_IDS:
             others = [k for k in kept if k != i]
@@ -267,9 +276,6 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
                 kept.remove(i)
                 void.append(i)
                 reasons.append(f"{i} is void")
-    if not numbered and len(names) == max(kept, default=0) and len(kept) > 1 and not stretched:
-        # K names for ids up to K: they are those of 1 to K.
-        names = {i + 1: name for i, name in names.items()}
     if 0 in kept and names and 0 not in names and max(names) == max(kept):
         kept.remove(0)
         void.append(0)
@@ -283,26 +289,26 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
             f"{where}: and the other labels hold {len(kept)} different ids, most of them in one file only; expected "
             "ids of classes: are they instances, or measurements? Write class ids, or name the classes in a classes.txt"
         )
-    known = [*kept, *(i for i in names if i not in void and names[i].lower() not in VOID_NAMES)]
+    known = [*kept, *(i for i in names if i not in void)]
     first, last = min(known, default=0), max(known, default=0)
     dense = not stretched and first >= 0 and len(kept) * 2 >= last - first + 1
-    classes = list(range(first, last + 1)) if dense else kept
+    classes = [i for i in range(first, last + 1) if i not in void] if dense else kept
     if len(classes) > MAX_CLASSES:
         raise DataError(
             f"{where}: and the other labels hold {len(kept)} different ids, {ids[0]} to {ids[-1]}; expected at most "
             f"{MAX_CLASSES} classes: are they instances, or measurements?"
         )
     if dense:
-        if first:
-            settings["offset"] = -first
-            reasons.append(f"the lowest is {first}, which becomes class 0")
-            if first == 1 and 0 not in ids:
-                void.append(0)
+        if first == 1 and 0 not in ids:
+            void.append(0)
         if missing := [i for i in classes if i not in counted]:
             notes.append(f"no pixel of the ids {_ranges(missing)}: take these classes out if they do not exist")
-    else:
+    if not dense or len(classes) < last - first + 1:
         settings["map"] = {stored: i for i, stored in enumerate(classes)}
-        reasons.append("far apart: each is mapped to a class")
+        reasons.append(f"{'void between them' if dense else 'far apart'}: each is mapped to a class")
+    elif first:
+        settings["offset"] = -first
+        reasons.append(f"the lowest is {first}, which becomes class 0")
     # This is the default where there is none; an id that is a class must not be in it.
     usual = ignore_index(len(classes))
     ignore = sorted({*void, *([] if usual in classes else [usual])})
@@ -318,6 +324,10 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     return Labels(settings, reasons, listed, colours if own else None, notes)
 
 
+def _far_apart(ids: Sequence[int]) -> bool:
+    return len(ids) > 1 and int(np.diff(ids).min()) >= 10
+
+
 def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: Sequence[LabelSeen]) -> Labels:
     total = max(sum(counted.values()), 1)
     unnamed = [c for c in counted if c not in names]
@@ -330,7 +340,7 @@ def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: S
                 "one file only; expected one colour per class: were they resized or saved as JPEG, or are they "
                 "instances? Write them again with class ids, or name the colours in a classes.txt (name r g b)"
             )
-    void = [c for c in counted if names.get(c, "").lower() in VOID_NAMES]
+    void = [c for c in names if names[c].lower() in VOID_NAMES]
     classes = [c for c in names if names[c].lower() not in VOID_NAMES]
     classes += sorted(c for c in unnamed)
     if not 0 < len(classes) <= MAX_CLASSES:

@@ -505,7 +505,7 @@ class ImageReader:
         if self.colour:
             image, converted = _as_colour(image)
         elif self.channels == 1 and self.pick is None:
-            image = _as_grey(image)
+            image = as_grey(image)
         unit = self.units.get(image.dtype.name)
         if unit is not None:
             return image * np.float32(unit), converted
@@ -556,7 +556,7 @@ def _as_colour(image: Array) -> tuple[Array, str]:
     return image, ""
 
 
-def _as_grey(image: Array) -> Array:
+def as_grey(image: Array) -> Array:
     """A grey picture saved as colour → (H, W, 1); one whose channels differ, or with transparency, stays as it is."""
     colours = image
     if image.shape[2] in (2, 4):

@@ -305,6 +305,49 @@ def test_grey_as_colour_is_one_channel(tmp_path):
     assert opened(found).dataset("train")[0]["inputs"]["thermal"].shape[0] == 1
 
 
+@pytest.mark.parametrize("name", ["ir", "sensor"])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_one_channel_saved_as_grey_and_as_colour(tmp_path, name, alpha):
+    values = [rgb(i)[..., 0] for i in range(4)]
+    full = [np.full_like(values[0], 255)] * alpha
+    images = [np.dstack([v] * 3 + full) if i % 2 else v for i, v in enumerate(values)]
+    found = guessed(tmp_path, {"rgb": [rgb(i + 9) for i in range(4)], name: images})
+    stream = "thermal" if name == "ir" else "sensor"
+    assert modalities(found) == {"rgb": {"files": "rgb/*.png"}, stream: {"files": f"{name}/*.png"}}
+    assert found.modalities[1].reasons[0] == "1 channel of 8 bits, in some files saved as several equal ones"
+    samples = opened(found).open_split("train")
+    for i, entry in enumerate(samples.entries):
+        np.testing.assert_array_equal(samples.read(i, [stream]).images[stream][..., 0], values[int(entry.id)])
+    save(tmp_path / f"{name}/1.png", rgb(1))
+    found = look(tmp_path)
+    assert modalities(found) == {"rgb": {"files": "rgb/*.png"}}
+    assert any(
+        f"{name}/0.png and others like it have 1 and 3 {'and 4 ' * alpha}channels and are left" in n
+        for n in found.notes
+    )
+
+
+def test_one_channel_saved_both_ways_is_no_rgb(tmp_path):
+    values = [rgb(i)[..., 0] for i in range(4)]
+    found = guessed(tmp_path, {"camera": [v if i % 2 else np.dstack([v] * 3) for i, v in enumerate(values)]})
+    assert modalities(found) == {"camera": {"files": "camera/*.png"}}
+
+
+def test_palette_that_is_filled_up(tmp_path):
+    """The entries beyond those that count have the colour of void."""
+    colours = {"void": (0, 0, 0), "road": (128, 64, 128), "car": (0, 0, 142)}
+    (tmp_path / "classes.txt").write_text("".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in colours.items()))
+    for i in range(3):
+        save(tmp_path / f"rgb/{i}.png", rgb(i))
+        image = Image.fromarray(label(0, 1, 2))
+        image.putpalette([v for c in colours.values() for v in c] + [0, 0, 0] * 253)
+        (tmp_path / "label").mkdir(exist_ok=True)
+        image.save(tmp_path / f"label/{i}.png")
+    found = look(tmp_path)
+    assert found.label.settings == {"files": "label/*.png", "offset": -1, "ignore": [0, 255]}
+    assert [name for name, _ in found.classes] == ["road", "car"]
+
+
 def test_a_fourth_channel_that_varies_is_another_sensor(tmp_path):
     rgba = [np.dstack([rgb(i), rgb(i + 9)[..., 0]]) for i in range(3)]
     found = guessed(tmp_path, {"images": rgba})
@@ -344,6 +387,16 @@ def labelled(root: Path, images: list[np.ndarray], names: str = "", folder: str 
         ((0, 255), "", {"map": {0: 0, 255: 1}, "ignore": []}, ["class_0", "class_255"], {255: 1}),
         ((0, 128, 255), "", {"map": {0: 0, 128: 1, 255: 2}, "ignore": []}, ["class_0", "class_128", "class_255"],
          {128: 1, 255: 2}),
+        # Void between the classes, whether it occurs or not, and whatever id the list starts at.
+        ((0, 1, 2, 3), "0 a\n1 b\n2 void\n3 c\n", {"map": {0: 0, 1: 1, 3: 2}, "ignore": [2, 255]}, ["a", "b", "c"],
+         {1: 1, 2: IGNORE, 3: 2}),
+        ((0, 1, 3), "a\nb\nunlabeled\nc\n", {"map": {0: 0, 1: 1, 3: 2}, "ignore": [2, 255]}, ["a", "b", "c"],
+         {1: 1, 3: 2}),
+        ((1, 2, 3), "a\nIgnore\nc\n", {"map": {1: 0, 3: 1}, "ignore": [0, 2, 255]}, ["a", "c"],
+         {1: 0, 2: IGNORE, 3: 1}),
+        ((0, 1, 2), "a\nvoid\nc\nd\n", {"map": {0: 0, 2: 1, 3: 2}, "ignore": [1, 255]}, ["a", "c", "d"],
+         {0: 0, 1: IGNORE, 2: 1}),
+        ((0, 1), "a\nb\nvoid\n", {"ignore": [2, 255]}, ["a", "b"], {0: 0, 1: 1}),
         ((7, 26, 40), "", {"map": {7: 0, 26: 1, 40: 2}}, ["class_7", "class_26", "class_40"], {26: 1}),
     ],
 )  # fmt: skip
@@ -374,15 +427,20 @@ def test_colours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("channels", "reason"),
+    ("channels", "settings", "reason"),
     [
-        (lambda ids: np.dstack([ids] * 3), "several channels with the same ids: the first is taken"),
-        (lambda ids: np.dstack([ids, ids * 0, ids * 0, ids * 0 + 255]), "ids in the first channel"),
+        (lambda ids: np.dstack([ids] * 3), {}, "several channels with the same ids: the first is taken"),
+        (
+            lambda ids: np.dstack([ids] * 3 + [ids * 0 + 255]),
+            {},
+            "several channels with the same ids: the first is taken",
+        ),
+        (lambda ids: np.dstack([ids, ids * 0, ids * 0, ids * 0 + 255]), {"channel": 0}, "ids in the first channel"),
     ],
 )
-def test_ids_in_a_colour_file(tmp_path, channels, reason):
+def test_ids_in_a_colour_file(tmp_path, channels, settings, reason):
     found = labelled(tmp_path, [channels(label(0, 1, 2))] * 3)
-    assert found.label.settings == {"files": "label/*.png", "channel": 0}
+    assert found.label.settings == {"files": "label/*.png"} | settings
     assert reason in found.label.reasons
     np.testing.assert_array_equal(opened(found).dataset("train")[0]["label"], label(0, 1, 2))
 
@@ -444,8 +502,10 @@ def test_folders_that_say_nothing(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         look(tmp_path / "nowhere")
     (tmp_path / "a").mkdir()
-    (tmp_path / "a/1.tif").touch()
-    with pytest.raises(DataError, match=r"no picture in it .* \(1 files ending in .tif are not read: convert them"):
+    for name in ("1.tif", "1.bmp", "2.bmp"):
+        (tmp_path / "a" / name).touch()
+    unread = r"\(2 files ending in .bmp are not read: .*; 1 files ending in .tif are not read: convert them"
+    with pytest.raises(DataError, match=rf"no picture in it .* {unread}"):
         look(tmp_path)
     for i in range(3):
         save(tmp_path / f"a/{i}.png", rgb(i))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,11 @@ KINDS: dict[str, tuple[Write, dict[str, Any]]] = {
     "big endian, -100": (npy(">i4", -100), {"ignore": [-100, 255]}),
     "three channels": (
         lambda p, t, s: np.save(p.with_suffix(".npy"), np.where(t == VOID, -1, t)[..., None].repeat(3, 2)),
-        {"channel": 0, "ignore": [-1, 255]},
+        {"ignore": [-1, 255]},
     ),
     "RGB triplets": (
         lambda p, t, s: png(p, Image.fromarray(np.where(t == VOID, 255, t).astype(np.uint8)[..., None].repeat(3, 2))),
-        {"channel": 0},
+        {},
     ),
     "grey and alpha": (
         lambda p, t, s: png(p, Image.merge("LA", (grey(t % 3), grey(np.where(t == VOID, 0, 255))))),
@@ -126,7 +126,7 @@ TWO: dict[str, tuple[Write, dict[str, Any]]] = {
     "0 and 255": (lambda p, t, s: png(p, grey(t * 255)), {"map": {0: 0, 255: 1}, "ignore": []}),
     "0 and 255 in RGB": (
         lambda p, t, s: png(p, Image.fromarray((t * 255).astype(np.uint8)[..., None].repeat(3, 2))),
-        {"channel": 0, "map": {0: 0, 255: 1}, "ignore": []},
+        {"map": {0: 0, 255: 1}, "ignore": []},
     ),
     "-1 and 1": (lambda p, t, s: np.save(p.with_suffix(".npy"), 2 * t - 1), {"map": {-1: 0, 1: 1}}),
     "2-bit palette": (
@@ -184,6 +184,97 @@ def test_what_new_writes_is_read_as_it_was_meant(tmp_path: Path, kind: str) -> N
         expected |= {c: i for i, c in enumerate(by_colour)}
     assert dict(pairs) == expected
     assert len(pairs) == len(expected)
+
+
+ALL = range(4)
+BOTH = {"val": "val", "test": "test"}
+"""Splits beside train, and their folders."""
+
+
+def folders(root: Path, layout: str, lacking: Sequence[str] = (), names: Mapping[str, str] = BOTH) -> None:
+    """Pictures, depth and labels by split, four in each, but for those whose "kind/split" or "kind/split/number" is
+    `lacking`; of every split, the names are the same."""
+    for split, folder in {"train": "train", **names}.items():
+        for i in range(4):
+            truth = drawn(i)
+            images = {
+                "rgb": np.random.default_rng(i).integers(0, 256, (*truth.shape, 3), np.uint8),
+                "depth": np.random.default_rng(i).integers(600, 8000, truth.shape).astype(np.uint16),
+                "label": np.where(truth == VOID, 255, truth).astype(np.uint8),
+            }
+            for kind, image in images.items():
+                if not {f"{kind}/{split}", f"{kind}/{split}/{i}"} & set(lacking):
+                    path = root / layout.format(split=folder, kind=kind) / f"{i}"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    png(path, Image.fromarray(image))
+
+
+@pytest.mark.parametrize("layout", ["{split}/{kind}", "{kind}/{split}"])
+@pytest.mark.parametrize(
+    ("lacking", "names", "expected"),
+    [
+        # A file of some sample is missing: the others stay in their splits.
+        (["label/train/2"], {"val": "valid"}, {"train": [0, 1, 3], "val": ALL}),
+        (["depth/val/0", "rgb/test/1"], BOTH, {"train": ALL, "val": [1, 2, 3], "test": [0, 2, 3]}),
+        (["label/test", "depth/test/3"], BOTH, {"train": ALL, "val": ALL, "test": [0, 1, 2]}),
+        (["label/test", "rgb/train/3"], {"val": "dev", "test": "testing"},
+         {"train": [0, 1, 2], "val": ALL, "test": ALL}),
+        # A whole kind is missing.
+        (["depth/test"], BOTH, {"train": ALL, "val": ALL}),
+        # No labels to choose a checkpoint by: some of train are taken.
+        (["label/test"], {"test": "test"}, {"train": None, "val": None, "test": ALL}),
+        (["label/val"], BOTH, {"train": None, "val": None, "test": ALL}),
+        (["label/val", "label/test"], BOTH, {"train": None, "val": None, "test": ALL}),
+        # Labels of test that are not all there.
+        (["label/test/0"], {"test": "test"}, {"train": ALL, "test": [1, 2, 3]}),
+    ],
+)  # fmt: skip
+def test_splits_by_folders_stay_the_users_where_files_are_missing(
+    tmp_path: Path, layout: str, lacking: list[str], names: dict[str, str], expected: dict[str, Sequence[int] | None]
+) -> None:
+    folders(tmp_path / "data", layout, lacking, names)
+    written, data, report = checked(tmp_path / "data")
+    assert report["failures"] == []
+    assert list(written["splits"]) == list(data.spec.splits) == list(expected)
+    files = {split: [e.files["rgb"][0] for e in data.open_split(split).entries] for split in expected}
+    own = {"train": "train", **names}
+    for split, numbers in expected.items():
+        if numbers is not None:
+            where = layout.format(split=own[split], kind="rgb")
+            assert files[split] == [f"{where}/{i}.png" for i in numbers]
+    if expected["train"] is None:
+        where = layout.format(split="train", kind="rgb")
+        assert sorted(files["train"] + files["val"]) == [f"{where}/{i}.png" for i in ALL]
+        assert len(files["val"]) == 1
+    for split in expected:
+        assert data.labelled(split) == (split != "test" or "label/test" not in lacking)
+
+
+def test_folders_of_two_names_for_one_split_are_both_used(tmp_path: Path) -> None:
+    folders(tmp_path / "data", "{split}/{kind}")
+    (tmp_path / "data/test").rename(tmp_path / "data/validation")
+    _, data, report = checked(tmp_path / "data")
+    assert report["failures"] == []
+    assert {split: len(data.open_split(split)) for split in data.spec.splits} == {"train": 4, "val": 8}
+
+
+def test_splits_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
+    folders(tmp_path / "a", "{kind}/{split}", ["depth/train/0", "depth/train/1", "rgb/train/2", "rgb/train/3"])
+    with pytest.raises(DataError, match=r"a: no sample in train has all of rgb, depth, label; expected names that run"):
+        survey(tmp_path / "a", workers=1)
+    folders(tmp_path / "b", "{kind}/{split}", ["label/test", *(f"label/train/{i}" for i in range(3))], {"test": "test"})
+    with pytest.raises(DataError, match=r"b: 1 complete sample; expected two or more, to train and to validate"):
+        survey(tmp_path / "b", workers=1)
+
+
+def test_a_colour_label_among_grey_ones_saved_as_colour_is_refused_by_what_new_wrote(tmp_path: Path) -> None:
+    write(tmp_path / "data", KINDS["RGB triplets"][0], [drawn(i) for i in range(FILES)])
+    _, data, report = checked(tmp_path / "data")
+    assert report["failures"] == []
+    for path in (tmp_path / "data/label").iterdir():
+        Image.fromarray(np.dstack([drawn(0) % 2, drawn(0) % 2, drawn(0) * 0]).astype(np.uint8)).save(path)
+    with pytest.raises(DataError, match="label has 3 channels that differ, so it holds colours"):
+        data.dataset("train")[0]
 
 
 def module(root: Path, **label: Any) -> FolderDataModule:
