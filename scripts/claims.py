@@ -6,7 +6,8 @@
 
 Each claim is one or more commands of this repository, run as a user would; this script reads the figures out of what
 they leave, and writes them with date, commit and machine into OUT/NAME.json. A study (ablation, potholes) that was
-interrupted goes on where it stopped; give another --out, or remove its runs, to measure it anew.
+interrupted goes on where it stopped, and robustness takes the demo of the same --out, both only at the same commit;
+give another --out, or remove the runs, to measure anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from study import finished
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = Path(__file__).parent
@@ -41,12 +44,14 @@ class Claim(NamedTuple):
         file, quote: where they stand, and words that stand beside them.
         commands: what measures them, in order.
         read: the figures, from the run and what the last command printed.
+        reused: folders of runs that are not trained again if they have finished.
     """
 
     file: str
     quote: str
     commands: Callable[[Run], list[list[str]]]
     read: Callable[[Run, str], dict[str, Any]]
+    reused: Callable[[Run], list[Path]] = lambda run: []
 
 
 def _python(script: str, *arguments: str) -> list[str]:
@@ -66,14 +71,17 @@ def _study(name: str, seeds: Sequence[int], *settings: str) -> Callable[[Run], l
     return commands
 
 
+def _jobs(name: str) -> Callable[[Run], list[Path]]:
+    return lambda run: sorted(file.parent for file in (run.out / name).glob("*/result.json"))
+
+
 def _demo(run: Run) -> list[list[str]]:
     return [_ktb("train", f"run_dir={run.out / 'demo'}", "overwrite=true", *run.overrides)]
 
 
 def _robustness(run: Run) -> list[list[str]]:
-    trained = run.out / "demo" / "result.json"
-    evaluate = ["eval", f"checkpoint={run.out / 'demo'}", f"run_dir={run.out / 'robustness'}", "robustness=all"]
-    return [*([] if trained.exists() else _demo(run)), _ktb(*evaluate)]
+    evaluate = ["evaluate", f"checkpoint={run.out / 'demo'}", f"run_dir={run.out / 'robustness'}", "robustness=all"]
+    return [*([] if finished(run.out / "demo") else _demo(run)), _ktb(*evaluate)]
 
 
 def _bench(name: str, *arguments: str) -> Claim:
@@ -117,8 +125,12 @@ def _last_line(run: Run, printed: str) -> dict[str, Any]:
 
 CLAIMS = {
     "demo": Claim("README.md", "**The demo** (`make demo`", _demo, _demo_figures),
-    "ablation": Claim("README.md", "**Both modalities are needed**", _study("ablation", [1]), _table),
-    "robustness": Claim("README.md", "**A sensor fails**", _robustness, _robustness_figures),
+    "ablation": Claim(
+        "README.md", "**Both modalities are needed**", _study("ablation", [1]), _table, _jobs("ablation")
+    ),
+    "robustness": Claim(
+        "README.md", "**A sensor fails**", _robustness, _robustness_figures, lambda run: [run.out / "demo"]
+    ),
     "potholes": Claim(
         "README.md",
         "**Real sensors**",
@@ -132,6 +144,7 @@ CLAIMS = {
             "trainer.limit_val_batches=0",
         ),
         _table,
+        _jobs("potholes"),
     ),
     "reference": Claim("README.md", "**Reference numbers**", _reference, _last_line),
     "chaos": Claim(
@@ -156,7 +169,14 @@ NEEDS_ROOT = ("potholes",)
 
 def measure(name: str, run: Run) -> str | None:
     """Run a claim's commands and write OUT/NAME.json; what went wrong, if something did."""
-    claim, started = CLAIMS[name], datetime.now().astimezone()
+    claim, started, git = CLAIMS[name], datetime.now().astimezone(), _git_state()
+    for folder in filter(finished, claim.reused(run)):
+        before = _json(folder / "result.json").get("git")
+        if not _covers(git, before):
+            return (
+                f"{name}: the run in {folder} is of {_version(before)}, and this is {_version(git)}; remove it, or "
+                "give another --out"
+            )
     log = run.out / f"{name}.log"
     commands = claim.commands(run)
     with log.open("w") as kept:
@@ -177,31 +197,45 @@ def measure(name: str, run: Run) -> str | None:
         "stands_in": claim.file,
         "date": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now().astimezone() - started).total_seconds(), 1),
-        **_circumstances(),
+        "git": git,
+        "machine": _machine(),
         "commands": [shlex.join(command) for command in commands],
         "figures": claim.read(run, "".join(printed)),
     }
     (run.out / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
-    commit, machine = result["git"], result["machine"]
-    where = f"commit {commit['commit'][:7]}{' (changed)' if commit['changed'] else ''}" if commit else "no checkout"
+    machine = result["machine"]
     print(
-        f"{name}: {json.dumps(result['figures'])}\n{name}: {started:%Y-%m-%d}, {where}, {machine['device']}, "
+        f"{name}: {json.dumps(result['figures'])}\n{name}: {started:%Y-%m-%d}, {_version(git)}, {machine['device']}, "
         f"{machine['cores']} cores, {machine['matrix_gflops']:.0f} GFLOP/s, PyTorch {machine['torch']}; "
         f"{result['seconds']} s; {run.out / name}.json"
     )
     return None
 
 
-def _circumstances() -> dict[str, Any]:
-    """Commit and machine."""
+def _git_state() -> dict[str, Any] | None:
+    from ktb import run  # PyTorch: not needed for a list
+
+    return run._git_state()
+
+
+def _covers(now: dict[str, Any] | None, before: dict[str, Any] | None) -> bool:
+    """Whether figures of the state `before` may be written down as those of `now`."""
+    if now is None or before is None:
+        return now is before
+    return now["commit"] == before["commit"] and (now["changed"] or not before["changed"])
+
+
+def _version(git: dict[str, Any] | None) -> str:
+    return f"commit {git['commit'][:7]}{' (changed)' if git['changed'] else ''}" if git else "no checkout"
+
+
+def _machine() -> dict[str, Any]:
     import torch
 
     from bench import machine, product_rate
-    from ktb.run import _git_state
 
     cpu = torch.device("cpu")
-    rates = [product_rate(cpu, torch.float32) for _ in range(5)]
-    return {"git": _git_state(), "machine": machine(cpu, rates)}
+    return machine(cpu, [product_rate(cpu, torch.float32) for _ in range(5)])
 
 
 def main() -> int:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ktb.report.runs import read_json
+
 
 class Study(NamedTuple):
     rows: dict[str, list[str]]
@@ -74,7 +76,7 @@ def main() -> int:
         def run(job: tuple[str, int]) -> None:
             name, seed = job
             folder = _folder(out, name, seed)
-            if not (folder / "result.json").exists():
+            if not finished(folder):
                 command = [
                     sys.executable,
                     "-c",
@@ -98,6 +100,11 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` has its scores; one that has failed may have left a result.json as well."""
+    return read_json(folder / "result.json").get("status") == "finished"
+
+
 def _folder(out: Path, name: str, seed: int) -> Path:
     words = "".join(c if c.isalnum() else " " for c in name.lower()).split()
     return out / f"{'_'.join(words)}_seed{seed}"
@@ -109,8 +116,8 @@ def table(study: Study, seeds: list[int], out: Path) -> str:
     lines = [f"| | {metric}, % | difference | seeds | minutes per run |", "|---|---|---|---|---|"]
     first: float | None = None
     for name in study.rows:
-        files = [_folder(out, name, seed) / "result.json" for seed in seeds]
-        results = [json.loads(f.read_text()) for f in files if f.exists()]
+        folders = [_folder(out, name, seed) for seed in seeds]
+        results = [json.loads((f / "result.json").read_text()) for f in folders if finished(f)]
         if not results:
             lines.append(f"| {name} | - | - | 0 | - |")
             continue
