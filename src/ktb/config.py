@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ktb.errors import ConfigError, KTBError
@@ -420,6 +420,11 @@ def user_overrides(cfg: DictConfig) -> list[str]:
     return [text for text in task if _parse(text).key_or_group not in filled]
 
 
+def overridden(overrides: Sequence[str]) -> set[str]:
+    """The groups and settings that overrides name, with or without "+" in front."""
+    return {_parse(text).key_or_group for text in overrides}
+
+
 def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The run's own config with what the user overrode on the command line of ktb-eval, and only that.
 
@@ -544,7 +549,7 @@ def _refuse_other_member(key: str, before: DictConfig, composed: DictConfig, giv
     """A setting that only the composed member of its group has, while the run's own member stays."""
     group, _, rest = key.partition(".")
     ours, theirs = (OmegaConf.select(cfg, f"{group}.name") for cfg in (before, composed))
-    if rest and group not in given and ours != theirs and ours is not None and key not in set(_keys(before)):
+    if rest and group not in given and ours != theirs and ours is not None and key not in set(setting_names(before)):
         known = ", ".join(k for k in before[group] if not k.startswith("_"))
         raise ConfigError(f"{key}: the run's {group} is {ours!r}, which has no such setting (there are: {known})")
 
@@ -552,33 +557,66 @@ def _refuse_other_member(key: str, before: DictConfig, composed: DictConfig, giv
 def _follow_references(kept: DictConfig, before: DictConfig, composed: DictConfig, given: set[str]) -> None:
     """A saved config is resolved. What refers to a changed setting (`optim.lr: ${dataset.recipe.lr}`) changes with it,
     unless the run had a value of its own there."""
-    references = {key: ref for key in _keys(composed) if (ref := _reference(composed, key))}
+    references = {key: ref for key in setting_names(composed) if (ref := _reference(composed, key))}
+    ours = set(setting_names(before))
     changed = set(given)
 
+    def under_given(key: str) -> bool:
+        return any(key == name or key.startswith(f"{name}.") for name in given)
+
     def due(key: str) -> bool:
-        if any(key == name or key.startswith(f"{name}.") for name in given):
+        if under_given(key):
             return True
         ref = references[key]
-        touched = any(f"{ref}.".startswith(f"{name}.") or f"{name}.".startswith(f"{ref}.") for name in changed)
-        followed = OmegaConf.select(before, ref) is not None
-        return touched and followed and OmegaConf.select(before, key) == OmegaConf.select(before, ref)
+        touched = any(f"{ref.key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{ref.key}.") for name in changed)
+        if not touched or not (ref.optional or OmegaConf.select(before, ref.key) is not None):
+            return False
+        was, now, own = ref.value(before), ref.value(kept), OmegaConf.select(before, key)
+        if was == "auto" and isinstance(own, ListConfig):  # loss.class_weights: the numbers that auto stood for
+            return bool(now != "auto")
+        return bool(own == was)
 
     while waiting := [key for key in references if due(key)]:
-        key = next((key for key in waiting if references[key] not in waiting), waiting[0])
-        if OmegaConf.select(kept, references[key]) is not None:
-            OmegaConf.update(kept, key, _resolved(kept, references[key]), merge=False, force_add=True)
+        key = next((key for key in waiting if references[key].key not in waiting), waiting[0])
+        ref = references[key]
+        if ref.optional or OmegaConf.select(kept, ref.key) is not None:
+            value = ref.value(kept)
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True)
+            OmegaConf.update(kept, key, value, merge=False, force_add=True)
+        elif key in ours:  # what it refers to is younger than the run, and composed for another one's groups
+            OmegaConf.update(kept, key, _resolved(before, key), merge=False, force_add=True)
         changed.add(key)
         del references[key]
 
 
-def _reference(cfg: DictConfig, key: str) -> str | None:
-    """The setting whose value `key` takes over as it is, if it does."""
+@dataclass(frozen=True)
+class _Reference:
+    """A setting whose value another one takes over as it is.
+
+    key: its dotted name.
+    optional: whether `default` stands where there is no such setting.
+    """
+
+    key: str
+    optional: bool
+    default: Any
+
+    def value(self, cfg: DictConfig) -> Any:
+        return OmegaConf.select(cfg, self.key, default=self.default)
+
+
+def _reference(cfg: DictConfig, key: str) -> _Reference | None:
+    """What `key` refers to, if it is nothing but a reference: `${a.b}` or `${oc.select:a.b,default}`."""
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
     if not isinstance(node, DictConfig) or not OmegaConf.is_interpolation(node, leaf):
         return None
-    found = re.fullmatch(r"\$\{([\w.]+)\}", str(OmegaConf.to_container(node, resolve=False)[leaf]))  # type: ignore[index, call-overload]
-    return found[1] if found else None
+    text = str(OmegaConf.to_container(node, resolve=False)[leaf])  # type: ignore[index, call-overload]
+    found = re.fullmatch(r"\$\{(oc\.select:)?\s*([\w.]+)\s*(?:,([^{}]*))?\}", text)
+    if found is None or (found[3] is not None and not found[1]):
+        return None
+    return _Reference(found[2], bool(found[1]), yaml.safe_load(found[3]) if found[3] else None)
 
 
 def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any]]:
@@ -649,7 +687,7 @@ def mistake(
     finally:
         GlobalHydra.instance().clear()
 
-    keys = [*offered, *_keys(cfg)]
+    keys = [*offered, *setting_names(cfg)]
     for override in parsed:
         key, text = override.key_or_group, str(override.input_line)
         if override.is_add() and key in keys and key not in offered:
@@ -792,7 +830,7 @@ def _unreadable(text: str, error: HydraException, config_name: str) -> str:
     )
 
 
-def _keys(cfg: DictConfig, path: str = "") -> Iterator[str]:
+def setting_names(cfg: DictConfig, path: str = "") -> Iterator[str]:
     """Dotted names of all settings, interpolations not followed."""
     key: Any
     for key in cfg:  # not all are text: label.map of a data set has stored ids
@@ -801,7 +839,7 @@ def _keys(cfg: DictConfig, path: str = "") -> Iterator[str]:
         if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
             node = cfg[key]
             if isinstance(node, DictConfig):
-                yield from _keys(node, here)
+                yield from setting_names(node, here)
 
 
 def _nearest_key(key: str, keys: Sequence[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb import checkpoints, ranks
-from ktb.config import config_folders, differences, resume_saved, user_overrides
+from ktb.config import config_folders, differences, overridden, resume_saved, setting_names, user_overrides
 from ktb.data.base import RGBXDataModule
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.engine.saving import newest_first
@@ -167,16 +167,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _refuse_occupied(cfg: DictConfig, run_dir: Path, occupied: tuple[str, ...]) -> None:
     if any((run_dir / name).exists() for name in occupied) and not cfg.overwrite:
+        replace = "" if cfg.ckpt_path else ", or replace it with overwrite=true"  # both together are refused
         raise ConfigError(
-            f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last, or replace "
-            "it with overwrite=true"
+            f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last{replace}"
         )
 
 
 def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
     """The resumed run's own configuration, with what the user overrode on the command line."""
-    kept = resume_saved(point.config, cfg, user_overrides(cfg), config_folders())
-    begun = point.config.get("init_from")
+    saved, typed = point.config, overridden(user_overrides(cfg))
+    kept = resume_saved(saved, cfg, user_overrides(cfg), config_folders())
+    begun = saved.get("init_from")
     if kept.init_from != begun:
         given = kept.init_from and Path(kept.init_from).expanduser().absolute()  # perhaps the folder of the file
         if not begun or not given or not Path(begun).is_relative_to(given):
@@ -186,10 +187,35 @@ def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
             )
     with open_dict(kept):
         kept.init_from = begun
+        if begun and "backbone.weights" not in typed:  # they were the source's, whatever the group backbone names
+            kept.backbone.weights = saved.backbone.weights
+        for group, key in (("model", "head_init"), ("dataset.recipe", "head_init")):
+            _keep_start(kept, saved, group, key, typed, point.path)
         # Loggers name classes of other packages, which nothing that came out of a file may do.
         for key in ("run_dir", "ckpt_path", "overwrite", "logger"):
             kept[key] = cfg[key]
     return kept
+
+
+def _keep_start(kept: DictConfig, saved: DictConfig, group: str, key: str, typed: set[str], path: Path) -> None:
+    """Let a setting that only a run's start looks at be what it was, also where a group brings another value along.
+
+    Raises:
+        ConfigError: the user asked for another one.
+    """
+    node, name = OmegaConf.select(kept, group), f"{group}.{key}"
+    was = OmegaConf.select(saved, name)
+    if not isinstance(node, DictConfig) or key not in node or node[key] == (was or "published"):
+        return
+    if name in typed:
+        raise ConfigError(
+            f"{name}={node[key]} says how a run starts, and that of {path} has started with {was or 'published'}; "
+            "leave it out, or start a new run in another run_dir"
+        )
+    if was is None:
+        del node[key]
+    else:
+        node[key] = was
 
 
 def check_data(point: Checkpoint, data: RGBXDataModule) -> None:
@@ -216,20 +242,35 @@ def check_data(point: Checkpoint, data: RGBXDataModule) -> None:
         )
     theirs = {str(m["name"]): m for m in about.get("modalities") or ()}
     for modality in data.modalities:
+        known = theirs.get(modality.name, {})
         for key in ("scale", "mean", "std", "validity"):
-            before, now = theirs.get(modality.name, {}).get(key), asdict(modality)[key]
+            if key not in known:  # a checkpoint from before there was that setting
+                continue
+            before, now = known[key], asdict(modality)[key]
             before, now = (tuple(x) if isinstance(x, list | tuple) else x for x in (before, now))
-            if before is not None and before != now:
+            if before != now:
                 raise CheckpointError(
                     f"{point.path}: {modality.name} was trained on with {key} {before}, and is read with {now} here; "
                     f"restore that setting of the data set, or {other}"
                 )
 
 
-_SCORED_BY = (
-    "dataset.selection_split", "dataset.eval_size", "dataset.mean_without", "eval.scoring", "trainer.limit_val_batches",
+_SAME_DATA = (
+    "dataset.name", "dataset.root", "dataset.num_workers", "dataset.batch_size", "dataset.eval_batch_size",
+    "dataset.crop", "dataset.max_pixels", "dataset.report_split", "dataset.recipe", "dataset.palette",
+    "dataset.default_modality", "dataset.default_streams", "dataset.seed",
 )  # fmt: skip
-"""Settings without which two validation scores can't be compared."""
+"""Settings of a data set, or groups of them, that leave the samples of its splits and the scores on them as they are.
+Any other one counts as one that changes both, as data sets of the user's own may have any."""
+
+_TRAINED_ON = ("dataset.train", "dataset.lists.train", "dataset.splits.train")
+"""Settings of a data set that leave its validation split as it is."""
+
+_MEASURED_BY = ("dataset.selection_split", "dataset.eval_size", "dataset.mean_without")
+"""Settings of a data set that leave its training split as it is."""
+
+_SCORED_BY = ("eval.scoring", "trainer.limit_val_batches")
+"""Settings of other groups without which two validation scores can't be compared."""
 
 
 _VALIDATED_AT = ("trainer.limit_val_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
@@ -247,21 +288,60 @@ def prepare(point: Checkpoint, cfg: DictConfig, data: RGBXDataModule, now: Epoch
         processes: of this job.
 
     Raises:
-        ConfigError: the place in the data does not exist with the new settings.
+        ConfigError: the place in the data does not exist with the new settings, or they deal out the samples anew.
     """
     point.changed = differences(point.config, cfg)
     was = point.plan(now, processes)
-    same_order = "dataset.seed" not in point.changed
+    changed = _meant(point, cfg)
+    _refuse_other_shares(point, changed)
+    other_data = [key for key in changed if _within(key, ("dataset",)) and not _within(key, _SAME_DATA)]
+    same_order = "dataset.seed" not in point.changed and all(_within(key, _MEASURED_BY) for key in other_data)
     if was != now or not same_order or any(key in point.changed for key in _VALIDATED_AT):
         carry_over(point.content, was, now, same_order=same_order)
     data.start_at(point.position["epoch"], point.position["batch"])
-    if any(key.split("[")[0] in _SCORED_BY for key in point.changed):
+    if any(not _within(key, _TRAINED_ON) for key in other_data) or any(_within(key, _SCORED_BY) for key in changed):
         point.content["callbacks"]["Saving"]["best_score"] = -math.inf
         _say("validation is scored in another way now: the best checkpoint is chosen among those from here on")
 
 
+def _within(key: str, settings: Sequence[str]) -> bool:
+    """Whether `key` is one of the settings, or part of one."""
+    return any(key == name or key.startswith((f"{name}.", f"{name}[")) for name in settings)
+
+
+def _meant(point: Checkpoint, cfg: DictConfig) -> dict[str, Any]:
+    """Dotted key → value now, of the settings that changed; but what ktb had no setting for yet when the run began, and
+    a group brings along, changes nothing."""
+    known, typed = set(setting_names(point.config)), overridden(user_overrides(cfg))
+    return {
+        key: value
+        for key, (_, value) in point.changed.items()
+        if ".".join(key.split("[")[0].split(".")[:2]) in known
+        or any("." in name and _within(key, (name,)) for name in typed)
+    }
+
+
+def _refuse_other_shares(point: Checkpoint, changed: Iterable[str]) -> None:
+    """Samples that are dealt out anew would be validated on after having been trained on."""
+    for key in changed:
+        before, now = point.changed[key]
+        shares = _within(key, ("dataset.splits",)) and any(isinstance(v, int | float) for v in (before, now))
+        if key == "dataset.split_seed" or shares:
+            raise ConfigError(
+                f"{key}={now} deals out the samples anew (it was {before}), and {point.path} has been trained on some "
+                "that would be validated on; leave it as it was, or start anew from its weights: "
+                f"init_from={point.path}"
+            )
+
+
 _TEST = ("test", "eval", "dataset.report_split", "dataset.eval_batch_size")
 """Settings, or groups of them, that play a part after the training only."""
+
+_MACHINE = (
+    "save", "dataset.root", "dataset.num_workers", "dataset.max_pixels", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary",
+)  # fmt: skip
+"""Settings, or groups of them, that say where and how the work is done, not what comes out of it."""
 
 
 def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: Path) -> bool:
@@ -282,12 +362,15 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
         raise ConfigError(
             f"{text}; init_from={point.path} starts anew from its weights, ktb-eval checkpoint={point.path} scores it"
         )
-    scored_anew = [key for key in point.changed if key in _TEST or key.split(".")[0] in _TEST]
-    if read_json(result).get("status") != "finished" or (scored_anew and len(scored_anew) == len(point.changed)):
+    changed = {key: value for key, value in _meant(point, cfg).items() if not _within(key, _MACHINE)}
+    scored_anew = [key for key in changed if _within(key, _TEST)]
+    there = read_json(result)
+    done = there.get("status") == "finished" and there.get("steps") in (None, point.content["global_step"])
+    if not done or (scored_anew and len(scored_anew) == len(changed)):
         _say(f"{text}; only what follows the training is done")
         return False
-    if point.changed:
-        given = ", ".join(f"{key}={value}" for key, (_, value) in point.changed.items())
+    if changed:
+        given = ", ".join(f"{key}={value}" for key, value in changed.items())
         raise ConfigError(f"{text}, so {given} would have no effect")
     _say(f"{text}; nothing was trained, and the results are as they were: {result}")
     return True

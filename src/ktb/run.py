@@ -35,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ktb import checkpoints, finetune, ranks, resume, tables
-from ktb.config import instantiate, merge_saved, user_overrides
+from ktb.config import instantiate, merge_saved, overridden, user_overrides
 from ktb.data import values
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.base import RGBXDataModule
@@ -59,7 +59,7 @@ from ktb.models.swin import SwinArch
 from ktb.profile import peak_memory
 from ktb.report.notices import notices
 from ktb.report.page import page
-from ktb.report.runs import read_json, read_run
+from ktb.report.runs import read_run
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
 PER_IMAGE = "per_image.csv"
@@ -103,8 +103,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         finetune.check_backbone(source, _arch(cfg), cfg.backbone.name)
         with open_dict(cfg):
             cfg.init_from = str(source.path)
-            given = any(text.startswith("backbone.weights=") for text in user_overrides(cfg))
-            if source.backbone_weights and not given:  # all else in it was trained on these
+            given = overridden(user_overrides(cfg))
+            if source.backbone_weights and "backbone.weights" not in given:  # all else in it was trained on these
                 cfg.backbone.weights = source.backbone_weights
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     loss: PixelLoss = instantiate(_without(cfg.loss, "name"))
@@ -170,7 +170,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if resume.results_stand(point, cfg, plan, run_dir / RESULT):
             finished: dict[str, Any] = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
             return finished
-    _claim(run_dir, cfg, resuming=point is not None)
+    _claim(run_dir, cfg, point)
     trainer.loggers = _loggers(cfg, run_dir, point)
     _announce(trainer, data, model, run_dir)
     if point is not None:
@@ -320,7 +320,7 @@ def open_checkpoint(
     data = build_data(cfg)
     streams = [m.name for m in data.modalities]
     if ours:
-        given = "config" in about or any(text.startswith("backbone.weights=") for text in overrides)
+        given = "config" in about or "backbone.weights" in overridden(overrides)
         moved = cfg.backbone.weights if given else None
         if moved == (about.get("backbone") or {}).get("weights"):
             moved = None
@@ -558,17 +558,19 @@ def _finish_wandb(trainer: L.Trainer, *, failed: bool) -> None:
 # --------------------------------------------------------------------------------------------------------- run folder
 
 
-def _claim(run_dir: Path, cfg: DictConfig, *, resuming: bool) -> None:
-    """Create the run folder, empty of an earlier run's files, with the configuration in it."""
+def _claim(run_dir: Path, cfg: DictConfig, point: resume.Checkpoint | None) -> None:
+    """Create the run folder, empty of an earlier run's files and of results of less training, with the configuration
+    in it."""
     if not ranks.is_first():
         return
     _make_folder(run_dir)
-    if cfg.overwrite and not resuming:
+    own = point is not None and point.path.resolve().is_relative_to(run_dir.resolve())
+    if cfg.overwrite and not own:
         for name in WRITTEN:
             path = run_dir / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if read_json(run_dir / RESULT).get("status") == "failed":  # an attempt before this one, which goes on from there
-        (run_dir / RESULT).unlink()
+    for name in (RESULT, PER_IMAGE, PAGE):  # they are written again at the end; until then nobody takes them for new
+        (run_dir / name).unlink(missing_ok=True)
     _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 

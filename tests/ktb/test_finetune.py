@@ -200,3 +200,23 @@ def test_a_random_backbone_is_taken_along(tmp_path: Path) -> None:
     assert fingerprint(first.backbone) == fingerprint(second.backbone)
     with pytest.raises(CheckpointError, match="other backbone weights than these"):
         train(tmp_path / "third", *TWO, f"init_from={tmp_path / 'first'}", "backbone.weights=bundled")
+
+
+def test_the_same_command_continues_a_run_with_the_backbone_it_took_along(tmp_path: Path) -> None:
+    """Also where it names the group that the backbone's weights are a setting of, as every job of a sweep does."""
+    train(tmp_path / "first", *TWO, "backbone.weights=random")
+    again = [*TWO, "backbone=swin_nano", f"init_from={tmp_path / 'first'}", "ckpt_path=auto"]
+    train(tmp_path / "second", *again)
+    before = load_model(tmp_path / "second")
+    assert train(tmp_path / "second", *again, "trainer.max_epochs=2")["steps"] == 2
+    after = load_model(tmp_path / "second")
+    assert (
+        fingerprint(before.backbone)
+        == fingerprint(after.backbone)
+        != fingerprint(load_backbone(NANO, "bundled", name="swin_nano"))
+    )
+    for given in ("backbone.weights=bundled", "++backbone.weights=bundled"):
+        with pytest.raises(CheckpointError):
+            train(tmp_path / "second", *again, "trainer.max_epochs=3", given)
+        with pytest.raises(CheckpointError, match="other backbone weights than these"):
+            train(tmp_path / "third", *TWO, f"init_from={tmp_path / 'first'}", given)

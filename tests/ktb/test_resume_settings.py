@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import OmegaConf
 
+from ktb import resume
+from ktb.data.base import RGBXDataModule, Samples
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig, poly_with_warmup
 from ktb.engine.saving import Saving
 from ktb.errors import CheckpointError, ConfigError, KTBError
-from tests.ktb.test_run import metric_rows, train
+from tests.ktb.test_config import OWN_DATA
+from tests.ktb.test_run import configured, metric_rows, train
 
 QUICK = ["test=false", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=1", "dataset.train=12"]
 
@@ -239,6 +245,10 @@ def test_nothing_left_to_train(finished: Path, tmp_path: Path, capsys: pytest.Ca
 OTHER = {
     "classes": [{"classes": [f"class {i}" for i in range(10)]}, r"was trained for 10 classes \(class 0, .*init_from="],
     "a data set": [{"dataset": "mine"}, r"is on the data set 'mine', and here is 'synthetic'; .*init_from="],
+    "no mean": [
+        {"modalities": [{"name": "rgb", "mean": None}]},
+        r"rgb was trained on with mean None, and is read with",
+    ],
     "a scale": [
         {"modalities": [{"name": "rgb", "scale": 255.0}, {"name": "depth", "scale": 1.0}]},
         "depth was trained on with scale 1.0, and is read with",
@@ -261,6 +271,8 @@ def test_a_checkpoint_of_other_data_is_refused(finished: Path, tmp_path: Path, k
 @pytest.mark.parametrize(
     ("option", "said"),
     [
+        ("model.head_init=small", "says how a run starts, and that of .* has started with published"),
+        ("+dataset.recipe.head_init=small", "says how a run starts, and that of .* has started with published"),
         ("modality.streams=[rgb]", "was trained on rgb .3 channels., depth"),
         ("model.fusion=sum", "fusion is dscf, here sum"),
         ("backbone.drop_path=0.2", r"drop_path is 0.0, here 0.2$"),
@@ -297,3 +309,137 @@ def test_checkpoints_of_older_versions_go_by_their_configuration(finished: Path,
     assert (result["epochs"], result["steps"]) == (2, 9)
     with pytest.raises(ConfigError, match="fast_dev_run tries a new run out"):
         train(tmp_path / "other", *QUICK, *options, "trainer.fast_dev_run=true")
+
+
+def test_scores_of_less_training_are_not_those_of_an_extended_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, scored = tmp_path / "run", [option for option in QUICK if option != "test=false"]
+    train(folder, *scored, "trainer.max_epochs=1")
+    old = (folder / "result.json").read_text()
+
+    def died(*args: Any, **options: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(L.Trainer, "test", died)
+        with pytest.raises(MemoryError):
+            train(folder, *scored, "trainer.max_epochs=2", "ckpt_path=last")
+    assert not any((folder / name).exists() for name in ("result.json", "report.html", "per_image.csv"))
+    (folder / "result.json").write_text(old)  # as older versions left it
+    result = train(folder, *scored, "trainer.max_epochs=2", "ckpt_path=last")
+    assert (json.loads(old)["steps"], result["steps"]) == (6, 12)
+    assert json.loads((folder / "result.json").read_text())["steps"] == 12
+    assert (folder / "per_image.csv").exists()
+
+
+def test_settings_of_the_machine_leave_the_results_as_they_are(finished: Path) -> None:
+    """So do those that the configuration of the run did not have yet, unless they are said."""
+    before = (finished / "result.json").stat().st_mtime_ns
+    machine = ["dataset.num_workers=1", "save.every_n_minutes=3", "save.keep=1", "trainer.devices=auto"]
+    result = train(finished, *QUICK, "trainer.max_epochs=1", "ckpt_path=last", *machine)
+    assert (result["steps"], (finished / "result.json").stat().st_mtime_ns) == (6, before)
+    with pytest.raises(ConfigError, match="so optim.power=2.0 would have no effect"):
+        train(finished, *QUICK, "trainer.max_epochs=1", "ckpt_path=last", "optim.power=2", *machine)
+
+
+class Told(RGBXDataModule):
+    """Data that is only told where to start."""
+
+    def __init__(self) -> None:
+        pass
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        pass
+
+    def open_split(self, split: str) -> Samples:
+        raise NotImplementedError
+
+
+def continued(finished: Path, batch: int, before: list[str], *now: str) -> resume.Checkpoint:
+    """What a checkpoint of a run with the settings `before` becomes when it is continued with `now`."""
+    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    content["ktb"]["config"] = OmegaConf.to_yaml(configured("train", [*before, "run_dir=r"]), resolve=True)
+    content["callbacks"]["Saving"].update(batch=batch, best_score=0.5)
+    point = resume.Checkpoint(finished / "checkpoints" / "last.ckpt", content)
+    cfg = resume._continued(configured("train", [*before, *now, "run_dir=r"]), point)
+    resume.prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
+    return point
+
+
+FOLDER = ["dataset=folder", *OWN_DATA]
+LISTED = [*FOLDER[:-1], "dataset.splits={train: train.txt, val: val.txt}"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "scored_otherwise", "another_order"),
+    [
+        (["dataset=mfnet"], "dataset.lists.val=other.txt", True, True),
+        (["dataset=mfnet"], "dataset.lists.train=[train.txt,more.txt]", False, True),
+        (["dataset=mfnet"], "dataset.eval_size=[240,320]", True, False),
+        (["dataset=mfnet"], "dataset.seed=5", False, True),
+        (["dataset=deliver"], "dataset.weather=[fog]", True, True),
+        (["dataset=deliver"], "dataset.case=[normal]", True, True),
+        (["dataset=deliver"], "dataset.depth_source=depth", True, True),
+        (["dataset=nyu"], "dataset.missing=skip", True, True),
+        (["dataset=pst900"], "dataset.thermal_source=thermal_raw", True, True),
+        (FOLDER, "dataset.resize=label", True, True),
+        (FOLDER, "dataset.max_gap=0.1", True, True),
+        (FOLDER, "dataset.label.offset=1", True, True),
+        (LISTED, "dataset.splits={train: train.txt, val: other.txt}", True, True),
+        (FOLDER, "dataset.num_workers=3", False, False),
+        (FOLDER, "dataset.root=/elsewhere", False, False),
+        (FOLDER, "dataset.eval_batch_size=3", False, False),
+        (FOLDER, "dataset.crop=[64,64]", False, False),
+        (FOLDER, "dataset.recipe.lr=1.0", False, False),
+    ],
+)
+def test_settings_that_change_the_samples(
+    finished: Path, before: list[str], now: str, scored_otherwise: bool, another_order: bool
+) -> None:
+    now = f"+{now}" if "label.offset" in now else now
+    place = continued(finished, 0, before, now).position
+    assert place["best_score"] == (-math.inf if scored_otherwise else 0.5)
+    if another_order:
+        with pytest.raises(ConfigError, match="other samples or another order now"):
+            continued(finished, 3, before, now)
+    else:
+        assert continued(finished, 3, before, now).position["batch"] == 3
+
+
+@pytest.mark.parametrize(
+    "option", ["dataset.split_seed=1", "dataset.splits.train=0.7", "dataset.splits={train: train.txt, val: val.txt}"]
+)
+def test_samples_that_are_dealt_out_anew_are_refused(finished: Path, option: str) -> None:
+    with pytest.raises(ConfigError, match=r"deals out the samples anew .* init_from=/") as error:
+        continued(finished, 0, FOLDER, option)
+    assert "\n" not in str(error.value)
+
+
+def test_how_a_run_started_stays_what_it_was(finished: Path) -> None:
+    """Also where the same command names the data set, which would have it otherwise today."""
+    point = continued(finished, 0, [*FOLDER, "dataset.recipe.head_init=published"])
+    cfg = resume._continued(configured("train", [*FOLDER, "run_dir=r"]), point)
+    assert (cfg.model.head_init, cfg.dataset.recipe.head_init) == ("published", "published")
+    assert not point.changed
+    older = OmegaConf.create(point.content["ktb"]["config"])
+    del older.model["head_init"], older.dataset.recipe["head_init"], older.dataset["resize"]
+    point.content["ktb"]["config"] = OmegaConf.to_yaml(older)
+    cfg = resume._continued(configured("train", [*FOLDER, "run_dir=r"]), point)
+    assert "head_init" not in cfg.model
+    point.position["batch"] = 3  # type: ignore[index]
+    resume.prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
+    assert (point.position["batch"], point.position["best_score"]) == (3, 0.5)
+
+
+def test_best_checkpoint_of_a_replaced_run_is_not_the_new_one_s(finished: Path, tmp_path: Path) -> None:
+    occupied = tmp_path / "run"
+    (occupied / "checkpoints").mkdir(parents=True)
+    (occupied / "checkpoints" / "best.ckpt").write_text("of another run")
+    options = ["trainer.max_epochs=2", "trainer.limit_val_batches=0", f"ckpt_path={finished / 'checkpoints/last.ckpt'}"]
+    with pytest.raises(ConfigError, match=r"choose another run_dir, continue it with ckpt_path=last$"):
+        train(occupied, *QUICK, *options)
+    result = train(occupied, *QUICK, *options, "overwrite=true")
+    assert (result["checkpoint"], result["steps"]) == ("checkpoints/last.ckpt", 12)
+    assert not (occupied / "checkpoints" / "best.ckpt").exists()
+    assert (finished / "checkpoints" / "best.ckpt").exists()
