@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml
 	@$(PIP) install --editable '.[dev]'
 	@touch $@
 
-demo: setup ## train and test on the embedded synthetic data: no download, under 5 minutes on 2 CPU cores
+demo: setup ## train and test on the embedded synthetic data: no download, 3 to 5 minutes on 2 CPU cores
 	@$(VENV)/bin/ktb-train
 
 # A process per core, each with one thread: the tests' pictures are tiny, and more threads only wait for each other.
