@@ -1,7 +1,7 @@
 """A training recipe for own data from what its training split holds: part of what `ktb-data new` writes.
 
 Weights and learning rate follow short trainings of swin_nano on field pictures with 92 % soil, 7 % weeds and 2 % crop
-(docs/datasets.md has the scores). The number of steps, and the share from which on a class counts as rare, are judgement.
+(docs/datasets.md has the scores). The number of steps, and from which share on a class is rare, are judgement.
 """
 
 from __future__ import annotations
