@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, Transform, resize, resize_nearest
 from ktb.data.readers import LARGEST, MAX_PIXELS, Reading, pixel_limit, read_text, similar
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, Sample
+from ktb.data.tools import usable_cores
 from ktb.errors import ConfigError, DataError
 from ktb.files import entries, existing, is_hidden, normal
 
@@ -712,7 +713,7 @@ class RGBXDataModule(L.LightningDataModule):
         self.modalities = tuple(spec.modalities[name] for name in streams)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.num_workers = _default_workers() if num_workers is None else num_workers
+        self.num_workers = min(usable_cores(), MAX_WORKERS) if num_workers is None else num_workers
         self.crop = None if crop is None else (int(crop[0]), int(crop[1]))
         self.short_side = short_side
         self.scoring = scoring
@@ -845,12 +846,6 @@ def _left_out(spec: DatasetSpec, names: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) == spec.num_classes:
         raise ConfigError(f"dataset.mean_without names all classes of {spec.name}; leave at least one for the means")
     return tuple(name for name in spec.classes if name in names)
-
-
-def _default_workers() -> int:
-    # macOS and Windows have no affinity to ask for.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(cores, MAX_WORKERS)
 
 
 def _init_worker(_: int) -> None:

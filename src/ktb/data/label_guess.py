@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ktb.data import png
 from ktb.data.label_palettes import Colour, Palette, colours_of, conflict
-from ktb.data.readers import decode, read_bytes, read_text, whole_numbers
+from ktb.data.readers import decode, ranges, read_bytes, read_text, whole_numbers
 from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
 from ktb.data.tools import Outcome
 from ktb.errors import DataError
@@ -245,7 +245,7 @@ def _require_colours(seen: Sequence[LabelSeen], differ: str) -> None:
 
 def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen]) -> Labels:
     ids, total = sorted(counted), sum(counted.values())
-    reasons = [f"ids {_ranges(ids)}"]
+    reasons = [f"ids {ranges(ids, 12)}"]
     settings: dict[str, Any] = {}
     notes: list[str] = []
     palette = max((s.palette for s in seen), key=len, default=())
@@ -264,7 +264,7 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     negative = [i for i in ids if i < 0 and i not in names and i not in void]
     if negative and ids != [-1, 1]:  # which are the two classes of some programs
         void += negative
-        reasons.append(f"{_ranges(negative)} is void: no class has a negative id")
+        reasons.append(f"{ranges(negative, 12)} is void: no class has a negative id")
     kept = [i for i in ids if i not in void]
     stretched = _far_apart(kept)
     if not stretched:
@@ -282,7 +282,7 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
         reasons.append("0 has no name in the list of classes: void")
     where = seen[0].path
     if not kept:
-        raise DataError(f"{where}: and the other labels hold no class, only {_ranges(ids) or 'transparent pixels'}")
+        raise DataError(f"{where}: and the other labels hold no class, only {ranges(ids, 12) or 'transparent pixels'}")
     unnamed = [i for i in kept if i not in names]
     if len(kept) > IGNORE and len(unnamed) > IGNORE and _in_one_file_only(unnamed, [s.ids for s in seen]):
         raise DataError(
@@ -302,7 +302,7 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
         if first == 1 and 0 not in ids:
             void.append(0)
         if missing := [i for i in classes if i not in counted]:
-            notes.append(f"no pixel of the ids {_ranges(missing)}: take these classes out if they do not exist")
+            notes.append(f"no pixel of the ids {ranges(missing, 12)}: take these classes out if they do not exist")
     if not dense or len(classes) < last - first + 1:
         settings["map"] = {stored: i for i, stored in enumerate(classes)}
         reasons.append(f"{'void between them' if dense else 'far apart'}: each is mapped to a class")
@@ -368,17 +368,6 @@ def _in_one_file_only(found: Sequence[Any], counts: Sequence[Counts | None]) -> 
     wanted = set(found)
     files = Counter(c for counted in counts for c, _ in counted or () if c in wanted)
     return len(counts) > 1 and 2 * sum(n == 1 for n in files.values()) > len(found)
-
-
-def _ranges(ids: Sequence[int]) -> str:
-    parts: list[list[int]] = []
-    for i in ids:
-        if parts and i == parts[-1][1] + 1:
-            parts[-1][1] = i
-        else:
-            parts.append([i, i])
-    shown = [str(a) if a == b else f"{a} to {b}" if a < 0 else f"{a}-{b}" for a, b in parts[:12]]
-    return ", ".join([*shown, *(["..."] if len(parts) > 12 else [])])
 
 
 @dataclass

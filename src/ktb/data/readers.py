@@ -757,7 +757,7 @@ class LabelReader:
         row, column = np.argwhere(bad)[0]
         raise DataError(
             f"{path}: label {'ids' if len(found) > 1 else 'id'} {_listed(found)} at {int(bad.sum())} pixels, the first "
-            f"at row {row}, column {column}; expected {_ranges(sorted(self.table))}: correct the file, or the classes, "
+            f"at row {row}, column {column}; expected {ranges(sorted(self.table))}: correct the file, or the classes, "
             "or label.map or label.ignore"
         )
 
@@ -846,12 +846,13 @@ def _listed(ids: Array) -> str:
     return ", ".join(str(int(i)) for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
 
 
-def _ranges(ids: Sequence[int]) -> str:
-    """[0, 1, 2, 255] → "0-2, 255"."""
+def ranges(ids: Sequence[int], most: int | None = None) -> str:
+    """[0, 1, 2, 255] → "0-2, 255"; with `most`, "..." stands for all ranges after so many."""
     parts: list[list[int]] = []
     for i in ids:
         if parts and parts[-1][1] == i - 1:
             parts[-1][1] = i
         else:
             parts.append([i, i])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" if a < 0 else f"{a}-{b}" for a, b in parts)
+    shown = [str(a) if a == b else f"{a} to {b}" if a < 0 else f"{a}-{b}" for a, b in parts[:most]]
+    return ", ".join([*shown, *(["..."] if len(shown) < len(parts) else [])])

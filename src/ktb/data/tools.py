@@ -54,7 +54,7 @@ def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int |
     work: a picklable function; what the user can mend it reports as an `Outcome`, anything it raises ends the whole.
     workers: processes; None takes one per usable core. One worker, or one job, runs in this process.
     """
-    workers = min(workers or _usable_cores(), len(jobs))
+    workers = min(workers or usable_cores(), len(jobs))
     if workers <= 1:
         yield from map(work, jobs)
         return
@@ -76,7 +76,8 @@ def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int |
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores this process may use; macOS and Windows tell how many there are only."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
