@@ -130,7 +130,7 @@ def test_help_names_groups_members_and_settings_that_exist(command: str, tmp_pat
     for group, members in config.groups(name).items():
         assert {group, *members} <= words
     cfg = run(command, "checkpoint=x" if name == "eval" else "seed=1", "--cfg", "job", cwd=tmp_path).stdout
-    settings = [*config.groups(name), *config._keys(OmegaConf.create(cfg))]
+    settings = [*config.groups(name), *config.setting_names(OmegaConf.create(cfg))]
     shown = re.findall(r"([a-z_]+(?:\.[a-z_]+)*)=[\w/\[]", done.stdout.partition("Flags:")[0])
     shown = [key for key in shown if key not in ("group", "key", "dataset.root", "launcher", "jobs", "sweep")]
     assert len(shown) > 5
