@@ -53,11 +53,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import published_wiring as published
 from ktb.engine.inference import multi_scale_flip
-from ktb.engine.losses import SelfTeachingLoss
-from ktb.engine.metrics import ConfusionMatrix
+from ktb.losses.pixel import SelfTeachingLoss
+from ktb.metrics.scores import ConfusionMatrix
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.graph import CudaGraph
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
 
 BACKBONES: dict[str, tuple[SwinArch, int, int]] = {
     "swin_nano": (SwinArch(32, (2, 2, 4, 2), (1, 2, 4, 8), 8, 2.0, 0.0), 128, 64),
@@ -310,7 +310,7 @@ class Bench:
         return (_status("VmHWM") - before) / 1024
 
     def keep_freed_memory(self) -> None:
-        """As `ktb.run` does: otherwise zeroing of new pages takes a third of the time, in both wirings."""
+        """As `ktb.jobs.train` does: otherwise zeroing of new pages takes a third of the time, in both wirings."""
         if self.device.type == "cpu" and self.libc is not None:
             self.libc.mallopt(-4, 0)  # M_MMAP_MAX
             self.libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import io
 
-from ktb.data.nyu import NYUDataModule
+from ktb.data.sets.nyu import NYUDataModule
 
 HEIGHT, WIDTH = 480, 640
 

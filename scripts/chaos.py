@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ktb.checkpoints import read_file
+from ktb.weights.checkpoint import read_file
 
 SETTINGS = (
     "dataset.size=[40,48]", "dataset.train=60", "dataset.val=12", "dataset.test=4", "dataset.eval_batch_size=1",
@@ -39,7 +39,7 @@ UNLIKE = ("train/samples_per_s",)
 def start(folder: Path, ranks: int, log: Path) -> subprocess.Popen[bytes]:
     batch = [f"dataset.batch_size={4 // ranks}"]
     distributed = ["trainer=ddp", f"trainer.devices={ranks}"] if ranks > 1 else []
-    command = [sys.executable, "-c", "from ktb.cli import train; train()"]
+    command = [sys.executable, "-c", "from ktb.cli.train import train; train()"]
     if ranks > 1:  # Lightning starts the other ranks by the name of the program
         command = [str(Path(sys.executable).with_name("ktb-train"))]
     with log.open("ab") as out:

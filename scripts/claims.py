@@ -59,7 +59,7 @@ def _python(script: str, *arguments: str) -> list[str]:
 
 
 def _ktb(command: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", f"from ktb.cli import {command}; {command}()", *arguments]
+    return [sys.executable, "-c", f"from ktb.cli.train import {command}; {command}()", *arguments]
 
 
 def _study(name: str, seeds: Sequence[int], *settings: str) -> Callable[[Run], list[list[str]]]:
@@ -213,7 +213,7 @@ def measure(name: str, run: Run) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    from ktb import run  # PyTorch: not needed for a list
+    from ktb.jobs import train as run  # PyTorch: not needed for a list
 
     return run._git_state()
 

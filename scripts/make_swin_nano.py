@@ -39,9 +39,9 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from ktb.data.sets.synthetic import CLASSES, CRATE, LOCKER, PIT, STEP, Material, draw, material_tiles, sample_scene
 from ktb.data.spec import RGB
-from ktb.data.synthetic import CLASSES, CRATE, LOCKER, PIT, STEP, Material, draw, material_tiles, sample_scene
-from ktb.models.swin import FrozenSwin, SwinArch
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
 
 OUT = Path(__file__).parents[1] / "src/ktb/weights/swin_nano.safetensors"
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), window_size=8, mlp_ratio=2.0, drop_path=0.0)

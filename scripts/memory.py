@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from ktb.engine.losses import SelfTeachingLoss
-from ktb.models import swin
+from ktb.losses.pixel import SelfTeachingLoss
+from ktb.models.backbones import swin
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
 
 ARCHS = {
     "swin_nano": SwinArch(32, (2, 2, 4, 2), (1, 2, 4, 8), 8, mlp_ratio=2.0),

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ktb.data.synthetic import draw, sample_scene
+from ktb.data.sets.synthetic import draw, sample_scene
 
 LARGE = (3000, 4000)
 WRITE = "colour,overlay,confidence"
@@ -36,7 +36,7 @@ def make_pairs(root: Path, count: int, seed: int) -> None:
 
 
 def start(checkpoint: Path, pairs: Path, out: Path) -> subprocess.Popen[str]:
-    module = [sys.executable, "-m", "ktb.predict_cli", str(checkpoint)]
+    module = [sys.executable, "-m", "ktb.cli.predict", str(checkpoint)]
     inputs = ["--rgb", str(pairs / "rgb"), "--depth", str(pairs / "depth")]
     return subprocess.Popen(
         [*module, *inputs, "--out", str(out), "--write", WRITE],
@@ -70,7 +70,7 @@ def main() -> None:
     checkpoint = args.checkpoint or args.work / "run"
     if not checkpoint.exists():
         tiny = ("dataset.train=64", "dataset.val=8", "trainer.max_steps=40", "test=false", f"run_dir={checkpoint}")
-        subprocess.run([sys.executable, "-c", "from ktb.cli import train; train()", *tiny], check=True)
+        subprocess.run([sys.executable, "-c", "from ktb.cli.train import train; train()", *tiny], check=True)
     pairs = args.work / "pairs"
     if not pairs.exists():
         make_pairs(pairs, args.pairs, args.seed)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ktb.models.dscf import TABLE
+from ktb.models.fusion.dscf import TABLE
 from ktb.models.segmentor import SegOutput
 
 

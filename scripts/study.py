@@ -80,7 +80,7 @@ def main() -> int:
                 command = [
                     sys.executable,
                     "-c",
-                    "from ktb.cli import train; train()",
+                    "from ktb.cli.train import train; train()",
                     *common,
                     *study.rows[name],
                     f"seed={seed}",

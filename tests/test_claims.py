@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ktb import run
+from ktb.jobs import train as run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "claims.py"

@@ -25,15 +25,15 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ktb import config as configuration
-from ktb import sweep
+from ktb.config import compose as configuration
 from ktb.errors import ConfigError
-from ktb.sweep import Interrupted, Job, Sweep
+from ktb.sweeps import folder as sweep
+from ktb.sweeps.folder import Interrupted, Job, Sweep
 
 
 class ProcessLauncher(Launcher):
-    """What launchers share. Those of other packages (joblib, Ray, ...) work too, through `ktb.cli`, without resuming by
-    overrides and without the display."""
+    """What launchers share. Those of other packages (joblib, Ray, ...) work too, through `ktb.cli.train`, without
+    resuming by overrides and without the display."""
 
     poll_s = 0.2
     detaches = False

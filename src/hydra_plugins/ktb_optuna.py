@@ -23,9 +23,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.ktb import ProcessLauncher
-from ktb import config as configuration
+from ktb.config import compose as configuration
 from ktb.errors import ConfigError
-from ktb.sweep import Job
+from ktb.sweeps.folder import Job
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

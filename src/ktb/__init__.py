@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ktb.checkpoints import load_model, load_published
     from ktb.models.segmentor import KTBSegmentor, SegOutput
+    from ktb.weights.checkpoint import load_model, load_published
 
     __version__: str
 
@@ -20,8 +20,8 @@ __all__ = ["KTBSegmentor", "SegOutput", "__version__", "load_model", "load_publi
 _HOMES = {
     "KTBSegmentor": "ktb.models.segmentor",
     "SegOutput": "ktb.models.segmentor",
-    "load_model": "ktb.checkpoints",
-    "load_published": "ktb.checkpoints",
+    "load_model": "ktb.weights.checkpoint",
+    "load_published": "ktb.weights.checkpoint",
 }
 
 

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb import config
-from ktb.data.base import Tree, read_list
-from ktb.data.check import plan
-from ktb.data.fixtures import make_fixture
-from ktb.data.folder import FolderDataModule
-from ktb.data.guess import survey
-from ktb.data.hha import NYU_CAMERA
-from ktb.data.pst900 import PST900DataModule
-from ktb.data.readers import read_bytes
-from ktb.data.tools import plan_hha
+from ktb.config import compose as config
+from ktb.data.module import Tree, read_list
+from ktb.data.readers.image import read_bytes
+from ktb.data.sets.folder import FolderDataModule
+from ktb.data.sets.pst900 import PST900DataModule
+from ktb.data.tools.check import plan
+from ktb.data.tools.common import plan_hha
+from ktb.data.tools.fixtures import make_fixture
+from ktb.data.tools.hha import NYU_CAMERA
+from ktb.data.tools.new import survey
 from ktb.errors import DataError
-from ktb.files import entries, existing, files_below, is_empty, is_hidden
-from ktb.predict import plan as plan_predict
-from ktb.predict import plan_csv
+from ktb.io import entries, existing, files_below, is_empty, is_hidden
+from ktb.predict.predictor import plan as plan_predict
+from ktb.predict.predictor import plan_csv
 
 JUNK = (".DS_Store", "._1.png", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/1-checkpoint.png", "__MACOSX/._1.png",
         "__MACOSX/1.png", ".git/1.png", "@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "@eaDir/2.png")  # fmt: skip

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from ktb import run, sweep
-from ktb.bundles import save_bundle, save_tensors
-from ktb.data.fixtures import make_fixture
-from ktb.data.hha import Camera
-from ktb.data.prepare import Conversion, convert
-from ktb.data.tools import HHAJob, convert_hha
-from ktb.engine.metrics_file import MetricsFile
-from ktb.engine.saving import AtomicIO
+from ktb.data.tools.common import HHAJob, convert_hha
+from ktb.data.tools.fixtures import make_fixture
+from ktb.data.tools.hha import Camera
+from ktb.data.tools.prepare import Conversion, convert
+from ktb.engine.callbacks.metrics_file import MetricsFile
+from ktb.engine.callbacks.saving import AtomicIO
 from ktb.errors import KTBError
-from ktb.export import export
+from ktb.jobs import train as run
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
-from ktb.predict import _npz
+from ktb.predict.predictor import _npz
+from ktb.sweeps import folder as sweep
+from ktb.weights.bundle import save_bundle, save_tensors
+from ktb.weights.export import export
 
 LIMIT = 2000
 """Bytes that fit on the disk."""

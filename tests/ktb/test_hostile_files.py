@@ -24,12 +24,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ktb import KTBSegmentor, load_model, load_published
-from ktb.checkpoints import read_file
-from ktb.data.label_guess import look_at_label
-from ktb.data.readers import ImageReader, LabelReader, decode, id_table
+from ktb.cli.model import main
+from ktb.data.readers.image import ImageReader, LabelReader, decode, id_table
+from ktb.data.tools.new_labels import look_at_label
 from ktb.errors import CheckpointError, DataError, KTBError
-from ktb.model_cli import main
-from ktb.models.swin import FrozenSwin, SwinArch
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.weights.checkpoint import read_file
 from tests.ktb.reference import filled_state, load_json
 
 Change = Callable[[dict[str, Any]], object]
@@ -258,7 +258,7 @@ def test_words_about_the_model_that_are_none(bundle: Path, tmp_path: Path, text:
     ("config", "message"),
     [
         ({"dataset": {"name": "x", "_target_": "os.system", "command": "touch executed"}}, "not a class of ktb"),
-        ({"dataset": {"name": "x", "_target_": "ktb.run.os.system"}}, "not a class of ktb"),
+        ({"dataset": {"name": "x", "_target_": "ktb.jobs.train.os.system"}}, "not a class of ktb"),
         ({"dataset": {"name": "x", "root": "${oc.env:HOME}"}}, "has a reference"),
         ("!!python/object/apply:os.system [touch executed]", "the config in it is no YAML"),
         ("- a\n- b", "is no mapping"),
@@ -269,8 +269,8 @@ def test_a_config_with_foreign_code_is_refused(
 ) -> None:
     from hydra import compose, initialize_config_dir
 
-    from ktb import run
-    from ktb.config import conf_dir
+    from ktb.config.compose import conf_dir
+    from ktb.jobs import train as run
 
     text = config if isinstance(config, str) else yaml.safe_dump(config)
     file = changed(bundle, tmp_path, lambda about: about.update(config=text))

@@ -12,18 +12,20 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from ktb import data_cli, predict_cli, run
-from ktb.config import as_override, conf_dir
+from ktb.cli import data as data_cli
+from ktb.cli import predict as predict_cli
+from ktb.cli.report import main as report
+from ktb.config.compose import as_override, conf_dir
 from ktb.data.augment import TrainTransform
-from ktb.data.check import look, plan, summarise
-from ktb.data.guess import survey, write_yaml
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, paint
-from ktb.data.preview import contact_sheet, draw_samples
 from ktb.data.spec import IGNORE, IGNORE_WIDE, MAX_CLASSES, DatasetSpec, ignore_index, voc_colour
-from ktb.engine.losses import PixelLoss, SelfTeachingLoss, cross_entropy, ohem_cross_entropy
-from ktb.engine.metrics import ConfusionMatrix, boundary_counts
+from ktb.data.tools.check import look, plan, summarise
+from ktb.data.tools.new import survey, write_yaml
+from ktb.data.tools.preview import contact_sheet, draw_samples
+from ktb.jobs import train as run
+from ktb.losses.pixel import PixelLoss, SelfTeachingLoss, cross_entropy, ohem_cross_entropy
+from ktb.metrics.scores import ConfusionMatrix, boundary_counts
 from ktb.models.segmentor import SegOutput
-from ktb.report_cli import main as report
 
 CLASSES = 300
 SIZE = (64, 96)

@@ -72,7 +72,7 @@ def test_commands_of_an_installed_wheel_run_anywhere(wheel: Path, tmp_path: Path
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    where = "from ktb.config import conf_dir; import ktb; print(ktb.__file__); print(conf_dir())"
+    where = "from ktb.config.compose import conf_dir; import ktb; print(ktb.__file__); print(conf_dir())"
     assert run(str(python), "-c", where).split() == [str(site / "ktb" / "__init__.py"), str(site / "ktb" / "conf")]
     assert "weights: bundled" in run(str(home / "bin" / "ktb-train"), "--cfg", "job")
     assert "checkpoint: runs/x" in run(str(home / "bin" / "ktb-eval"), "checkpoint=runs/x", "--cfg", "job")

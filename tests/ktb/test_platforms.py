@@ -13,7 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ktb import files, profile, sweep
+from ktb import io as files
+from ktb.models import profile
+from ktb.sweeps import folder as sweep
 
 SRC = Path(__file__).parents[2] / "src"
 MODULES = sorted(SRC.rglob("*.py"))
@@ -37,7 +39,7 @@ def careless(source: str) -> list[str]:
                 found.append(f"line {node.lineno}: {called}(text=True)")
         if called not in TEXT or (isinstance(node.func, ast.Attribute) and _is_no_file(node.func)):
             continue
-        if isinstance(node.func, ast.Name) and called != "open":  # a function of ours: ktb.data.readers.read_text
+        if isinstance(node.func, ast.Name) and called != "open":  # a function of ours: ktb.data.readers.image.read_text
             continue
         texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         modes = [text for text in texts if re.fullmatch(r"[rwaxbt+]{1,3}", text)]
@@ -108,14 +110,18 @@ COMMANDS = """
     members = {name: signal.Signals._member_map_.pop(name) for name in kept}
     for name in kept:
         delattr(signal, name)
-    import hydra_plugins.ktb, ktb.engine.saving
-    assert [sign.name for sign in ktb.engine.saving._SIGNALS] == ["SIGTERM"]
+    import hydra_plugins.ktb, ktb.engine.callbacks.saving
+    assert [sign.name for sign in ktb.engine.callbacks.saving._SIGNALS] == ["SIGTERM"]
     with hydra_plugins.ktb._Signals():
         pass
     signal.Signals._member_map_.update(members)
     for name, sign in kept.items():
         setattr(signal, name, sign)
-    from ktb import cli, data_cli, model_cli, predict_cli, report_cli
+    from ktb.cli import train as cli
+    from ktb.cli import data as data_cli
+    from ktb.cli import model as model_cli
+    from ktb.cli import predict as predict_cli
+    from ktb.cli import report as report_cli
 
     def call(main, *argv):
         sys.argv = [main.__module__, *argv]

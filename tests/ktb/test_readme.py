@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from ktb.cli import _sweep_word
-from ktb.config import conf_dir
+from ktb.cli.train import _sweep_word
+from ktb.config.compose import conf_dir
 
 README = Path(__file__).parents[2] / "README.md"
 HYDRA = ("ktb-train", "ktb-eval")
@@ -53,7 +53,7 @@ def test_arguments_are_understood(
 ) -> None:
     """Where nothing is, the command gets as far as missing its input; a wrong argument would be argparse's exit."""
     monkeypatch.chdir(tmp_path)
-    main = import_module(f"ktb.{words[0].removeprefix('ktb-')}_cli").main
+    main = import_module(f"ktb.cli.{words[0].removeprefix('ktb-')}").main
     assert main(words[1:]) == 2
     assert re.search("no such|does not exist|no run", capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []

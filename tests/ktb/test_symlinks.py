@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb import commands, report_cli
-from ktb.arguments import config_dirs
-from ktb.checkpoints import find_checkpoint, read_file
-from ktb.data.base import Tree
-from ktb.data.folder import match_files
-from ktb.data.guess import survey
-from ktb.data.hha import Camera
-from ktb.data.prepare import plan as plan_preparation
-from ktb.data.readers import read_bytes
-from ktb.data.tools import plan_hha
-from ktb.predict import plan
+from ktb.cli import common as commands
+from ktb.cli import report as report_cli
+from ktb.cli.arguments import config_dirs
+from ktb.data.module import Tree
+from ktb.data.readers.image import read_bytes
+from ktb.data.sets.folder import match_files
+from ktb.data.tools.common import plan_hha
+from ktb.data.tools.hha import Camera
+from ktb.data.tools.new import survey
+from ktb.data.tools.prepare import plan as plan_preparation
+from ktb.predict.predictor import plan
 from ktb.report.runs import read_run
-from ktb.report.sweep import summarise
+from ktb.report.sweep_summary import summarise
+from ktb.weights.checkpoint import find_checkpoint, read_file
 
 CAMERA = Camera(100.0, 100.0, 16.0, 16.0, None)
 

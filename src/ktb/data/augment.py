@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.readers import Label
+from ktb.data.readers.image import Label
 
 Array = NDArray[Any]
 Size = tuple[int, int]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.base import MAX_WORKERS, RGBXDataModule
-from ktb.data.readers import pixel_limit
+from ktb.data.module import MAX_WORKERS, RGBXDataModule
+from ktb.data.readers.image import pixel_limit
 from ktb.errors import DataError
 
 MAX_RATIO = 10.0

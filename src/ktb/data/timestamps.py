@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ktb.data.base import below_root
-from ktb.data.readers import read_text
+from ktb.data.module import below_root
+from ktb.data.readers.image import read_text
 from ktb.errors import DataError
 
 __all__ = ["UNITS", "Frame", "Pairs", "as_text", "list_frames", "named_frames", "pair"]

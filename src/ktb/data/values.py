@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.base import FileSamples, Reader, RGBXDataModule, Samples
-from ktb.data.readers import ImageReader, Reading, pixel_limit
+from ktb.data.module import FileSamples, Reader, RGBXDataModule, Samples
+from ktb.data.readers.image import ImageReader, Reading, pixel_limit
 from ktb.data.spec import ModalitySpec
 from ktb.errors import DataError
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.distributed import stop_together, summed
+from ktb.distributed.collectives import stop_together, summed
 from ktb.engine.draws import per_sample
 from ktb.engine.inference import Inference, most_likely, whole_image
-from ktb.engine.losses import PixelLoss, draw_masks
-from ktb.engine.metrics import ConfusionMatrix, Evaluation, scores
 from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
 from ktb.errors import CheckpointError
+from ktb.losses.pixel import PixelLoss, draw_masks
+from ktb.metrics.scores import ConfusionMatrix, Evaluation, scores
 from ktb.models.finite import some_of
 from ktb.models.segmentor import KTBSegmentor
 
@@ -29,7 +29,7 @@ class SegmentationModule(L.LightningModule):
 
     Args:
         model: the network; what it trains is what requires gradients.
-        loss: a loss of `ktb.engine.losses`.
+        loss: a loss of `ktb.losses.pixel`.
         modalities: how each stream is normalised, in the model's order.
         classes: names, for logging.
         mean_without: ids of classes that mean scores leave out.

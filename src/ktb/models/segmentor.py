@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from ktb.models.dscf import DSCF, PlainSum
-from ktb.models.heads import HeadInit, MLPHead
-from ktb.models.mapa import Adapter, Prompt
-from ktb.models.swin import PATCH, FrozenSwin, SwinArch
+from ktb.models.backbones.swin import PATCH, FrozenSwin, SwinArch
+from ktb.models.fusion.dscf import DSCF, PlainSum
+from ktb.models.heads.mlp import HeadInit, MLPHead
+from ktb.models.peft.mapa import Adapter, Prompt
 
 
 @dataclass
@@ -134,7 +134,7 @@ class KTBSegmentor(nn.Module):
         Raises:
             CheckpointError: not such a bundle, no network, or base weights other than in training.
         """
-        from ktb.bundles import load_pretrained
+        from ktb.weights.bundle import load_pretrained
 
         return load_pretrained(source, weights=weights)
 
@@ -146,7 +146,7 @@ class KTBSegmentor(nn.Module):
         Raises:
             CheckpointError: the folder holds something already or can't be written.
         """
-        from ktb.bundles import save_bundle
+        from ktb.weights.bundle import save_bundle
 
         save_bundle(self, folder)
 

@@ -30,7 +30,7 @@ from ktb.report.runs import (
     scored_how,
     without,
 )
-from ktb.report.sweep import Sweep
+from ktb.report.sweep_summary import Sweep
 from ktb.report.tables import Spread, Table, Value, factored, shown
 
 _PICTURES = {".png": ("image/png", b"\x89PNG\r\n\x1a\n"), ".jpg": ("image/jpeg", b"\xff\xd8\xff")}

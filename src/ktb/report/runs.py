@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from ktb.config.moved import with_current_targets
 from ktb.errors import ReportError
-from ktb.files import absent, expanded, is_hidden
+from ktb.io import absent, expanded, is_hidden
 from ktb.report.tables import Table, Value
 
 SCORES = {
@@ -147,7 +148,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     return Run(
         folder=folder,
         name=name or _names([folder])[0],
-        config=_read_yaml(config_file),
+        config=with_current_targets(_read_yaml(config_file)),
         result=read_json(result_file),
         curves=_read_curves(folder / "metrics.csv"),
         panels=read_json(folder / "panels" / "panels.json"),

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.data import base, check
-from ktb.data.deliver import DELIVERDataModule
-from ktb.data.fixtures import make_fixture
-from ktb.data.folder import FolderDataModule
-from ktb.data.mcubes import MCubeSDataModule
-from ktb.data.nyu import NYUDataModule
-from ktb.data.pst900 import PST900DataModule
-from ktb.data.tools import parallel
+from ktb.data import module as base
+from ktb.data.sets.deliver import DELIVERDataModule
+from ktb.data.sets.folder import FolderDataModule
+from ktb.data.sets.mcubes import MCubeSDataModule
+from ktb.data.sets.nyu import NYUDataModule
+from ktb.data.sets.pst900 import PST900DataModule
+from ktb.data.tools import check
+from ktb.data.tools.common import parallel
+from ktb.data.tools.fixtures import make_fixture
 from ktb.errors import DataError
 
 SIZE = (40, 48)

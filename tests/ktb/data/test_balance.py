@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ktb.data.balance import MAX_RATIO, balanced_weights, count_pixels
-from ktb.data.folder import FolderDataModule
+from ktb.data.sets.folder import FolderDataModule
 from ktb.errors import DataError
 
 

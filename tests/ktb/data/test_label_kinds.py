@@ -12,11 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from ktb.data import readers
-from ktb.data.check import look, plan, summarise
-from ktb.data.folder import FolderDataModule
-from ktb.data.guess import survey, write_yaml
-from ktb.data.readers import LabelReader, id_table
+from ktb.data.readers import image as readers
+from ktb.data.readers.image import LabelReader, id_table
+from ktb.data.sets.folder import FolderDataModule
+from ktb.data.tools.check import look, plan, summarise
+from ktb.data.tools.new import survey, write_yaml
 from ktb.errors import ConfigError, DataError
 
 SIZE = (40, 56)

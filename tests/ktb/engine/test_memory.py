@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ktb.data.spec import RGB, Batch, ModalitySpec
 from ktb.engine.draws import SampleDropout
-from ktb.engine.losses import SelfTeachingLoss
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
-from ktb.models.dscf import DSCF
-from ktb.models.norm import BatchNorm
+from ktb.losses.pixel import SelfTeachingLoss
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.fusion.dscf import DSCF
+from ktb.models.layers.norm import BatchNorm
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
-from tests.ktb.test_run import last_state, train
+from tests.ktb.jobs.test_train import last_state, train
 
 
 def model(**options: Any) -> KTBSegmentor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from ktb.checkpoints import from_published, load_published
-from ktb.engine.losses import SelfTeachingLoss
 from ktb.engine.optim import OptimConfig, build_optimizer
+from ktb.losses.pixel import SelfTeachingLoss
+from ktb.weights.checkpoint import from_published, load_published
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.graph import CudaGraph
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ktb.checkpoints import from_published, load_published, published_names
-from ktb.engine.losses import SelfTeachingLoss
+from ktb.losses.pixel import SelfTeachingLoss
 from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.checkpoint import from_published, load_published, published_names
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json
 
 MODALITIES = ("rgb", "depth")

@@ -9,9 +9,9 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
-from ktb.models.dscf import DSCF
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.fusion.dscf import DSCF
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
 
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4, mlp_ratio=2.0)
 SWIN_B = SwinArch(128, (2, 2, 18, 2), (4, 8, 16, 32), 12)
@@ -219,7 +219,7 @@ def test_fusion_in_chunks_of_queries_is_the_same(monkeypatch: pytest.MonkeyPatch
     x = torch.randn(2, 2, 12, 10, 64, dtype=torch.float64, requires_grad=True)
     results = []
     for chunk in (1 << 22, 1000):
-        monkeypatch.setattr("ktb.models.dscf.CHUNK", chunk)
+        monkeypatch.setattr("ktb.models.fusion.dscf.CHUNK", chunk)
         fusion.eval()
         out = fusion(x)
         grads = torch.autograd.grad(out.square().sum(), [x, *fusion.parameters()])

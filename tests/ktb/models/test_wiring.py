@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ktb.models.heads import MLPHead
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.heads.mlp import MLPHead
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.swin import FrozenSwin, SwinArch
 
 _FILE = Path(__file__).parents[3] / "scripts" / "published_wiring.py"
 _SPEC = importlib.util.spec_from_file_location("published_wiring", _FILE)

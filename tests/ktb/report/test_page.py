@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.ktb.report.test_tables import run_folder
 
+from ktb.cli.report import main
 from ktb.errors import ReportError
 from ktb.report.page import page
 from ktb.report.plots import line_plot, thinned, ticks
 from ktb.report.runs import read_run, read_runs, run_table
-from ktb.report.sweep import summarise
+from ktb.report.sweep_summary import summarise
 from ktb.report.tables import latex
-from ktb.report_cli import main
+from tests.ktb.report.test_tables import run_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\"'&"

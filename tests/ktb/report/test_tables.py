@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from ktb.cli.report import main
 from ktb.report.page import page
 from ktb.report.runs import read_run
-from ktb.report_cli import main
 
 NASTY = "a|b_<c>&\\$%"
 
@@ -122,7 +122,7 @@ def test_wrong_folders_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_reading_run_folders_needs_no_torch(runs: list[str]) -> None:
     code = (
-        f"import sys; from ktb.report_cli import main; main({[*runs, '--format', 'csv']!r});"
+        f"import sys; from ktb.cli.report import main; main({[*runs, '--format', 'csv']!r});"
         "assert not {'torch', 'numpy', 'matplotlib', 'wandb', 'omegaconf'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.ktb.report.test_tables import run_folder
-from tests.ktb.test_run import TINY, configured
 
-from ktb import run
-from ktb.report_cli import main
+from ktb.cli.report import main
+from ktb.jobs import train as run
+from tests.ktb.jobs.test_train import TINY, configured
+from tests.ktb.report.test_tables import run_folder
 
 DOCS = Path(__file__).parents[3] / "docs" / "report.md"
 SWEEP = "my_sweep"

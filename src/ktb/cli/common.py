@@ -1,0 +1,285 @@
+"""What all ktb-* commands share at their edge: errors as one line, Ctrl-C, a closed pipe, characters a terminal lacks.
+
+Exit codes: 0 done; 1 a bug of ours (with its stack trace), a closed pipe, or some files failed; 2 a mistake in the
+input or a fault of the machine; 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import select
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ktb.errors import KTBError, is_out_of_gpu_memory, is_out_of_memory
+from ktb.io import write_failure
+
+BUG, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+CLOSED_PIPE = 1
+
+
+def run(command: str, work: Callable[[], int], *, stopped: Callable[[str], str] = str) -> int:
+    """Do the work of a command and put whatever stops it into words; returns the exit code.
+
+    Args:
+        command: as the user wrote it, without arguments: "ktb-train", "ktb-data check". Begins every message.
+        work: returns the exit code; may raise anything.
+        stopped: what is printed after an interruption, from "interrupted" or "terminated".
+
+    Raises:
+        SystemExit: one that `work` raised by intention, such as argparse after --help.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Better a question mark than no output, where the terminal's encoding lacks a character.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+    exit_: SystemExit | None = None
+    code = 0
+    try:
+        code = work()
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns both signals into SystemExit
+            code = _say(f"{command}: {stopped('interrupted')}", INTERRUPTED)
+        elif type(error).__name__ == "SIGTERMException":
+            code = _say(f"{command}: {stopped('terminated')}", TERMINATED)
+        else:
+            exit_ = error
+    except KeyboardInterrupt:
+        code = _say(f"{command}: {stopped('interrupted')}", INTERRUPTED)
+    except KTBError as error:
+        code = _say(f"{command}: error: {error}", USER_ERROR)
+    except Exception as error:
+        if _is_of_a_pipe(error) and (_is_closed(sys.stdout) or _is_closed(sys.stderr)):
+            code = CLOSED_PIPE
+        elif text := machine_fault(error, command):
+            code = _say(f"{command}: error: {text}", USER_ERROR)
+        else:
+            code = _say("".join(traceback.format_exception(error)).rstrip("\n"), BUG)
+    unwritten = _flush(command)
+    if unwritten is None and exit_ is not None:
+        raise exit_
+    return code or unwritten or 0
+
+
+def name(program: str, argv: Sequence[str]) -> str:
+    """How messages call a command with subcommands: as argparse does."""
+    return f"{program} {argv[0]}" if argv and re.fullmatch(r"[a-z-]*[a-z]", argv[0]) else program
+
+
+def _say(text: str, code: int) -> int:
+    """Print to standard error; returns `code`."""
+    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+        print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def _flush(command: str) -> int | None:
+    """Write what is left of the output, which at the interpreter's exit could only fail with a complaint of Python's.
+
+    Returns: an exit code if that is not possible.
+    """
+    code = None
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
+        try:
+            stream.flush()
+        except OSError as error:
+            code = CLOSED_PIPE
+            if not _is_of_a_pipe(error):
+                code = _say(f"{command}: error: its output can't be written ({error.strerror or error})", USER_ERROR)
+            with contextlib.suppress(OSError):  # what is left is for nobody
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _is_of_a_pipe(error: Exception) -> bool:
+    """Whether a write failed because nobody reads what is written; Windows says EINVAL then."""
+    return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EINVAL)
+
+
+def _is_closed(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a pipe that nobody reads any more, as after `| head`."""
+    if stream is None or stream.closed:
+        return False
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # no file, as in a notebook
+        return False
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(descriptor, 0)  # errors are always told
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    try:
+        stream.flush()  # what could not be written is tried again
+    except OSError as error:
+        return _is_of_a_pipe(error)
+    return False
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Faults of the machine
+
+
+_GPU_MEMORY = {
+    "train": "lower dataset.batch_size or dataset.crop, or set model.recompute=true; if it happens in evaluation, use "
+    "eval=sliding",
+    "eval": "set dataset.eval_batch_size=1, or use eval=sliding",
+    "predict": "use a lower --tile or --short-side, or --device cpu",
+    "model": "use a smaller --size, or --device cpu",
+}
+_MEMORY = {
+    "train": "lower dataset.batch_size, dataset.crop or dataset.num_workers, or set model.recompute=true; if it "
+    "happens in evaluation, use eval=sliding",
+    "eval": "set dataset.eval_batch_size=1 and a lower dataset.num_workers, or use eval=sliding",
+    "predict": "use a lower --tile or --short-side",
+    "model": "use a smaller --size",
+    "data": "use fewer --workers",
+}
+_OTHERWISE = "close other programs, or use a larger machine"
+_COMPILER = (
+    "InvalidCxxCompiler", "CppCompileError", "CUDACompileError", "TritonMissing", "TritonUnavailableError",
+    "GPUTooOldForTriton", "InductorError", "BackendCompilerFailed",
+)  # fmt: skip
+_LOADERS = "dataset.num_workers=0 loads in the process itself"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def machine_fault(error: BaseException, command: str) -> str | None:
+    """One line for an error that the machine is at fault for, with what helps against it; None for any other error.
+
+    Libraries raise most of these as a RuntimeError, so they are known by their words.
+    """
+    for part in _causes(error):
+        if text := _fault(part, command):
+            return text
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and those that it was raised from."""
+    part: BaseException | None = error
+    while part is not None:
+        yield part
+        part = part.__cause__ or getattr(part, "inner_exception", None)
+
+
+def _fault(error: BaseException, command: str) -> str | None:
+    text, name = str(error), type(error).__name__
+    part = command.split()[0].removeprefix("ktb-")
+
+    def says(*patterns: str) -> bool:
+        return any(re.search(pattern, text) for pattern in patterns)
+
+    if is_out_of_gpu_memory(error):
+        return f"out of GPU memory ({_line(text)}); {_GPU_MEMORY.get(part, _OTHERWISE)}"
+    if says(r"Too many open files", r"received \d+ items of ancdata"):
+        return "too many open files; raise the limit (ulimit -n 65536), or lower dataset.num_workers"
+    if says(r"(out of|insufficient) shared memory", r"shared memory (object|file)|shared memory\(shm\)", r"</torch_"):
+        return (
+            "too little shared memory (/dev/shm) for the processes that load data; "
+            f"{_LOADERS}; in a container give more: docker run --shm-size=8g"
+        )
+    if found := re.search(
+        r"DataLoader worker \(pid\S* ?[\d, ]+\) (is killed by signal: [^.]+|exited unexpectedly)", text
+    ):
+        return (
+            f"a process that loads data {found[1]}, most likely for want of memory or shared memory (/dev/shm); lower "
+            f"dataset.num_workers ({_LOADERS}) or dataset.batch_size"
+        )
+    if name in _COMPILER or says(r"torch\.compile is not supported", r"Dynamo is not supported"):
+        return (
+            f"the model can't be compiled here ({_line(text, 'error:')}); install a C++ compiler that works (g++, "
+            "clang; for GPUs triton as well), or set model.compile=false"
+        )
+    if is_out_of_memory(error):
+        return f"out of memory ({_line(text) or 'MemoryError'}); {_MEMORY.get(part, _OTHERWISE)}"
+    if says(r"can't start new thread"):
+        return "the system allows no more threads (ulimit -u, or the container's limit); lower dataset.num_workers"
+    if says(
+        r"no kernel image is available", r"NVIDIA driver", r"CUDA driver", r"busy or unavailable", r"CUDA unknown error"
+    ):
+        return (
+            f"the GPU can't be used ({_line(text)}); install a PyTorch build and a driver that fit it, or go without: "
+            + ("trainer=cpu" if part in ("train", "eval") else "--device cpu")
+        )
+    if says(r"NCCL built in"):
+        return "this PyTorch has no NCCL, which processes on GPUs need; install one that has, or use trainer.devices=1"
+    if says(r"NCCL error", r"ncclSystemError", r"ncclUnhandledCudaError"):
+        return (
+            f"the GPUs' processes can't reach each other through NCCL ({_line(text)}); NCCL_DEBUG=INFO says why: often "
+            "another NCCL_SOCKET_IFNAME or more shared memory helps"
+        )
+    if says(r"EADDRINUSE", r"[Aa]ddress already in use"):
+        return "the port where the job's processes meet is in use already; choose another with MASTER_PORT"
+    if name.startswith("Dist") and type(error).__module__.startswith("torch"):
+        return (
+            f"the job's processes can't reach each other ({_line(text)}); check MASTER_ADDR and MASTER_PORT, and that "
+            "all of them have started"
+        )
+    if says(r"database or disk is full", r"readonly database", r"unable to open database"):
+        return (
+            f"the search's database can't be written ({_line(text)}); make room or mend the folder, then call it again"
+        )
+    if type(error).__module__.startswith("wandb"):
+        return f"wandb: {_line(text)}; logger.wandb.mode=offline keeps the run in its folder (later: wandb sync)"
+    if found := re.match(r"Symlink loop from '(.*)'", text):
+        return f"{found[1]}: symbolic links lead in a circle here (a symlink loop); remove one of them"
+    if says(r"Could not determine home directory", r"getpwuid\(\): uid not found"):
+        return f"this user has no home or no name here ({_line(text)}); set the variables HOME and USER"
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{error.object[error.start : error.end]!a} can't be written in the encoding {error.encoding}; set "
+            "PYTHONUTF8=1"
+        )
+    return _of_the_system(error, part) if isinstance(error, OSError) else None
+
+
+def _of_the_system(error: OSError, part: str) -> str | None:
+    found = write_failure(error) or error
+    number, said, file = found.errno, found.strerror, found.filename
+    if number is None:  # raised anew by PyTorch, in a process that loads data
+        told = re.search(r"\[Errno (\d+)\] ([^:\n]+)(?:: '([^'\n]+)')?", str(error))
+        if told is None:
+            return "TMPDIR is too long a path for a socket; set a shorter one" if "AF_UNIX" in str(error) else None
+        number, said, file = int(told[1]), told[2], told[3]
+    if file is None and _raised_in(error, "multiprocessing", "synchronize.py"):
+        return (
+            f"processes can't be started, as the system gives no semaphores ({said}): /dev/shm is missing or can't be "
+            "written; " + ("use --workers 1" if part == "data" else _LOADERS)
+        )
+    where = f"{file}: " if file is not None else ""
+    if number in _FULL:
+        again = "continue with ckpt_path=auto and the same run_dir" if part == "train" else "call it again"
+        return f"{where}can't be written ({said}); make room, then {again}"
+    if number == errno.ELOOP:
+        return f"{where}symbolic links lead in a circle here (a symlink loop); remove one of them"
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{where}{said}; change its rights, or choose another place"
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        if "temporary directory" in str(said):
+            return f"{said}; set TMPDIR to a folder that can be written"
+        return f"{where}{said}; was it moved or removed under way?"
+    if number in (errno.EIO, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN):
+        return f"{where}{said}: the disk or network drive does not answer; check it, then call the command again"
+    if number in (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EBUSY):
+        return f"{where}{said}; choose another name"
+    return None
+
+
+def _raised_in(error: BaseException, *end: str) -> bool:
+    return any(Path(frame.filename).parts[-len(end) :] == end for frame in traceback.extract_tb(error.__traceback__))
+
+
+def _line(text: str, wanted: str = "") -> str:
+    """The first line of a message that says something, of those with `wanted` in them if there are any."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = next((line for line in lines if wanted and wanted in line), lines[0] if lines else "")
+    return line if len(line) <= 160 else f"{line[:157]}..."

@@ -1,0 +1,243 @@
+"""The `ktb-predict` command: masks for the user's own pictures. Arguments in, exit code out; the work is in
+`ktb.predict.predictor`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ktb.cli import common as commands
+from ktb.cli.arguments import HelpFormatter, config_dirs, home
+from ktb.cli.data import positive, print_outcomes, watch
+from ktb.errors import ConfigError
+from ktb.io import expanded
+
+if TYPE_CHECKING:
+    import torch
+
+    from ktb.data.module import RGBXDataModule
+    from ktb.models.segmentor import KTBSegmentor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ktb-predict`; the exit code: 0 done, 1 some pictures failed, 2 the call was wrong, 130 interrupted."""
+    arguments: argparse.Namespace | None = None
+
+    def work() -> int:
+        nonlocal arguments
+        parser = _parser()
+        arguments = parser.parse_intermixed_args(_with_modalities(parser, sys.argv[1:] if argv is None else argv))
+        return _predict(arguments)
+
+    def stopped(word: str) -> str:
+        kept = f"; finished pictures are in {arguments.out}, the same call goes on from there" if arguments else ""
+        return word + kept
+
+    return commands.run("ktb-predict", work, stopped=stopped)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ktb-predict",
+        usage="ktb-predict CHECKPOINT --rgb PATH --depth PATH --out DIR [options] [key=value ...]",
+        description="Segment your own pictures. PATH is a file, a folder (searched with its subfolders; files belong "
+        "together by their paths below it) or a quoted pattern such as 'rgb/*.png'. Files are read as those of the "
+        "data set that the model was trained on: formats, units and treatment of holes are its own. Finished "
+        "pictures are kept, so a stopped call goes on where it stopped.",
+        epilog="Example: ktb-predict runs/mine --rgb frames/rgb --depth frames/depth --out masks",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, .ckpt, or a published .pth (dataset=...)")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of ktb-eval that decide how files are read: dataset=nyu for a published checkpoint, "
+        "dataset.depth_source=depth, modality=rgb_t, backbone.weights=FILE",
+    )
+    group = parser.add_argument_group("input")
+    group.add_argument(
+        "--MODALITY",
+        dest="input",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="one option per modality of the model: --rgb, --depth, --thermal, ...; more than once where it is stored "
+        "in several files; one left out counts as missing, and the model answers from the others",
+    )
+    group.add_argument("--input", dest="input", action="append", metavar="MODALITY=PATH", help="the same")
+    group.add_argument("--csv", type=expanded, metavar="FILE", help="instead: a table with one column per modality")
+    group.add_argument("--allow-missing", action="store_true", help="also pictures for which a modality has no file")
+    group.add_argument(
+        "--force",
+        action="store_true",
+        help="also pictures whose values are far outside of what the model was trained on (another unit or bit depth)",
+    )
+    group.add_argument(
+        "--max-pixels", type=positive, metavar="N", help="refuse larger pictures (default: 67108864, or as in training)"
+    )
+    group = parser.add_argument_group("output")
+    group.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder for the results")
+    group.add_argument(
+        "--write",
+        type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip() != "none"),
+        default=("colour", "overlay"),
+        metavar="LIST",
+        help="beside index (class ids): some of colour, overlay, confidence, probabilities, with commas, or none "
+        "(default: colour,overlay)",
+    )
+    group.add_argument("--legend", action="store_true", help="name the classes below each overlay")
+    group.add_argument("--overwrite", action="store_true", help="make every result of ktb-predict again")
+    group = parser.add_argument_group("computation")
+    group.add_argument(
+        "--short-side",
+        type=_short_side,
+        metavar="N",
+        help="resize to this short side for the model, or native (default: as in the evaluation of its data set); "
+        "results have the picture's own size in any case",
+    )
+    group.add_argument(
+        "--tile", type=positive, default=768, metavar="N", help="cut into tiles above 2·N·N pixels (default: 768)"
+    )
+    group.add_argument("--overlap", type=_share, default=0.25, help="of neighbouring tiles (default: 0.25)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
+    group.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
+    return parser
+
+
+def _with_modalities(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """`--depth PATH` → `--input=depth=PATH`; which modalities there are, only the checkpoint knows."""
+    known = parser._option_string_actions
+    result: list[str] = []
+    rest = iter(argv)
+    for text in rest:
+        name, equals, value = text.partition("=")
+        if not name.startswith("--") or name in known:
+            result.append(text)
+            continue
+        if not equals:
+            value = next(rest, "")
+        if not value or value.startswith("--"):
+            parser.error(f"{name}: expected a file, a folder or a pattern after it")
+        result.append(f"--input={name[2:]}={value}")
+    return result
+
+
+def _short_side(text: str) -> int:
+    """0 stands for native."""
+    if text == "native":
+        return 0
+    if not text.isdecimal() or int(text) < 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither native nor a number of pixels of at least 32")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 0.9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 0.9")
+    return value
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from ktb.data.values import known
+    from ktb.predict.predictor import Predictor, claimed, plan, plan_csv, run
+
+    sources: dict[str, list[str]] = {}
+    for text in arguments.input:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--input {text}: expected MODALITY=PATH")
+        sources.setdefault(name, []).append(home(path))
+    if bool(sources) == (arguments.csv is not None):
+        raise ConfigError("give the pictures either as --rgb PATH, --depth PATH, ... or as --csv FILE")
+    device = _device(arguments.device)
+    file, settings, data, model = _open(arguments)
+    names = [m.name for m in data.modalities]
+    for name in sources:
+        if name not in names:
+            from ktb.data.module import suggestion
+
+            raise ConfigError(
+                f"--{name} is no option and no modality of {file}, which has {', '.join(names)}"
+                + suggestion(name, names)
+            )
+    if arguments.csv is not None:
+        jobs, failures, given = plan_csv(arguments.csv, names, allow_missing=arguments.allow_missing)
+    else:
+        jobs, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
+        given = list(sources)
+
+    short_side = data.short_side if arguments.short_side is None else arguments.short_side or None
+    predictor = Predictor(
+        model.to(device).eval(),
+        data,
+        settings,
+        arguments.out,
+        write=arguments.write,
+        legend=arguments.legend,
+        short_side=short_side,
+        tile=arguments.tile,
+        overlap=arguments.overlap,
+        device=device,
+        training={} if arguments.force else known(model.about.get("values")),
+        max_pixels=arguments.max_pixels,
+    )
+    print(f"{file}: {' + '.join(names)}, {data.spec.num_classes} classes of {data.spec.name}, on {device}")
+    for name in names:
+        if name not in given:
+            rest = " + ".join(other for other in names if other in given)
+            print(f"{name} is not given: the model answers from {rest} alone, which is less reliable")
+    partial = sum(len(job.files) < len(given) for job in jobs)
+    if partial:
+        print(f"{partial} of {len(jobs)} pictures lack a modality: the model answers from the rest")
+    with claimed(arguments.out, predictor.manifest(file)):
+        outcomes = watch(run(predictor, jobs, overwrite=arguments.overwrite), len(jobs), "predict")
+    return print_outcomes([*failures, *outcomes], str(arguments.out))
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]})") from None
+    return device
+
+
+def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXDataModule, KTBSegmentor]:
+    """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
+    from ktb.config import compose as config
+    from ktb.jobs import train as run
+    from ktb.weights import checkpoint as checkpoints
+
+    file = checkpoints.find_checkpoint(arguments.checkpoint)
+    extra = config_dirs(arguments.config_dir)
+    overrides = config.quoted_paths(config.at_home(arguments.overrides))
+    given = [config.as_override("checkpoint", str(file)), *overrides]
+    if text := config.mistake("eval", given := config.inherit(given, extra), extra):
+        raise ConfigError(text)
+    search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
+    with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
+        cfg = config.compose("eval", overrides=[*given, *search])
+    config.check(cfg)
+    cfg, data, model = run.open_checkpoint(file, cfg, overrides)
+    # Where the data set lies and how its training is fed says nothing about how a file is read.
+    ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
+    settings = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}
+    return file, settings, data, model
+
+
+if __name__ == "__main__":
+    sys.exit(main())

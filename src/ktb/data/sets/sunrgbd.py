@@ -1,0 +1,96 @@
+"""SUN RGB-D (Song et al., CVPR 2015): 37 classes, 5285 training and 5050 test images of several sizes up to 730x531.
+
+On disk: `RGB/{train,test}_<i>.jpg`, `Depth/{train,test}_<i>.png`, `labels/{train,test}_<i>.png`, `train.txt`,
+`test.txt`. There is no validation split, and the literature selects and reports on the test split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Unpack
+
+import numpy as np
+
+from ktb.data.module import Entry, FileSamples, ListLine, Loading, Reader, Resizing, RGBXDataModule, Tree, read_list
+from ktb.data.readers.image import ImageReader, LabelReader, Reading, decode, id_table
+from ktb.data.sets.nyu import CLASSES as NYU_CLASSES
+from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
+from ktb.errors import DataError
+
+CLASSES = NYU_CLASSES[:37]
+
+DEPTH = ModalitySpec("depth", title="depth")
+
+
+class SUNRGBDDataModule(RGBXDataModule):
+    """SUN RGB-D.
+
+    Args:
+        root: folder that holds `RGB`, `Depth`, `labels` and the lists.
+        lists: split → list file, below the root or absolute; default `train.txt` and `test.txt`.
+        **loading: see `RGBXDataModule`.
+
+    List lines are `RGB/train_0.jpg labels/train_0.png`, or three columns of which the third is the depth map. A depth
+    map of another size than its image is resized to it (nearest). Labels are 1..37, with 0 and 255 = void.
+    """
+
+    resizing = Resizing(("depth",))
+
+    def __init__(self, root: str | Path, *, lists: Mapping[str, str] | None = None, **loading: Unpack[Loading]) -> None:
+        self.root = Path(root)
+        self.lists = dict(lists or {"train": "train.txt", "test": "test.txt"})
+        spec = DatasetSpec(
+            name="sunrgbd",
+            classes=CLASSES,
+            palette=tuple(voc_colour(i + 1) for i in range(len(CLASSES))),
+            modalities={"rgb": RGB, "depth": DEPTH},
+            splits=tuple(self.lists),
+            selection_split="test",
+            counts={"train": 5285, "test": 5050},
+        )
+        super().__init__(spec, **loading)
+
+    def readers(self) -> Mapping[str, Reader]:
+        return {"rgb": ImageReader(channels=3, colour=True), "depth": read_depth}
+
+    def open_split(self, split: str) -> FileSamples:
+        tree = Tree(self.root)
+        path = self.root / self.lists[split]
+        entries = [_entry(tree, path, line) for line in read_list(path, self.root)]
+        streams = [m.name for m in self.modalities]
+        tree.require((file for entry in entries for file in entry.paths(streams)), str(path), "copy the files there")
+        return FileSamples(
+            self.root,
+            entries,
+            self.readers(),
+            LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE))),
+            resizing=self.resizing,
+        )
+
+
+def _entry(tree: Tree, path: Path, line: ListLine) -> Entry:
+    if len(line.columns) not in (2, 3):
+        raise DataError(
+            f"{path}, line {line.number}: {len(line.columns)} columns; expected an image and a label, such as "
+            "'RGB/train_0.jpg labels/train_0.png', and perhaps a depth map"
+        )
+    rgb, label = line.columns[:2]
+    stem = PurePosixPath(rgb).stem
+    depth = line.columns[2] if len(line.columns) == 3 else tree.find(("Depth",), stem, (".png",))
+    return Entry(str(PurePosixPath(rgb).with_suffix("")), {"rgb": (rgb,), "depth": (depth,)}, label)
+
+
+def read_depth(paths: Sequence[Path]) -> Reading:
+    """Depth (H, W, 1) uint8; of 16-bit files the high byte, as an 8-bit reader (the published one) sees it."""
+    image = decode(paths[0])
+    if image.ndim == 3 and (image == image[..., :1]).all():
+        image = image[..., 0]  # grey saved as colour
+    if image.ndim == 3 or image.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"{paths[0]}: holds {image.dtype} values of shape {image.shape}; expected depth as 8 or 16-bit grey PNG: "
+            "convert the file"
+        )
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    return Reading(image[..., None])

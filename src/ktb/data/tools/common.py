@@ -1,0 +1,270 @@
+"""What the `ktb-data` command does, as functions: work on many files at once, going on where one of them fails."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import astuple, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from ktb.data.tools.hha import Camera, hha
+from ktb.errors import DataError, KTBError
+from ktb.io import atomic_file, files_below, is_hidden, leads_back
+
+__all__ = ["HHAJob", "Outcome", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
+
+DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
+PLAUSIBLE_M = (0.05, 500.0)
+"""Median depth in metres that some depth sensor could have measured."""
+
+_STAMP = "ktb-hha"
+_METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6}
+
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: `message` says why it failed, or what is odd about it."""
+
+    path: Path
+    state: Literal["written", "kept", "failed"]
+    message: str = ""
+
+
+def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int | None = None) -> Iterator[Outcome]:
+    """Outcomes of `work` on every job, in the order they finish.
+
+    work: a picklable function; what the user can mend it reports as an `Outcome`, anything it raises ends the whole.
+    workers: processes; None takes one per usable core. One worker, or one job, runs in this process.
+    """
+    workers = min(workers or usable_cores(), len(jobs))
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    # Never fork this process: it has threads (progress bar, OpenMP). A fork server imports once for all workers.
+    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, context, _single_threaded)
+    try:
+        for future in as_completed([pool.submit(work, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise KTBError(
+            "a worker process was killed, most likely for want of memory: try again with fewer --workers; "
+            "files already written are complete and are kept"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Cores this process may use; macOS and Windows tell how many there are only."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _single_threaded() -> None:
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets running files finish
+
+
+def parse_unit(text: str) -> float:
+    """Metres per stored unit from "mm", "0.1mm", "cm", "m" or a plain number of metres such as "0.0001"."""
+    match = re.fullmatch(r"\s*([0-9.eE+-]*?)\s*(um|mm|cm|m)?\s*", text)
+    try:
+        unit = float(match[1] or "1") * _METRES[match[2] or "m"] if match and (match[1] or match[2]) else 0.0
+    except ValueError:
+        unit = 0.0
+    if not 0.0 < unit < float("inf"):
+        raise DataError(
+            f"unit {text!r}: expected mm, cm, m, a multiple like 0.1mm, or metres per stored unit like 0.0001"
+        )
+    return unit
+
+
+@dataclass(frozen=True)
+class HHAJob:
+    """One depth map to encode.
+
+    source: its file. raw: the sensor's own map (see `hha`), or None. target: the PNG to write. unit_m: metres per
+    stored unit. scale_camera: resize the camera to the map's size where the two differ.
+    """
+
+    source: Path
+    raw: Path | None
+    target: Path
+    unit_m: float
+    camera: Camera
+    scale_camera: bool = False
+
+
+def plan_hha(
+    source: str,
+    target: Path,
+    *,
+    unit_m: float,
+    camera: Camera,
+    raw: Path | None = None,
+    scale_camera: bool = False,
+) -> list[HHAJob]:
+    """One job per depth map, sorted.
+
+    source: a folder, searched with its subfolders for .png, .npy and .tif(f), or a glob pattern (`**` included).
+    target: folder of the results, laid out as the source. raw: folder of the sensor's own maps, laid out as the
+    source (same stems).
+
+    Raises DataError when nothing is found, or when results would overwrite inputs or each other.
+    """
+    if Path(source).is_dir():
+        root = Path(source)
+        found = [p for p in files_below(root) if p.suffix.lower() in DEPTH_SUFFIXES]
+        wanted = f"files ending in {' '.join(DEPTH_SUFFIXES)}"
+    else:
+        root = Path(*fixed_parts(source))
+        found = [Path(p) for p in glob.glob(source, recursive=True)]  # noqa: PTH207 - also takes absolute patterns
+        circles = {folder for folder in {parent for p in found for parent in p.parents} if leads_back(folder)}
+        found = [p for p in found if circles.isdisjoint(p.parents)]
+        found = [p for p in found if not any(map(is_hidden, p.relative_to(root).parts))]
+        wanted = "an existing folder, or a pattern that matches depth maps, quoted, such as 'Depth/*.npy'"
+    inside = target.resolve()
+    if inside == root.resolve():
+        raise DataError(
+            f"{target}: is the folder of the depth maps themselves, expected another folder for the results"
+        )
+    files = sorted(p for p in found if p.is_file() and not is_hidden(p.name) and inside not in p.resolve().parents)
+    if not files:
+        raise DataError(f"{source}: no depth map found, expected {wanted}")
+    jobs: dict[Path, HHAJob] = {}
+    for path in files:
+        relative = path.relative_to(root)
+        output = target / relative.with_suffix(".png")
+        if output in jobs:
+            raise DataError(
+                f"{path} and {jobs[output].source.name} would both become {output}: choose one kind with a pattern "
+                f"such as '{root}/*{path.suffix}'"
+            )
+        raw_path = None
+        if raw is not None:
+            raw_path = next(
+                (p for s in (path.suffix, *DEPTH_SUFFIXES) if (p := (raw / relative).with_suffix(s)).is_file()),
+                raw / relative,
+            )
+        jobs[output] = HHAJob(path, raw_path, output, unit_m, camera, scale_camera)
+    return list(jobs.values())
+
+
+def fixed_parts(pattern: str) -> tuple[str, ...]:
+    parts = Path(pattern).parts
+    first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return parts[:first]
+
+
+def convert_hha(job: HHAJob, *, overwrite: bool = False) -> Outcome:
+    """Encode one map; "kept" when the result is already there, made from the same bytes with the same settings.
+
+    The PNG carries the settings and a hash of its source as a text chunk, so that a stopped conversion goes on where it
+    stopped and a changed input or camera is noticed, whatever became of the file times.
+    """
+    try:
+        data = _read_bytes(job.source)
+        raw_data = None if job.raw is None else _read_bytes(job.raw)
+        stamp = json.dumps(
+            {
+                "source": hashlib.blake2b(data, digest_size=16).hexdigest(),
+                "raw": None if raw_data is None else hashlib.blake2b(raw_data, digest_size=16).hexdigest(),
+                "unit_m": job.unit_m,
+                "camera": astuple(job.camera),
+                "scale_camera": job.scale_camera,
+            }
+        )
+        if not overwrite and png_text(job.target, _STAMP) == stamp:
+            return Outcome(job.target, "kept")
+        depth = _decode_depth(data, job.source) * job.unit_m
+        measured = depth[np.isfinite(depth) & (depth > 0)]
+        median = float(np.median(measured)) if measured.size else None
+        if median is not None and not PLAUSIBLE_M[0] <= median <= PLAUSIBLE_M[1]:
+            raise DataError(
+                f"{job.source}: median depth would be {median:.4g} m with {job.unit_m:g} m per stored unit, expected "
+                f"{PLAUSIBLE_M[0]:g} to {PLAUSIBLE_M[1]:g} m: give the unit the file is stored in"
+            )
+        raw = None if job.raw is None or raw_data is None else _decode_depth(raw_data, job.raw) * job.unit_m
+        height, width = depth.shape
+        camera = job.camera.scaled((height, width)) if job.scale_camera else job.camera
+        try:
+            encoded = hha(depth, raw_depth_m=raw, camera=camera)
+        except DataError as error:
+            raise DataError(f"{job.source}: {error}") from None
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        info = PngInfo()
+        info.add_text(_STAMP, stamp)
+        with atomic_file(job.target) as temporary:
+            Image.fromarray(encoded).save(temporary, "PNG", pnginfo=info, compress_level=3)
+    except DataError as error:
+        return Outcome(job.source, "failed", str(error))
+    except OSError as error:
+        return Outcome(job.source, "failed", f"{error.filename or job.target}: {error.strerror or error}")
+    return Outcome(
+        job.target, "written", "" if median is not None else f"{job.source}: no measurement in the whole map"
+    )
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: file not found, expected the sensor's own depth map of the same name") from None
+
+
+def png_text(path: Path, key: str) -> str | None:
+    """The text chunk `key` of a complete PNG; None for anything else, a file that does not exist included."""
+    try:
+        # Not by Image.open, which has a limit of its own for the number of pixels.
+        with PngImageFile(path) as image:
+            text = image.text.get(key)
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            return text if file.read(4) == b"IEND" else None
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _decode_depth(data: bytes, path: Path) -> NDArray[np.float64]:
+    """Stored depth values of an image or array file as float64 (H, W)."""
+    try:
+        if data.startswith(b"\x93NUMPY"):
+            values = np.load(BytesIO(data), allow_pickle=False)
+        else:
+            with Image.open(BytesIO(data)) as image:
+                values = np.array(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
+        raise DataError(f"{path}: not a readable depth map ({error}): fetch or write the file again") from None
+    if values.dtype == np.uint8 or values.dtype == bool:
+        raise DataError(
+            f"{path}: 8-bit {'x'.join(map(str, values.shape))}, expected metric depth in 16 bits or as floats: "
+            "an 8-bit picture of depth has lost its units"
+        )
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
+        raise DataError(
+            f"{path}: {values.dtype} array of shape {values.shape}, expected numbers of shape (height, width)"
+        )
+    return np.asarray(values, np.float64)

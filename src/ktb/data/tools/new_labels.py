@@ -1,0 +1,401 @@
+"""What the labels of a folder mean, for `ktb-data new`: ids or colours, void, classes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktb.data.readers import png
+from ktb.data.readers.image import decode, ranges, read_bytes, read_text, whole_numbers
+from ktb.data.readers.label_palettes import Colour, Palette, colours_of, conflict
+from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
+from ktb.data.tools.common import Outcome
+from ktb.errors import DataError
+
+__all__ = ["ClassNames", "LabelSeen", "Labels", "guess_labels", "look_at_label", "read_class_names"]
+
+Array = NDArray[Any]
+Counts = tuple[tuple[Any, int], ...]
+
+MAX_COLOURS = 64
+"""More colours, or ids beyond 255, are looked at closely: are they classes at all?"""
+SPECK = 8
+"""Pixels of a colour in a file, below which it is no class's but a smoothed edge's."""
+MOST = 4096
+"""Ids or colours of one file that are counted."""
+
+VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
+VOID_IDS = (IGNORE, 65535, 2**31 - 1, 2**32 - 1)
+"""The greatest numbers of the usual types, which programs write for "no class"."""
+CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "label_names.txt")
+
+
+@dataclass(frozen=True)
+class LabelSeen(Outcome):
+    """What a label file holds.
+
+    ids: stored id → visible pixels; None if its channels differ, so that it holds colours. colours: the same by colour
+    (r, g, b); None if it has none. channels: of the file, alpha not counted. has_alpha: there is a channel for it.
+    palette: of a palette PNG. hidden: transparent pixels, by id where there are ids, else by colour. smooth_alpha:
+    alpha is more than on and off.
+    """
+
+    ids: Counts | None = None
+    colours: Counts | None = None
+    channels: int = 1
+    has_alpha: bool = False
+    size: tuple[int, int] = (0, 0)
+    palette: Palette = ()
+    hidden: Counts = ()
+    smooth_alpha: bool = False
+
+
+def look_at_label(path: Path) -> LabelSeen:
+    try:
+        return _look(path)
+    except DataError as error:
+        return LabelSeen(path, "failed", str(error))
+
+
+def _look(path: Path) -> LabelSeen:
+    data = read_bytes(path)
+    stored = decode(path, data=data, lossless=True)
+    alpha = png.alpha(data, stored)
+    visible = np.ones(stored.shape[:2], bool) if alpha is None else alpha > 0
+    smooth = alpha is not None and bool((visible & (alpha < np.iinfo(alpha.dtype).max)).any())
+    if smooth:  # not understood, so it hides nothing
+        visible[:] = True
+    pixels = stored[..., None] if stored.ndim == 2 else stored[..., :-1] if png.has_alpha(data) else stored
+    channels = pixels.shape[2]
+    palette = colours_of(data)
+    ids, colours = None, None
+    if channels < 3 or (pixels == pixels[..., :1]).all():
+        ids = whole_numbers(path, pixels[..., 0])
+    if channels in (3, 4) and pixels.dtype == np.uint8:
+        red, green, blue = (pixels[..., i].astype(np.int64) for i in range(3))
+        colours = (red << 16) | (green << 8) | blue
+    if ids is None and colours is None:
+        raise DataError(
+            f"{path}: label has {channels} channels of {pixels.dtype} that differ; expected class ids in one channel, "
+            "or 8-bit colours: write it again (scores or one mask per class: the number of the greatest)"
+        )
+    counted = None if ids is None else _count(ids[visible])
+    by_colour: Counts | None = None
+    if colours is not None:
+        by_colour = tuple((_rgb(code), n) for code, n in _count(colours[visible]))
+    elif palette and counted is not None and all(i < len(palette) for i, _ in counted):
+        by_colour = tuple((palette[i], n) for i, n in counted)
+    hidden = (ids if ids is not None else colours)[~visible]  # type: ignore[index]  # one of them is there
+    below = _count(hidden) if ids is not None else tuple((_rgb(code), n) for code, n in _count(hidden))
+    return LabelSeen(
+        path,
+        "kept",
+        ids=counted,
+        colours=by_colour,
+        channels=channels,
+        has_alpha=png.has_alpha(data),
+        size=(stored.shape[0], stored.shape[1]),
+        palette=palette,
+        hidden=below,
+        smooth_alpha=smooth,
+    )
+
+
+def _count(values: Array) -> Counts:
+    found, pixels = np.unique(values, return_counts=True)
+    return tuple((int(found[i]), int(pixels[i])) for i in np.argsort(-pixels)[:MOST])
+
+
+def _rgb(code: int) -> Colour:
+    return code >> 16, code >> 8 & 255, code & 255
+
+
+@dataclass
+class Labels:
+    settings: dict[str, Any]
+    reasons: list[str]
+    classes: list[tuple[str, str]]
+    """Name, and what is known of it."""
+    palette: list[Colour] | None
+    notes: list[str]
+
+
+def guess_labels(seen: Sequence[LabelSeen], names: ClassNames) -> Labels:
+    """What the ids or colours of the labels mean.
+
+    Raises:
+        DataError: labels of several forms, no class in them, or more ids or colours than there can be classes.
+    """
+    settings, reasons, notes, seen = _alpha(seen, names)
+    by_id = all(s.ids is not None for s in seen)
+    differ = conflict((s.path, {i: s.palette[i] for i, _ in s.ids or () if 0 <= i < len(s.palette)}) for s in seen)
+    if by_id and not differ:
+        if any(s.channels == 2 for s in seen):
+            notes.append("labels have two channels: ids are taken from the first (label.channel: 1 takes the other)")
+        elif any(s.channels > 2 for s in seen):
+            reasons.append("several channels with the same ids: the first is taken")
+        elif any(s.has_alpha for s in seen):
+            reasons.append("ids in grey, beside alpha")
+        # Equal channels are read without it, and then a file whose channels differ is still refused.
+        if any(s.channels == 2 for s in seen) or (
+            any(s.has_alpha for s in seen) and all(s.channels == 1 for s in seen)
+        ):
+            settings = {"channel": 0} | settings
+        found = _from_ids(_tally(s.ids for s in seen), names, seen)
+    elif not differ and (first := _first_channel(seen)) is not None:
+        settings = {"channel": 0} | settings
+        reasons.append("ids in the first channel")
+        found = _from_ids(first, names, seen)
+    else:
+        if differ:
+            _require_colours(seen, differ)
+            reasons.append("palettes of the files differ, so ids are no class ids: read by colour")
+            notes.append(f"labels are read by colour: {differ}")
+        elif odd := next((s for s in seen if s.colours is None), None):
+            several = next(s for s in seen if s.ids is None)
+            raise DataError(
+                f"{several.path}: has several channels, {odd.path} has one; expected labels of one form: convert them"
+            )
+        found = _from_colours(_tally(s.colours for s in seen), names.colours, seen)
+    found.settings = settings | found.settings
+    found.reasons = reasons + found.reasons
+    found.notes = notes + found.notes
+    return found
+
+
+def _tally(counts: Any) -> Counter[Any]:
+    total: Counter[Any] = Counter()
+    for counted in counts:
+        total.update(dict(counted or ()))
+    return total
+
+
+def _alpha(
+    seen: Sequence[LabelSeen], names: ClassNames
+) -> tuple[dict[str, Any], list[str], list[str], Sequence[LabelSeen]]:
+    """What transparent pixels mean: settings, reasons, notes, and the files with hidden pixels counted as it says."""
+    if not any(s.hidden or s.smooth_alpha for s in seen):
+        return {}, [], [], seen
+    below = _tally(s.hidden for s in seen)
+    shown = _tally(s.ids if s.ids is not None else s.colours for s in seen)
+    known: Mapping[Any, str] = {**names.ids, **names.colours}
+    lost = [known[c] for c in below if c in known and c not in shown and known[c].lower() not in VOID_NAMES]
+    note = ""
+    if any(s.smooth_alpha for s in seen):
+        first = next(s.path for s in seen if s.smooth_alpha)
+        note = (
+            f"{first}: alpha has values between 0 and the greatest, so it is not taken for unlabelled: look at preview"
+        )
+    elif not shown:
+        note = "all pixels of all labels are transparent, so alpha says nothing"
+    elif lost:
+        note = f"transparent pixels are not taken for unlabelled, as the list of classes names them: {', '.join(lost)}"
+    if not note:
+        share = sum(below.values()) / sum((below + shown).values())
+        return {}, [f"transparent in {share:.1%} of pixels: unlabelled"], [], seen
+    merged = []
+    for s in seen:
+        extra = Counter(dict(s.hidden))
+        if s.ids is not None:
+            s = replace(
+                s,
+                ids=tuple((Counter(dict(s.ids)) + extra).items()),
+                colours=s.colours and tuple(_colours_too(s, extra).items()),
+            )
+        else:
+            s = replace(s, colours=tuple((Counter(dict(s.colours or ())) + extra).items()))
+        merged.append(replace(s, hidden=()))
+    return {"alpha": "unused"}, [], [note], merged
+
+
+def _colours_too(s: LabelSeen, extra: Counter[int]) -> Counter[Any]:
+    """Colours of the file with those of its hidden ids."""
+    added = {(s.palette[i] if s.palette else (i, i, i)): n for i, n in extra.items()}
+    return Counter(dict(s.colours or ())) + Counter(added)
+
+
+def _first_channel(seen: Sequence[LabelSeen]) -> Counter[int] | None:
+    """Ids, if the first channel has few small values and all others are constant."""
+    colours = _tally(s.colours for s in seen)
+    if any(s.colours is None or s.palette for s in seen) or len({(g, b) for _, g, b in colours}) > 1:
+        return None
+    if max((r for r, _, _ in colours if r != IGNORE), default=0) >= 100:
+        return None
+    return Counter({r: n for (r, _, _), n in colours.items()})
+
+
+def _require_colours(seen: Sequence[LabelSeen], differ: str) -> None:
+    """Raise DataError unless every file says by its colours what its ids say."""
+    for s in seen:
+        if s.colours is None:
+            raise DataError(f"{differ}; and {s.path} has no colours: write all labels again with class ids")
+        if s.ids is not None and s.palette and len(dict(s.colours)) < len(s.ids):
+            raise DataError(
+                f"{differ}; and in {s.path} several ids have one colour, so colours cannot tell them apart: write the "
+                "labels again with class ids"
+            )
+
+
+def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen]) -> Labels:
+    ids, total = sorted(counted), sum(counted.values())
+    reasons = [f"ids {ranges(ids, 12)}"]
+    settings: dict[str, Any] = {}
+    notes: list[str] = []
+    palette = max((s.palette for s in seen), key=len, default=())
+    names, numbered = given.ids, given.numbered
+    painted = [i for i in ids if i != IGNORE and 0 <= i < len(palette)]
+    if given.colours and painted and all(palette[i] in given.colours for i in painted):
+        # The palette says which id has which name, whatever the order of the list. Entries that only fill it up have
+        # the colour of an earlier one.
+        meant = [i for i, c in enumerate(palette) if c in given.colours and (i in counted or palette.index(c) == i)]
+        names, numbered = {i: given.colours[palette[i]] for i in meant}, True
+    plain = [i for i in ids if i >= 0 and i not in VOID_IDS]
+    if not numbered and len(plain) > 1 and len(names) == plain[-1] and not _far_apart(plain):
+        # K names for ids up to K: they are those of 1 to K.
+        names = {i + 1: name for i, name in names.items()}
+    void = [i for i in {*ids, *names} if names.get(i, "").lower() in VOID_NAMES]
+    negative = [i for i in ids if i < 0 and i not in names and i not in void]
+    if negative and ids != [-1, 1]:  # which are the two classes of some programs
+        void += negative
+        reasons.append(f"{ranges(negative, 12)} is void: no class has a negative id")
+    kept = [i for i in ids if i not in void]
+    stretched = _far_apart(kept)
+    if not stretched:
+        for i in VOID_IDS:
+            others = [k for k in kept if k != i]
+            inside = bool(others) and min(others) < i < max(others)
+            # 255 beyond all others, or alone among ids that run past it.
+            if i in kept and others and i not in names and not (inside and {i - 1, i + 1} & set(kept)):
+                kept.remove(i)
+                void.append(i)
+                reasons.append(f"{i} is void")
+    if 0 in kept and names and 0 not in names and max(names) == max(kept):
+        kept.remove(0)
+        void.append(0)
+        reasons.append("0 has no name in the list of classes: void")
+    where = seen[0].path
+    if not kept:
+        raise DataError(f"{where}: and the other labels hold no class, only {ranges(ids, 12) or 'transparent pixels'}")
+    unnamed = [i for i in kept if i not in names]
+    if len(kept) > IGNORE and len(unnamed) > IGNORE and _in_one_file_only(unnamed, [s.ids for s in seen]):
+        raise DataError(
+            f"{where}: and the other labels hold {len(kept)} different ids, most of them in one file only; expected "
+            "ids of classes: are they instances, or measurements? Write class ids, or name the classes in a classes.txt"
+        )
+    known = [*kept, *(i for i in names if i not in void)]
+    first, last = min(known, default=0), max(known, default=0)
+    dense = not stretched and first >= 0 and len(kept) * 2 >= last - first + 1
+    classes = [i for i in range(first, last + 1) if i not in void] if dense else kept
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{where}: and the other labels hold {len(kept)} different ids, {ids[0]} to {ids[-1]}; expected at most "
+            f"{MAX_CLASSES} classes: are they instances, or measurements?"
+        )
+    if dense:
+        if first == 1 and 0 not in ids:
+            void.append(0)
+        if missing := [i for i in classes if i not in counted]:
+            notes.append(f"no pixel of the ids {ranges(missing, 12)}: take these classes out if they do not exist")
+    if not dense or len(classes) < last - first + 1:
+        settings["map"] = {stored: i for i, stored in enumerate(classes)}
+        reasons.append(f"{'void between them' if dense else 'far apart'}: each is mapped to a class")
+    elif first:
+        settings["offset"] = -first
+        reasons.append(f"the lowest is {first}, which becomes class 0")
+    # This is the default where there is none; an id that is a class must not be in it.
+    usual = ignore_index(len(classes))
+    ignore = sorted({*void, *([] if usual in classes else [usual])})
+    if ignore != [usual]:
+        settings["ignore"] = ignore
+    listed = [(names.get(i, f"class_{i}"), f"stored {i}, {counted[i] / max(total, 1):.1%} of pixels") for i in classes]
+    colours = [palette[i] if 0 <= i < len(palette) else (0, 0, 0) for i in classes]
+    own = bool(palette) and len(set(colours)) == len(colours)
+    if own:
+        reasons.append("colours from the files' own palette")
+    if not names:
+        notes.append("classes have no names yet: write them into the file (or put a classes.txt into the folder)")
+    return Labels(settings, reasons, listed, colours if own else None, notes)
+
+
+def _far_apart(ids: Sequence[int]) -> bool:
+    return len(ids) > 1 and int(np.diff(ids).min()) >= 10
+
+
+def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: Sequence[LabelSeen]) -> Labels:
+    total = max(sum(counted.values()), 1)
+    unnamed = [c for c in counted if c not in names]
+    if len(unnamed) > MAX_COLOURS:
+        files = Counter(c for s in seen for c, _ in s.colours or ())
+        specks = sum(counted[c] < SPECK * files[c] for c in unnamed)
+        if 2 * specks > len(unnamed) or _in_one_file_only(unnamed, [s.colours for s in seen]):
+            raise DataError(
+                f"{seen[0].path}: and the other labels have {len(counted)} colours, most of them of few pixels or in "
+                "one file only; expected one colour per class: were they resized or saved as JPEG, or are they "
+                "instances? Write them again with class ids, or name the colours in a classes.txt (name r g b)"
+            )
+    void = [c for c in names if names[c].lower() in VOID_NAMES]
+    classes = [c for c in names if names[c].lower() not in VOID_NAMES]
+    classes += sorted(c for c in unnamed)
+    if not 0 < len(classes) <= MAX_CLASSES:
+        raise DataError(
+            f"{seen[0].path}: and the other labels have {len(classes)} colours of classes; expected 1 to "
+            f"{MAX_CLASSES}: write them again with class ids"
+        )
+    settings: dict[str, Any] = {"colours": True}
+    if void:
+        settings["ignore"] = [list(c) for c in void]
+    listed = [
+        (names.get(c, f"class_{i}"), f"colour {c}, {counted[c] / total:.1%} of pixels") for i, c in enumerate(classes)
+    ]
+    notes = []
+    if unnamed:
+        notes.append(
+            f"{len(unnamed)} colours have no name yet: write them into the file; if one means void, move it from "
+            "palette and classes to label.ignore"
+        )
+    return Labels(settings, [f"{len(counted)} colours"], listed, classes, notes)
+
+
+def _in_one_file_only(found: Sequence[Any], counts: Sequence[Counts | None]) -> bool:
+    """Whether most of these ids or colours occur in one of several files only, as instances do."""
+    wanted = set(found)
+    files = Counter(c for counted in counts for c, _ in counted or () if c in wanted)
+    return len(counts) > 1 and 2 * sum(n == 1 for n in files.values()) > len(found)
+
+
+@dataclass
+class ClassNames:
+    """Names of classes from a file of the user's, by id and by colour; numbered: the file has the ids itself."""
+
+    ids: dict[int, str] = field(default_factory=dict)
+    colours: dict[Colour, str] = field(default_factory=dict)
+    numbered: bool = True
+    source: str = ""
+
+
+def read_class_names(root: Path) -> ClassNames:
+    """From a classes.txt or the like in `root`; empty if there is none.
+
+    One class per line, alone or as `id name`, `name r g b` or `name:r,g,b`; lines starting with # do not count.
+    """
+    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
+    if path is None:
+        return ClassNames()
+    number, colour = r"(?:(-?\d+)[\s:,]+)?", r"(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?"
+    lines = [t.strip() for t in read_text(path).splitlines()]
+    found = [re.fullmatch(rf"{number}(.*?[^\s:,]){colour}[:,\s]*", t) for t in lines if t and t[0] != "#"]
+    matches = [m for m in found if m]
+    numbered = all(m[1] for m in matches)
+    return ClassNames(
+        ids={int(m[1]) if numbered else i: m[2] for i, m in enumerate(matches)},
+        colours={(int(m[3]), int(m[4]), int(m[5])): m[2] for m in matches if m[3]},
+        numbered=numbered,
+        source=path.name,
+    )

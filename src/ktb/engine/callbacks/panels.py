@@ -1,0 +1,287 @@
+"""What happens beside training: progress, speed, pictures. Nothing else talks to a logger."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from numpy.typing import NDArray
+from PIL import Image
+from rich import get_console
+
+from ktb.data.pictures import RGBImage, to_picture
+from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
+from ktb.engine.callbacks.panel_drawing import (
+    EXPLAINED_PIXELS,
+    Panel,
+    Selection,
+    explain_fusion,
+    pictures,
+    sheet,
+    shrink,
+    titles,
+    within,
+    write_panels,
+)
+from ktb.engine.module import SegmentationModule
+from ktb.io import atomic_file
+
+
+class Progress(RichProgressBar):
+    """Rich bar on a terminal; in a log file one line per validation instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_terminal = get_console().is_terminal
+        if not self._on_terminal:
+            self.disable()  # Rich would print where its bar stood when it is stopped
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.sanity_checking or not trainer.is_global_zero or self._on_terminal:
+            return
+        metrics = trainer.callback_metrics
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", f"step {trainer.global_step}"]
+        parts += [f"{name} {float(metrics[key]):.4f}" for name, key in _SHOWN.items() if key in metrics]
+        print(", ".join(parts), flush=True)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        # Lightning's bar counts epochs from 0, up to one less than there are.
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{text:{len(self.validation_description)}}"
+
+
+_SHOWN = {"loss": "train/loss", "val mIoU": "val/miou"}
+
+
+class Speed(Callback):
+    """Logs `train/samples_per_s`, over the steps of the epoch since the last logged one (a validation between them does
+    not count), and `train/lr`, the learning rate that the step used."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since, self._samples = time.perf_counter(), 0  # an epoch that is continued does not start
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._since, self._samples = time.perf_counter(), 0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._step = trainer.global_step
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before the batch ends
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._since += time.perf_counter() - self._paused
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        self._samples += len(batch["label"]) * trainer.world_size
+        pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": self._lr})
+        step = trainer.global_step
+        if step > self._step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._since, self._samples = now, 0
+
+
+class Panels(Callback):
+    """Pictures of the best, the worst and some random test samples, and of what the fusion does with a few of them.
+
+    Writes into `panels/` one file per picture, panels.json and, with DSCF, fusion.json, which `ktb-report` reads;
+    beside it `panels.png`, a sheet with a legend; and shows them in the loggers that can show pictures: `panels`
+    (masks over the first modality) and `predictions` (a table) in wandb, `panels/ID` in TensorBoard.
+
+    Args:
+        folder: where `panels/` and `panels.png` are written.
+        spec: classes and colours.
+        modalities: in the model's order.
+        count: samples of each group (best by mIoU of the sample, worst, random).
+    """
+
+    EXPLAINED = 3
+    """Random samples over which the fusion is drawn."""
+
+    def __init__(self, folder: Path, spec: DatasetSpec, modalities: Sequence[ModalitySpec], count: int = 4) -> None:
+        self.folder = folder
+        self.spec = spec
+        self.modalities = tuple(modalities)
+        self.count = count
+        self._selection: Selection[Panel] = Selection(count)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "panels.png"
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._selection = Selection(self.count)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self.count:
+            return
+        labels, predictions = batch["label"].cpu(), outputs.to(batch["label"].dtype).cpu()
+        rows = cast(SegmentationModule, pl_module).evaluation.images[-len(labels) :]  # the step just counted them
+        for i, (row, truth, prediction) in enumerate(zip(rows, labels, predictions, strict=True)):
+            kept = {key: finite(row[key]) for key in ("miou", "pixel_acc")}
+            make = partial(self._panel, batch, i, truth.numpy(), prediction.numpy(), kept)
+            self._selection.offer(row["id"], kept["miou"], make)
+
+    def _panel(
+        self,
+        batch: Batch,
+        i: int,
+        truth: NDArray[Any],
+        prediction: NDArray[Any],
+        values: dict[str, float | None],
+    ) -> Panel:
+        stored = {m.name: batch["inputs"][m.name][i].cpu() for m in self.modalities}
+        called = titles(self.modalities)
+        return Panel(
+            id=batch["id"][i],
+            scores=values,
+            condition=batch["condition"][i],
+            images={called[m.name]: shrink(to_picture(stored[m.name], m), nearest=False) for m in self.modalities},
+            truth=shrink(truth, nearest=True),
+            prediction=shrink(prediction, nearest=True),
+            stored=stored,
+        )
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if dist.is_available() and dist.is_initialized():
+            parts: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(parts, self._selection)
+            self._selection = Selection(self.count)
+            for part in parts:
+                self._selection.merge(part)
+        chosen = self._selection.chosen()
+        if not chosen or not trainer.is_global_zero:
+            return
+        folder = self.folder / "panels"
+        shutil.rmtree(folder, ignore_errors=True)  # those of an earlier test
+        folder.mkdir(parents=True)
+        write_panels(folder, chosen, self.spec)
+        with atomic_file(self.path) as partial:
+            sheet(chosen, self.spec).savefig(partial, format="png", dpi=110, bbox_inches="tight")
+        with trainer.precision_plugin.test_step_context():
+            self._write_fusion(folder, chosen, pl_module)
+        for logger in trainer.loggers:
+            self._show(logger, chosen)
+
+    def _write_fusion(self, folder: Path, chosen: Sequence[tuple[str, Panel]], pl_module: L.LightningModule) -> None:
+        """fusion.json: over which panels (by their number), and what `explain_fusion` says of each."""
+        numbered = [(i, panel) for i, (group, panel) in enumerate(chosen) if group == "random" or len(chosen) < 3]
+        explained = []
+        for i, panel in numbered[: self.EXPLAINED]:
+            batch = {m: x[None].to(pl_module.device) for m, x in panel.stored.items()}
+            inputs = within(normalize(batch, self.modalities), EXPLAINED_PIXELS)
+            if stages := explain_fusion(cast(SegmentationModule, pl_module).model, inputs):
+                explained.append({"panel": i, "stages": stages})
+        if explained:
+            content = {"modalities": titles(self.modalities), "samples": explained}
+            with atomic_file(folder / "fusion.json") as file:
+                file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+    def _show(self, logger: Logger, chosen: Sequence[tuple[str, Panel]]) -> None:
+        if isinstance(logger, TensorBoardLogger):
+            for _, panel in chosen:
+                logger.experiment.add_image(f"panels/{panel.id}", self._strip(panel), dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            images = [
+                [group, panel.id, self._wandb_image(panel), panel.scores["miou"], panel.scores["pixel_acc"]]
+                for group, panel in chosen
+            ]
+            logger.experiment.log({"panels": [image for _, _, image, *_ in images]})
+            logger.log_table("predictions", ["group", "id", "image", "miou", "pixel_acc"], images)
+
+    def _strip(self, panel: Panel) -> RGBImage:
+        """All pictures of a sample side by side."""
+        row = list(pictures(panel, self.spec).values())
+        height = max(picture.shape[0] for picture in row)
+        return np.concatenate([_pad_to(picture, height) for picture in row], axis=1)
+
+    def _wandb_image(self, panel: Panel) -> Any:
+        """The first modality with truth and prediction as masks that can be switched on and off class by class."""
+        import wandb
+        from PIL import Image
+
+        if self.spec.num_classes > IGNORE:  # wandb's masks are 8-bit
+            return wandb.Image(self._strip(panel), caption=panel.id)
+        height, width = panel.truth.shape
+        first = Image.fromarray(next(iter(panel.images.values()))).resize((width, height))
+        labels = {**dict(enumerate(self.spec.classes)), self.spec.ignore_index: "void"}
+        masks = {
+            name: {"mask_data": mask, "class_labels": labels}
+            for name, mask in (("prediction", panel.prediction), ("truth", panel.truth))
+        }
+        return wandb.Image(first, caption=panel.id, masks=masks)
+
+
+class Predictions(Callback):
+    """Writes what is predicted for a split without labels, as its label files would hold it: `FOLDER/ID.png`.
+
+    Stored ids are 8-bit grey PNG or, where one exceeds 255, 16-bit; colours are RGB; ids that no PNG holds are NPY.
+
+    Args:
+        folder: new or of an earlier evaluation.
+        as_stored: class ids (H, W) → stored ids (H, W) or colours (H, W, 3).
+        num_classes: all of them decide together whether 8 bits are enough.
+    """
+
+    def __init__(self, folder: Path, as_stored: Callable[[NDArray[Any]], NDArray[Any]], num_classes: int) -> None:
+        self.folder = folder
+        self.as_stored = as_stored
+        every = as_stored(np.arange(num_classes))
+        low, high = int(every.min()), int(every.max())
+        self._dtype: type[Any] = np.uint8 if high <= 255 else np.uint16
+        self._suffix = ".png" if low >= 0 and high <= 65535 else ".npy"
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for name, ids in zip(batch["id"], outputs.cpu().numpy(), strict=True):
+            path = self.folder / f"{name}{self._suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stored = self.as_stored(ids)
+            with atomic_file(path) as temporary:
+                if self._suffix == ".png":
+                    Image.fromarray(stored.astype(self._dtype)).save(temporary, "PNG")
+                else:
+                    with temporary.open("wb") as file:
+                        np.save(file, stored)
+
+
+def _pad_to(picture: RGBImage, height: int) -> RGBImage:
+    return np.pad(picture, ((0, height - picture.shape[0]), (0, 4), (0, 0)), constant_values=255)
+
+
+def finite(value: float) -> float | None:
+    """NaN and infinities become None, which JSON knows."""
+    return value if math.isfinite(value) else None

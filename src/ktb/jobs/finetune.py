@@ -1,0 +1,248 @@
+"""Fine-tuning: a new run that starts from the weights of another model, as far as they fit.
+
+Parameters are matched by name and shape, classes and modalities by their names: the predictor's row of a class, and
+what a block holds for a modality, are taken where the source has that class or modality, and stay freshly initialised
+otherwise. Optimiser and schedule start anew. The frozen backbone has to be the source's, since everything else was
+trained on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ktb.data.spec import ModalitySpec
+from ktb.errors import CheckpointError
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.segmentor import KTBSegmentor
+from ktb.weights import checkpoint as checkpoints
+
+_PER_CLASS = re.compile(r"(head|side_heads\.\w+)\.predict\.(weight|bias)")
+_PER_MODALITY = (
+    (re.compile(r"prompts\.\d+\.project\.weight"), 1),
+    (re.compile(r"fusion\.\d+\.fuse\.0\.weight"), 1),
+    (re.compile(r"fusion\.\d+\.weight\.2\.(weight|bias)"), 0),
+)
+"""Parameters with one block per modality, in the model's order, and the axis along which they lie."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Another model's weights, as read from a file.
+
+    state: name → tensor, in the names of `KTBSegmentor`; its backbone too where the file holds one.
+    modalities: names, in its order.
+    classes: names; None: unknown.
+    about: what the file says of itself, empty for a published one.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    arch: SwinArch
+    modalities: tuple[str, ...]
+    classes: tuple[str, ...] | None
+    about: Mapping[str, Any]
+
+    @property
+    def holds_backbone(self) -> bool:
+        return any(k.startswith("backbone.") for k in self.state)
+
+    @property
+    def backbone_weights(self) -> str | None:
+        """What `backbone.weights` has to be to have its backbone; None: unknown."""
+        if self.holds_backbone:
+            return str(self.path)
+        weights = (self.about.get("backbone") or {}).get("weights")
+        return None if weights is None else str(weights)
+
+
+def read(path: str | Path, streams: Sequence[str]) -> Source:
+    """The weights of a run folder, checkpoint, bundle or published file.
+
+    Args:
+        path: where they are.
+        streams: the modalities to train on; the first that is not "rgb" is what a published file's second stream
+            becomes, since such a file does not name it.
+
+    Raises:
+        CheckpointError: no such file, or none of these.
+    """
+    file = checkpoints.find_checkpoint(path).absolute()
+    content = checkpoints.read_file(file)
+    if checkpoints.is_ours(content):
+        about = content["ktb"]
+        state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
+        try:
+            arch = SwinArch.from_dict(dict(about["model"]["arch"]))
+            modalities = tuple(about["model"]["modalities"])
+            classes = about.get("classes") and tuple(map(str, about["classes"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file}: damaged: it does not describe its model ({error})") from None
+        return Source(file, state, arch, modalities, classes, about)
+    tensors = checkpoints.read_state_dict(content if isinstance(content, Mapping) else file)
+    if not checkpoints.is_published(tensors):
+        raise CheckpointError(
+            f"{file}: init_from takes a run of ktb-train, a bundle or a published checkpoint, and this is none (names "
+            f"like {next(iter(tensors))}); weights of a backbone alone are given as backbone.weights=FILE"
+        )
+    second = next((name for name in streams if name != "rgb"), "depth")
+    model = checkpoints.load_published(tensors, ("rgb", second))
+    return Source(file, model.state_dict(), model.backbone.arch, ("rgb", second), None, {})
+
+
+def check_backbone(source: Source, arch: SwinArch, name: str) -> None:
+    """Refuse another architecture than the source's.
+
+    Raises:
+        CheckpointError: saying which backbone to choose.
+    """
+    ours, theirs = ({**a.to_dict(), "drop_path": None} for a in (arch, source.arch))
+    if ours != theirs:
+        found = (source.about.get("backbone") or {}).get("name")
+        sizes = "; ".join(f"{k} is {v}, here {ours[k]}" for k, v in theirs.items() if ours[k] != v)
+        raise CheckpointError(
+            f"{source.path}: its backbone is another one than {name} ({sizes}); choose its own with backbone="
+            f"{found or '...'}"
+        )
+
+
+def _check_weights(source: Source, model: KTBSegmentor) -> None:
+    """Refuse another frozen backbone than the one that all else was trained on."""
+    ours = checkpoints.fingerprint(model.backbone)
+    theirs = (source.about.get("backbone") or {}).get("sha256")
+    if source.holds_backbone:
+        swin = FrozenSwin(source.arch)
+        state = {k.removeprefix("backbone."): v for k, v in source.state.items() if k.startswith("backbone.")}
+        checkpoints.load_exactly(swin, state, str(source.path))
+        theirs = checkpoints.fingerprint(swin)
+    if theirs is not None and theirs != ours:
+        raise CheckpointError(
+            f"{source.path}: was trained on other backbone weights than these; set "
+            f"backbone.weights={source.backbone_weights or 'FILE'}"
+        )
+
+
+def start_from(
+    source: Source, model: KTBSegmentor, *, classes: Sequence[str], modalities: Sequence[ModalitySpec]
+) -> dict[str, Any]:
+    """Put what fits of `source` into `model`.
+
+    Args:
+        source: where from.
+        model: freshly built, with its backbone; changed in place.
+        classes: names of the model's classes.
+        modalities: how its streams are normalised.
+
+    Returns:
+        what was taken and what not, as plain values; `describe` puts it into words.
+
+    Raises:
+        CheckpointError: other backbone weights, or nothing of it fits.
+    """
+    _check_weights(source, model)
+    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
+    state = {
+        k: v
+        for k, v in model.state_dict().items()
+        if not k.startswith("backbone.") and (k in source.state or k not in frozen)
+    }
+    streams = [(i, source.modalities.index(m)) for i, m in enumerate(model.modalities) if m in source.modalities]
+    if source.classes is not None:
+        rows = [(i, source.classes.index(c)) for i, c in enumerate(classes) if c in source.classes]
+    else:  # a published file: its order is that of the data set it was made for
+        count = len(source.state.get("head.predict.bias", ()))
+        rows = [(i, i) for i in range(count)] if count == len(classes) else []
+
+    taken, fresh, misfits = 0, 0, []
+    for name, ours in state.items():
+        theirs = source.state.get(name)
+        if theirs is not None:
+            axis = next((axis for pattern, axis in _PER_MODALITY if pattern.fullmatch(name)), None)
+            if _PER_CLASS.fullmatch(name):
+                pairs, axis, blocks = rows, 0, (len(classes), len(theirs))
+            elif axis is not None:
+                pairs, blocks = streams, (len(model.modalities), len(source.modalities))
+            else:
+                pairs, axis, blocks = [(0, 0)], 0, (1, 1)
+            if _take(ours, theirs, pairs, axis=axis, blocks=blocks):
+                taken += bool(pairs)
+                fresh += not pairs
+                continue
+            misfits.append(name)
+        fresh += 1
+    if not taken:
+        raise CheckpointError(f"{source.path}: nothing of it fits this model: not one parameter of its name and shape")
+    known = {str(m["name"]): m for m in source.about.get("modalities") or ()}
+    return {
+        "file": str(source.path),
+        "tensors_taken": taken,
+        "tensors_fresh": fresh,
+        "other_shape": misfits,
+        "classes_taken": [classes[i] for i, _ in rows],
+        "classes_new": [c for i, c in enumerate(classes) if i not in {i for i, _ in rows}],
+        "classes_left_out": [c for j, c in enumerate(source.classes or ()) if j not in {j for _, j in rows}],
+        "class_names_known": source.classes is not None,
+        "modalities_taken": [model.modalities[i] for i, _ in streams],
+        "modalities_new": [m for m in model.modalities if m not in source.modalities],
+        "modalities_left_out": [m for m in source.modalities if m not in model.modalities],
+        "normalised_otherwise": [
+            f"{m.name}: {key} was {theirs[key]}, here {ours_now}"
+            for m in modalities
+            if (theirs := known.get(m.name)) is not None
+            for key in ("scale", "mean", "std", "validity")
+            if key in theirs and _plain(theirs[key]) != _plain(ours_now := getattr(m, key))
+        ],
+    }
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _take(
+    ours: Tensor, theirs: Tensor, pairs: Sequence[tuple[int, int]], *, axis: int, blocks: tuple[int, int]
+) -> bool:
+    """Copy block j of `theirs` over block i of `ours`, for all (i, j); whether their shapes allow it.
+
+    Args:
+        axis: along which the blocks lie.
+        blocks: how many there are in either.
+    """
+    if theirs.ndim != ours.ndim or (ours.ndim and theirs.shape[axis] % blocks[1]):
+        return False
+    if ours.ndim == 0:  # such as BatchNorm's count of batches
+        ours.copy_(theirs)
+        return True
+    to, source = ours.unflatten(axis, (blocks[0], -1)), theirs.unflatten(axis, (blocks[1], -1))
+    if [s for d, s in enumerate(to.shape) if d != axis] != [s for d, s in enumerate(source.shape) if d != axis]:
+        return False
+    for i, j in pairs:
+        to.select(axis, i).copy_(source.select(axis, j))
+    return True
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """A few lines on what `start_from` did."""
+
+    def names(what: str) -> str:
+        parts = [f"{label} {', '.join(summary[f'{what}_{key}'])}" for key, label in labels if summary[f"{what}_{key}"]]
+        return f"  {what}: {'; '.join(parts)}"
+
+    labels = (("taken", "taken"), ("new", "new, freshly initialised:"), ("left_out", "left out:"))
+    total = summary["tensors_taken"] + summary["tensors_fresh"]
+    lines = [f"starting from {summary['file']}: {summary['tensors_taken']} of {total} tensors taken"]
+    lines += [names("classes"), names("modalities")]
+    if not summary["class_names_known"]:
+        lines.append(
+            "  it does not name its classes: "
+            + ("their number agrees, so they are taken in order" if summary["classes_taken"] else "none is taken")
+        )
+    if summary["other_shape"]:
+        lines.append(f"  of another size, so freshly initialised: {', '.join(summary['other_shape'][:6])}")
+    lines += [f"  normalised in another way, {text}" for text in summary["normalised_otherwise"]]
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""A sweep folder: what became of every job, and the scores over seeds.
+
+`sweep.json` names the jobs; each job's folder is a run folder with a `job.json` beside its results.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ktb.errors import ReportError
+from ktb.io import absent
+from ktb.report.runs import check_readable, left_out, mapping, number, read_json, scored_how, without
+from ktb.report.tables import Spread, Table, Value, as_rich
+
+STATES = ("finished", "running", "pending", "interrupted", "failed")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep; `scores` (in [0, 1]) are empty until it has finished."""
+
+    name: str
+    folder: Path
+    overrides: tuple[str, ...]
+    status: str
+    error: str | None
+    attempts: int
+    scores: dict[str, float]
+    scored: str
+    """What the scores are of: data set, split, protocol."""
+    mean_without: tuple[str, ...] = ()
+    """Classes that the means leave out."""
+
+    @property
+    def setting(self) -> tuple[str, ...]:
+        """Its overrides without the seed."""
+        return tuple(o for o in self.overrides if not _is_seed(o))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All jobs of a sweep, in the order they were made."""
+
+    folder: Path
+    command: str
+    created: str
+    jobs: tuple[Job, ...]
+
+    def job_table(self) -> Table:
+        rows: list[list[Value]] = [
+            [job.name, job.status, self.told_apart(job.overrides), job.scores.get("miou"), job.error]
+            for job in self.jobs
+        ]
+        heads = ["job", "state", "settings", f"mIoU{self._without()}", "error"]
+        if not any(job.error for job in self.jobs):
+            heads, rows = heads[:-1], [row[:-1] for row in rows]
+        return Table(self._titled("Jobs, mIoU in %"), heads, rows)
+
+    def told_apart(self, overrides: tuple[str, ...]) -> str:
+        """Those overrides that not all jobs share, or a dash."""
+        return " ".join(o for o in overrides if o not in self.common()) or "-"
+
+    def common(self) -> tuple[str, ...]:
+        """The overrides that all jobs share; those of an only job tell nothing apart, and are not counted."""
+        if len(self.jobs) < 2:
+            return ()
+        return tuple(o for o in self.jobs[0].overrides if all(o in job.overrides for job in self.jobs[1:]))
+
+    def _titled(self, title: str) -> str:
+        """Every table says what its scores are of, and what all its rows have in common."""
+        scored = dict.fromkeys(job.scored for job in self.jobs if job.scored)
+        return "; ".join(part for part in (title, " | ".join(scored), " ".join(self.common())) if part)
+
+    def _without(self) -> str:
+        """What the columns of means say where all jobs leave the same classes out; else the settings tell."""
+        common = {job.mean_without for job in self.jobs if job.scores}
+        return without(common.pop()) if len(common) == 1 else ""
+
+    def groups(self) -> list[tuple[tuple[str, ...], list[Job]]]:
+        """Jobs that differ in nothing but the seed, best mean mIoU first, those without a score last."""
+        found: dict[tuple[str, ...], list[Job]] = {}
+        for job in self.jobs:
+            found.setdefault(job.setting, []).append(job)
+
+        def rank(item: tuple[tuple[str, ...], list[Job]]) -> float:
+            scores = [job.scores["miou"] for job in item[1] if "miou" in job.scores]
+            return -Spread.of(scores).mean if scores else 1.0
+
+        return sorted(found.items(), key=rank)
+
+    def score_table(self) -> Table:
+        """Mean ± sample standard deviation over the seeds of each setting that have scores."""
+        left = self._without()
+        keys = {"miou": f"mIoU{left}", "macc": f"mAcc{left}", "pixel_acc": "pixel accuracy"}
+        rows: list[list[Value]] = []
+        for setting, jobs in self.groups():
+            row: list[Value] = [self.told_apart(setting)]
+            done = [job for job in jobs if job.scores]
+            for key in keys:
+                scores = [job.scores[key] for job in done if key in job.scores]
+                row.append(Spread.of(scores) if scores else None)
+            rows.append([*row, f"{len(done)}/{len(jobs)}"])
+        title = "Mean ± standard deviation over seeds, %, best first"
+        return Table(self._titled(title), ["setting", *keys.values(), "scored"], rows)
+
+    def counts(self) -> str:
+        """ "5 jobs: 4 finished, 1 failed"."""
+        states = Counter(job.status for job in self.jobs)
+        parts = [f"{states[state]} {state}" for state in dict.fromkeys((*STATES, *states)) if states[state]]
+        return f"{len(self.jobs)} job{'' if len(self.jobs) == 1 else 's'}: {', '.join(parts) or 'none'}"
+
+
+def _is_seed(override: str) -> bool:
+    return override.partition("=")[0].lstrip("+") == "seed"
+
+
+def summarise(folder: Path) -> Sweep:
+    """Read a sweep folder, finished or not.
+
+    Raises:
+        ReportError: not a sweep folder, or a file in it that cannot be read.
+    """
+    file = folder / "sweep.json"
+    check_readable(folder)
+    if not file.is_file():
+        what = absent(folder, "no sweep folder of ktb-train -m (it holds no sweep.json)")
+        raise ReportError(f"{folder}: {what}")
+    content = read_json(file)
+    jobs = content.get("jobs")
+    if not isinstance(jobs, dict):
+        raise ReportError(f"{file}: expected jobs as {{folder: [overrides]}}, found {type(jobs).__name__}")
+    command = content.get("command", "")
+    return Sweep(
+        folder=folder,
+        command=" ".join(map(str, command)) if isinstance(command, list) else str(command),
+        created=str(content.get("created", "")),
+        jobs=tuple(_job(folder, str(name), overrides) for name, overrides in jobs.items()),
+    )
+
+
+def _job(sweep: Path, name: str, overrides: Any) -> Job:
+    folder = sweep / name
+    if not folder.resolve().is_relative_to(sweep.resolve()):
+        raise ReportError(f"{sweep / 'sweep.json'}: job {name!r} lies outside the sweep's folder")
+    state = read_json(folder / "job.json")
+    result = read_json(folder / "result.json")
+    overrides = state.get("overrides", overrides)
+    metrics = {key: number(value) for key, value in mapping(result.get("metrics")).items()}
+    attempts = state.get("attempts")
+    error = state.get("error")
+    return Job(
+        name=name,
+        folder=folder,
+        overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (str(overrides),),
+        status=str(state.get("status", result.get("status", "finished") if result else "pending")),
+        error=None if error is None else " ".join(str(error).split()),
+        attempts=attempts if isinstance(attempts, int) else 0,
+        scores={key: value for key, value in metrics.items() if value is not None},
+        scored=scored_how(result) if metrics else "",
+        mean_without=left_out(result),
+    )
+
+
+def show(folder: Path, console: Console) -> None:
+    """Print the sweep: its jobs, then, where seeds were repeated, the scores over them."""
+    sweep = summarise(folder)
+    console.print(as_rich(sweep.job_table()))
+    if any(len(jobs) > 1 for _, jobs in sweep.groups()):
+        console.print(as_rich(sweep.score_table()))
+    console.print(sweep.counts(), markup=False, highlight=False)

@@ -1,0 +1,554 @@
+"""ktb-predict: the model's answer at the picture's own size, files paired and read as in training, damage reported,
+nothing foreign overwritten, and a stopped call that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ktb import load_model
+from ktb.cli import predict as predict_cli
+from ktb.cli.predict import main
+from ktb.data import module as base
+from ktb.data.augment import EvalTransform, resize
+from ktb.data.module import FileSamples
+from ktb.data.pictures import overlay
+from ktb.data.sets.mcubes import MARGIN
+from ktb.data.sets.synthetic import CLASSES, PALETTE, draw, sample_scene
+from ktb.data.tools.fixtures import FIXTURES, make_fixture
+from ktb.engine.inference import sliding_window, whole_image
+from ktb.jobs import train as run
+from ktb.models.segmentor import KTBSegmentor
+from ktb.predict.predictor import Job, Predictor, _Loaded, plan
+from ktb.weights.checkpoint import to_published
+from tests.ktb.jobs.test_train import TINY, configured
+
+SIZES = {"a": (40, 52), "sub/b": (33, 70), "sub/deep/c.1": (96, 64)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    run.train(configured("train", [*TINY, f"run_dir={folder}", "test=false", "trainer.max_steps=2"]))
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def opened_once() -> Iterator[None]:
+    """Composing a configuration and building a model takes a second, and each call below would do it again."""
+    with pytest.MonkeyPatch.context() as patch:
+        opened: dict[tuple[str, ...], Any] = {}
+
+        def cached(arguments: argparse.Namespace, original: Any = predict_cli._open) -> Any:
+            key = (arguments.checkpoint, *arguments.overrides)
+            if key not in opened:
+                opened[key] = original(arguments)
+            return opened[key]
+
+        patch.setattr(predict_cli, "_open", cached)
+        yield
+
+
+def write_pairs(root: Path, sizes: dict[str, tuple[int, int]]) -> Path:
+    for i, (name, size) in enumerate(sizes.items()):
+        frame = draw(sample_scene(7, i), *size)
+        for modality, image in (("rgb", frame.rgb), ("depth", frame.depth)):
+            path = root / modality / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return root
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path / "pairs", SIZES)
+
+
+def call(checkpoint: Path, pairs: Path, out: Path, *more: str) -> int:
+    folders = [f"--rgb={pairs / 'rgb'}", "--depth", str(pairs / "depth")]
+    return main([str(checkpoint), *folders, "--out", str(out), "--device", "cpu", *more])
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.array(Image.open(path))
+
+
+def inputs(pairs: Path, name: str, size: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+    """The model's inputs, as docs/method.md#data-flow has them, without the data layer (the scenes have no holes)."""
+    rgb, depth = (pixels(pairs / m / f"{name}.png") for m in ("rgb", "depth"))
+    if size is not None:
+        assert (depth > 0).all()
+        rgb, depth = resize(rgb, size), resize(depth[..., None], size)[..., 0]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    return {
+        "rgb": torch.from_numpy((rgb / 255 - mean) / std).float().permute(2, 0, 1)[None],
+        "depth": torch.from_numpy(depth / 255).float().expand(1, 3, -1, -1),
+    }
+
+
+@torch.inference_mode()
+def answer(model: KTBSegmentor, x: dict[str, torch.Tensor], size: tuple[int, int]) -> np.ndarray:
+    return whole_image(model, x, size)[0].numpy()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_output_is_the_models_answer(
+    trained: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktb.predict.predictor._OVERLAY_ROWS", 7)
+    out = tmp_path / "out"
+    assert call(trained, pairs, out, "--write", "colour,overlay,confidence,probabilities") == 0
+    model = load_model(trained)
+    for name, size in SIZES.items():
+        logits = answer(model, inputs(pairs, name), size)
+        index = pixels(out / "index" / f"{name}.png")
+        assert index.dtype == np.uint8
+        np.testing.assert_array_equal(index, logits.argmax(0))
+        colour = Image.open(out / "colour" / f"{name}.png")
+        np.testing.assert_array_equal(np.array(colour), index)
+        np.testing.assert_array_equal(np.array(colour.convert("RGB")), np.array(PALETTE)[index])
+        probabilities = np.load(out / "probabilities" / f"{name}.npz")["probabilities"]
+        expected = torch.from_numpy(logits).softmax(0).permute(1, 2, 0).numpy()
+        assert probabilities.dtype == np.float16
+        np.testing.assert_allclose(probabilities, expected, atol=1e-3)
+        confidence = pixels(out / "confidence" / f"{name}.png")
+        np.testing.assert_allclose(confidence, 255 * expected.max(2), atol=0.51)
+        drawn = overlay(pixels(pairs / "rgb" / f"{name}.png"), index, PALETTE)
+        np.testing.assert_array_equal(pixels(out / "overlay" / f"{name}.png"), drawn)
+    assert {p.parts[0] for p in map(Path, files(out))} == {
+        "index", "colour", "overlay", "confidence", "probabilities", "predict.json",
+    }  # fmt: skip
+    manifest = json.loads((out / "predict.json").read_text())
+    assert [c["name"] for c in manifest["classes"]] == list(CLASSES)
+
+
+def test_tiles_and_legend(trained: Path, pairs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call(trained, pairs, out, "--tile", "32", "--overlap", "0.4", "--legend") == 0
+    model = load_model(trained)
+    for name, size in SIZES.items():
+        x = inputs(pairs, name)
+        with torch.inference_mode():
+            tiled = sliding_window(model, x, size, window=32 if size[0] * size[1] > 2048 else size, overlap=0.4)
+        np.testing.assert_array_equal(pixels(out / "index" / f"{name}.png"), tiled[0].argmax(0).numpy())
+        drawn = pixels(out / "overlay" / f"{name}.png")
+        assert drawn.shape[0] > size[0]
+        assert (drawn[-1] == 255).all()  # white below the legend
+
+
+def test_the_picture_is_resized_for_the_model_as_in_evaluation(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ktb.engine.inference.BAND_VALUES", 3000)  # resized logits come in several bands
+    pairs = write_pairs(tmp_path / "pairs", {"x": (50, 75)})
+    depth = pixels(pairs / "depth" / "x.png")
+    Image.fromarray(np.maximum(depth, 1)).save(pairs / "depth" / "x.png")  # no hole
+    size = EvalTransform(64).size((50, 75))
+    assert size == (64, 96)
+    assert call(trained, pairs, tmp_path / "a", "dataset.eval_size=64", "--write", "none") == 0
+    assert call(trained, pairs, tmp_path / "b", "--short-side", "64", "--write", "none") == 0
+    expected = answer(load_model(trained), inputs(pairs, "x", size), (50, 75))
+    for out in ("a", "b"):
+        index = pixels(tmp_path / out / "index" / "x.png")
+        top = np.sort(expected, axis=0)
+        clear = top[-1] - top[-2] > 1e-4  # bytes are resized as bytes, so ties may fall otherwise
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(index[clear], expected.argmax(0)[clear])
+    assert call(trained, pairs, tmp_path / "b", "--short-side", "native", "--write", "none") == 0
+    native = answer(load_model(trained), inputs(pairs, "x"), (50, 75))
+    np.testing.assert_array_equal(pixels(tmp_path / "b" / "index" / "x.png"), native.argmax(0))
+
+
+def test_finished_pictures_are_kept_until_something_changes(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert call(trained, pairs, out) == 0
+    before = files(out)
+    assert call(trained, pairs, out) == 0
+    assert f"{out}: 0 written, 3 kept, 0 failed" in capsys.readouterr().out
+    write_pairs(pairs, {"sub/b": (35, 44)})
+    (out / "overlay" / "a.png").unlink()
+    assert call(trained, pairs, out) == 0
+    assert "2 written, 1 kept" in capsys.readouterr().out
+    assert pixels(out / "index" / "sub" / "b.png").shape == (35, 44)
+    assert {k for k, v in files(out).items() if before[k] != v} == {
+        f"{kind}/sub/b.png" for kind in ("index", "colour", "overlay")
+    }
+    for changed in (["--tile", "32"], ["--legend"], ["dataset.eval_size=32"]):
+        assert call(trained, pairs, out, *changed) == 0
+        assert "3 written, 0 kept" in capsys.readouterr().out
+    assert call(trained, pairs, out, "dataset.eval_size=32", "--overwrite") == 0
+    assert "3 written, 0 kept" in capsys.readouterr().out
+
+
+def test_what_it_did_not_write_is_not_overwritten(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    foreign = {out / "overlay" / "a.png": None, out / "probabilities" / "sub" / "b.npz": b"mine"}
+    for path, content in foreign.items():
+        path.parent.mkdir(parents=True)
+        if content is None:
+            Image.new("L", (3, 3)).save(path)
+        else:
+            path.write_bytes(content)
+    before = files(out)
+    assert call(trained, pairs, out, "--write", "overlay,probabilities", "--overwrite") == 1
+    captured = capsys.readouterr()
+    assert "1 written, 0 kept, 2 failed" in captured.out
+    assert f"failed: {out / 'overlay' / 'a.png'}: is there already and was not written by ktb-predict" in captured.err
+    after = files(out)
+    assert all(after[name] == content for name, content in before.items())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "predict.json").write_text("{}")
+    assert call(trained, pairs, other) == 2
+    assert "predict.json: was not written by ktb-predict" in capsys.readouterr().err
+    assert list(other.iterdir()) == [other / "predict.json"]
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_damaged_pictures_are_reported_and_the_rest_goes_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("bomb", "cut", "deep", "empty", "good", "lonely", "other", "thin", "zgood")
+    pairs = write_pairs(tmp_path / "pairs", dict.fromkeys(names, (40, 40)))
+    rgb, depth = pairs / "rgb", pairs / "depth"
+    (rgb / "bomb.png").write_bytes(png_of_size(100_000, 100_000))
+    (rgb / "cut.png").write_bytes((rgb / "cut.png").read_bytes()[:-20])
+    Image.fromarray(np.zeros((40, 40), np.uint16)).save(depth / "deep.png")
+    (depth / "empty.png").write_bytes(b"")
+    (depth / "lonely.png").unlink()
+    Image.fromarray(np.zeros((40, 41), np.uint8)).save(depth / "other.png")
+    for folder, shape in ((rgb, (1, 20000, 3)), (depth, (1, 20000))):
+        Image.fromarray(np.ones(shape, np.uint8)).save(folder / "thin.png")
+    out = tmp_path / "out"
+    assert call(trained, pairs, out, "--short-side", "64") == 1
+    captured = capsys.readouterr()
+    assert "2 written, 0 kept, 7 failed" in captured.out
+    lines = captured.err.splitlines()
+    for expected in (
+        f"failed: {rgb / 'bomb.png'}: claims 100000 x 100000 pixels; expected at most",
+        f"failed: {rgb / 'cut.png'}: PNG cut short",
+        f"failed: {depth / 'deep.png'}: holds uint16 values, expected uint8",
+        f"failed: {depth / 'empty.png'}: the file is empty (0 bytes)",
+        f"failed: {rgb / 'lonely.png'}: nothing belongs to it as depth in {depth}",
+        f"failed: {depth / 'other.png'}: depth is 41 x 40 pixels but rgb {rgb / 'other.png'} is 40 x 40",
+        f"failed: {rgb / 'thin.png'}: 20000 x 1 pixels would become 1280000 x 64 for the model; expected at most",
+    ):
+        assert sum(line.startswith(expected) for line in lines) == 1, expected
+    assert {p.name for p in (out / "index").iterdir()} == {"good.png", "zgood.png"}
+
+
+def test_pictures_in_another_unit_stop_the_call_unless_forced(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for path in (pairs / "rgb").rglob("*.png"):  # 0 to 1 instead of 0 to 255
+        Image.fromarray((pixels(path) / 255).astype(np.uint8)).save(path)
+    assert call(trained, pairs, out) == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "error" in text]
+    assert line.startswith(f"ktb-predict: error: {pairs / 'rgb/a.png'}: rgb has values around 0")
+    assert line.endswith("correct the modality's scale, or go on with --force")
+    assert not list(out.rglob("*.png"))
+    assert call(trained, pairs, out, "--force") == 0
+    assert len(list((out / "index").rglob("*.png"))) == 3
+
+
+def test_a_picture_in_another_unit_fails_alone_after_a_stop_as_before_it(
+    trained: Path, pairs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert call(trained, pairs, out) == 0
+    odd = pairs / "rgb/sub/b.png"
+    Image.fromarray((pixels(odd) / 255).astype(np.uint8)).save(odd)
+    assert call(trained, pairs, out) == 1
+
+
+def test_one_picture_without_a_measurement_fails_alone(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros(SIZES["sub/b"], np.uint8)).save(pairs / "depth/sub/b.png")
+    assert call(trained, pairs, tmp_path / "out") == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed:" in text]
+    assert f"{pairs / 'depth/sub/b.png'}: depth has no measured pixel, all others are holes; in training" in line
+    written = {p.relative_to(tmp_path / "out/index").as_posix() for p in (tmp_path / "out/index").rglob("*.png")}
+    assert written == {"a.png", "sub/deep/c.1.png"}
+
+
+def test_grey_pictures_and_such_with_alpha_are_said_once_and_read(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base._said[0] = 0
+    grey, rgba = pairs / "rgb/a.png", pairs / "rgb/sub/b.png"
+    Image.open(grey).convert("L").save(grey)
+    plain = pixels(rgba)
+    Image.open(rgba).convert("RGBA").save(rgba)
+    assert call(trained, pairs, tmp_path / "out") == 0
+    said = [text for text in capsys.readouterr().err.splitlines() if "no plain RGB picture" in text]
+    assert said == [f"{grey}: is no plain RGB picture: grey, taken as three equal channels; others like it are read "
+                    "the same way"]  # fmt: skip
+    Image.fromarray(plain).save(rgba)
+    assert call(trained, pairs, tmp_path / "plain") == 0
+    first, second = (pixels(tmp_path / f"{folder}/index/sub/b.png") for folder in ("out", "plain"))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_mask_lies_as_its_picture_is_seen(trained: Path, pairs: Path, tmp_path: Path) -> None:
+    """Orientation 6: stored on its side, as many phones do."""
+    assert call(trained, pairs, tmp_path / "plain") == 0
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (pairs / "rgb").rglob("*.png"):
+        Image.fromarray(np.rot90(pixels(path)).copy()).save(path, exif=exif)
+    assert call(trained, pairs, tmp_path / "out") == 0
+    for name, size in SIZES.items():
+        mask = pixels(tmp_path / f"out/index/{name}.png")
+        assert mask.shape == size
+        np.testing.assert_array_equal(mask, pixels(tmp_path / f"plain/index/{name}.png"))
+
+
+def test_larger_pictures_by_an_option(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(trained, pairs, tmp_path / "out", "--max-pixels", "3000") == 1
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed:" in text]
+    assert "claims 64 x 96 pixels; expected at most 3000" in line
+    assert "--max-pixels of ktb-predict" in line
+    assert call(trained, pairs, tmp_path / "out", "--max-pixels", "6144") == 0
+
+
+def test_a_missing_modality(trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, out = load_model(trained), tmp_path / "out"
+    assert main([str(trained), "--rgb", str(pairs / "rgb"), "--out", str(out), "--write", "none"]) == 0
+    assert "depth is not given: the model answers from rgb alone" in capsys.readouterr().out
+    x = inputs(pairs, "a")
+    alone = answer(model, {"rgb": x["rgb"]}, SIZES["a"]).argmax(0)
+    np.testing.assert_array_equal(pixels(out / "index" / "a.png"), alone)
+    (pairs / "rgb" / "a.png").unlink()
+    assert call(trained, pairs, out, "--write", "overlay", "--allow-missing") == 0
+    assert "1 of 3 pictures lack a modality" in capsys.readouterr().out
+    alone = answer(model, {"depth": x["depth"]}, SIZES["a"]).argmax(0)
+    np.testing.assert_array_equal(pixels(out / "index" / "a.png"), alone)
+    assert pixels(out / "overlay" / "a.png").shape == (*SIZES["a"], 3)  # over the depth map, made visible
+
+
+def test_a_table(trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = pairs / "table.csv", tmp_path / "out"
+    rows = ["rgb/a.png, depth/a.png, first", f"{pairs}/rgb/sub/b.png,depth/sub/b.png,", "", ",depth/sub/b.png,no/rgb"]
+    table.write_text("\ufeff" + "\n".join(["rgb,depth,name", *rows]) + "\n")
+    arguments = [str(trained), "--csv", str(table), "--out", str(out), "--write", "none"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "2 written, 0 kept, 1 failed" in captured.out
+    assert f"failed: {table}, row 5: no file for rgb; add it, or use --allow-missing" in captured.err
+    assert main([*arguments, "--allow-missing"]) == 0
+    assert set(files(out)) == {"index/first.png", "index/rgb/sub/b.png", "index/no/rgb.png", "predict.json"}
+    for text, message in (
+        ("rgb,dept\n", "column 'dept'; expected rgb, depth or name; did you mean 'depth'?"),
+        ("rgb,depth\na.png\n", "row 2: 1 columns; expected 2"),
+        ("rgb,depth,name\na.png,b.png,../x\n", "row 2: the name '../x' leaves the results folder"),
+        ("", "its first row is ''; expected some of rgb, depth"),
+        ("rgb,depth\n", "no row below the names of the columns"),
+        ("rgb,depth,name\na.png,a.png,x\nb.png,b.png,x\n", "would both be called x"),
+    ):
+        table.write_text("\ufeff" + text)
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_published_checkpoint_read_as_a_data_set(trained: Path, pairs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "published.pth"
+    torch.save({"model_state_dict": to_published(load_model(trained).state_dict(), ("rgb", "depth"))}, file)
+    assert call(file, pairs, tmp_path / "ours", "dataset=synthetic", "--write", "none") == 0
+    assert call(trained, pairs, tmp_path / "theirs", "--write", "none") == 0
+    for name in SIZES:
+        np.testing.assert_array_equal(*(pixels(tmp_path / o / "index" / f"{name}.png") for o in ("ours", "theirs")))
+
+
+def test_pairing(pairs: Path, tmp_path: Path) -> None:
+    (pairs / "flat").mkdir()
+    for name, modality in (("0_left", "rgb"), ("0_d", "depth"), ("1_left", "rgb"), ("1_d", "depth")):
+        (pairs / "flat" / f"{name}.png").write_bytes((pairs / modality / "a.png").read_bytes())
+    (pairs / "flat" / "notes.txt").write_text("not a picture")
+    jobs, failures = plan(
+        {"rgb": [f"{pairs}/flat/*_left.png"], "depth": [f"{pairs}/flat/*_d.png"]}, pairs / "flat" / "out"
+    )
+    assert failures == []
+    assert [(job.name, job.files["depth"][0].name) for job in jobs] == [("0_left", "0_d.png"), ("1_left", "1_d.png")]
+    one = {"rgb": [str(pairs / "flat" / "0_left.png")], "depth": [str(pairs / "depth" / "sub" / "b.png")]}
+    ((job,), _) = plan(one, tmp_path)
+    assert job.name == "0_left"
+    # A modality in two files, and results inside the searched folder.
+    results = pairs / "rgb" / "index"
+    results.mkdir()
+    (results / "a.png").write_bytes(b"")
+    jobs, _ = plan({"rgb": [str(pairs / "rgb")], "pol": [str(pairs / "depth"), str(pairs / "rgb")]}, results)
+    assert [job.name for job in jobs] == list(SIZES)
+    assert [job.name for job in plan({"rgb": [str(pairs / "rgb" / "sub")]}, pairs)[0]] == ["b", "deep/c.1"]
+    assert jobs[0].files["pol"] == (pairs / "depth" / "a.png", pairs / "rgb" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rgb", "{pairs}/rgb", "--detph", "{pairs}/depth"], "--detph is no option and no modality of .*'depth'"),
+        (["--rgb", "{pairs}/rbg", "--depth", "{pairs}/depth"], "no such file or folder; did you mean 'rgb'"),
+        (["--rgb", "{pairs}/rgb/a.png", "--depth", "{pairs}/depth"], "is one file but --depth .* is not"),
+        (["--rgb", "{pairs}/rgb/*.jpg"], "no file matches this pattern"),
+        (["--csv", "{pairs}/none.csv"], "none.csv: no such file"),
+        ([], "give the pictures either as --rgb"),
+        (["--rgb", "{pairs}/rgb", "--write", "color"], "expected some of colour.*did you mean 'colour'"),
+        (["--rgb", "{pairs}/rgb", "--device", "cuda:99"], "--device cuda:99: cannot be used here"),
+        (["--rgb", "{pairs}/rgb", "dataset=nyu", "dataset.root=/nowhere"], "was trained for 10 classes"),
+        (["--rgb", "{pairs}/rgb", "datset=nyu"], "unknown setting 'datset'"),
+        (["--rgb", "{pairs}/rgb", "--out", "{pairs}/rgb"], "is the folder for the results"),
+        (["--rgb", "{pairs}/rgb", "--out", "/dev/null/x"], "no results can be written here"),
+    ],
+)
+def test_mistakes_are_one_line(
+    trained: Path, pairs: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    given = [text.format(pairs=pairs) for text in arguments]
+    assert main([str(trained), "--out", str(pairs / "out"), *given]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+    assert not (pairs / "out" / "index").exists()
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_it_goes_on_to_the_same_bytes(trained: Path, tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs", {f"{i:02d}": (100 + 4 * i, 180) for i in range(12)})
+    assert call(trained, pairs, tmp_path / "undisturbed", "--tile", "64") == 0
+    out = tmp_path / "out"
+    arguments = [str(trained), "--rgb", str(pairs / "rgb"), "--depth", str(pairs / "depth"), "--out", str(out)]
+    command = [sys.executable, "-m", "ktb.cli.predict", *arguments, "--tile", "64", "--device", "cpu"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    done = 0
+    for kind, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            while process.poll() is None and len(list(out.glob("index/*.png"))) < done + 2:
+                time.sleep(0.01)
+            process.send_signal(kind)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == code
+        done = len(list(out.glob("index/*.png")))
+        assert done < 12
+    assert errors.splitlines()[-1] == (
+        f"ktb-predict: interrupted; finished pictures are in {out}, the same call goes on from there"
+    )
+    (out / "index" / ".left.png.123.tmp").write_bytes(b"of a killed process")
+    assert call(trained, pairs, out, "--tile", "64") == 0
+    assert files(out) == files(tmp_path / "undisturbed")
+
+
+def test_a_second_process_is_told_to_wait(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    out.mkdir()
+    folder = os.open(out, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    assert call(trained, pairs, out) == 2
+    assert "another ktb-predict is writing into it" in capsys.readouterr().err
+    os.close(folder)
+    assert call(trained, pairs, out) == 0
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; from ktb.cli.predict import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'hydra'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "setting"),
+    [
+        ("nyu", "tabs", "eval_size=[64,48]"),
+        ("nyu", "tabs", "depth_source=depth"),  # metres, with holes
+        ("sunrgbd", "16bit", "eval_size=64"),
+        ("mfnet", "folders", "eval_size=40"),
+        ("mfnet", "rgba", "eval_size=40"),
+        ("pst900", "folders", "thermal_source=thermal_raw"),
+        ("mcubes", "16bit", "eval_size=null"),
+        ("deliver", "folders", "eval_size=64"),
+    ],
+)
+def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, tmp_path: Path) -> None:
+    make_fixture(name, tmp_path / "data", layout=layout, counts=dict.fromkeys(FIXTURES[name][2], 1), size=(40, 56))
+    streams = {"mcubes": "[rgb,aolp,dolp,nir]", "deliver": "[rgb,depth,event,lidar]"}.get(name)
+    more = [f"modality.streams={streams}"] if streams else []
+    settings = [f"dataset={name}", f"dataset.root={tmp_path / 'data'}", f"dataset.{setting}", *more]
+    data = run.build_data(configured("train", settings))
+    expected = data.dataset(data.spec.report_split)[0]["inputs"]
+    samples = data._samples[data.spec.report_split]
+    assert isinstance(samples, FileSamples)
+    files = {m: tuple(samples.root / f for f in samples.entries[0].files[m]) for m in expected}
+    predictor = Predictor(cast(KTBSegmentor, torch.nn.Identity()), data, {}, tmp_path, short_side=data.short_side)
+    loaded = predictor.load(Job("x", files), overwrite=False)
+    assert isinstance(loaded, _Loaded), loaded
+    for modality, x in expected.items():
+        found = loaded.inputs[modality][0]
+        if name == "mcubes":  # training drops a margin at the left, and evaluates on a square
+            y, left = ((n - min(x.shape[-2:])) // 2 for n in (found.shape[-2], found.shape[-1] - MARGIN))
+            found = found[:, y : y + x.shape[-2], MARGIN + left : MARGIN + left + x.shape[-1]]
+        assert torch.equal(found, x), modality
+
+
+def test_an_answer_that_is_not_finite_is_no_mask(
+    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of NaN would be class 0. Nothing is written of that picture, and the others are."""
+    forward = KTBSegmentor.forward
+
+    def spoilt(self: KTBSegmentor, given: Any, **options: Any) -> Any:
+        out = forward(self, given, **options)
+        if out.logits.shape[-2:] == SIZES["sub/b"]:
+            out.logits[:, :, 30, 7] = float("nan")
+        return out
+
+    monkeypatch.setattr(KTBSegmentor, "forward", spoilt)
+    assert call(trained, pairs, tmp_path / "out", "--write", "probabilities") == 1
+    assert "sub/b.png: the model's answer is not finite; look for extreme values" in capsys.readouterr().err
+    written = {name for name in files(tmp_path / "out") if name.endswith((".png", ".npz"))}
+    assert written == {f"{kind}/{name}{end}" for name in ("a", "sub/deep/c.1")
+                       for kind, end in (("index", ".png"), ("probabilities", ".npz"))}  # fmt: skip

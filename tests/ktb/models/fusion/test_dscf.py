@@ -1,0 +1,72 @@
+"""The forms of DSCF's attention against each other; the numbers themselves are in test_reference and test_wiring."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ktb.models.fusion import dscf
+from ktb.models.fusion.dscf import DSCF
+
+
+@pytest.mark.parametrize(("size", "batch"), [((17, 30), 2), ((1, 23), 1), ((40, 1), 1), ((9, 41), 1)])
+@pytest.mark.parametrize("stage", [0, 2])
+def test_columns_give_what_grid_sample_gives(
+    size: tuple[int, int], batch: int, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients large maps interpolate the table in two steps; a small table makes these maps large, and small
+    chunks make several of each kind."""
+    monkeypatch.setattr(dscf, "TABLE", (5, 7))
+    monkeypatch.setattr(dscf, "CPU_CHUNK", 3000)
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 128, stage).double().eval()
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.5)  # points far away too, and clamped to the border
+    features = torch.randn(2, batch, *size, 128, dtype=torch.float64)
+    calls = []
+    by_columns = dscf._by_columns
+    monkeypatch.setattr(dscf, "_by_columns", lambda *args: calls.append(1) or by_columns(*args))
+    expected = block(features).detach()
+    assert not calls
+    with torch.no_grad():
+        found = block(features)
+    assert bool(calls) == (size[0] * size[1] > 35)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_large_scores_leave_the_range_in_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores in the thousands, 2 to the power of which float32 does not hold."""
+    monkeypatch.setattr(dscf, "TABLE", (5, 7))
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 128, 0).eval()
+    with torch.no_grad():
+        block.attention_gain.fill_(1.0)
+        block.query.weight.mul_(1000)
+    features = torch.randn(2, 1, 12, 16, 128)
+    expected = block.double()(features.double()).detach()
+    with torch.no_grad():
+        found = block.float()(features)
+    assert found.isfinite().all()
+    # One point takes all the weight, so a rounded score that is off by a hundredth may still tip a pair of points.
+    assert (found - expected).abs().median() < 1e-3
+
+
+def test_a_broken_sensor_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dscf, "TABLE", (5, 7))
+    block = DSCF(("rgb", "depth"), 128, 0).eval()
+    with torch.no_grad():
+        assert block(torch.full((2, 1, 12, 12, 128), torch.nan)).isnan().all()
+
+
+def test_samples_that_read_a_table_together_read_it_as_each_alone() -> None:
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 128, 2).double().eval()  # four groups of two heads
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.5)
+    features = torch.randn(2, 3, 6, 8, 128, dtype=torch.float64)
+    together = block(features)
+    alone = torch.cat([block(features[:, i : i + 1]) for i in range(3)])
+    assert torch.allclose(together, alone, rtol=1e-10, atol=1e-12)
+    gradients = [torch.autograd.grad(y.square().sum(), [block.table, block.query.weight]) for y in (together, alone)]
+    for a, b in zip(*gradients, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)

@@ -1,0 +1,106 @@
+"""Exported files give the model's logits, at sizes that were not traced and in a process that has no ktb."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ktb.errors import CheckpointError
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.segmentor import KTBSegmentor
+from ktb.weights import export as exporting
+from ktb.weights.export import METADATA, export
+
+SIZES = ((64, 128), (96, 96), (160, 64))
+"""Windows of 5 patches fit none of the maps of these, so that padding and shift masks matter."""
+
+
+def small(depths: tuple[int, int, int, int] = (1, 1, 2, 1)) -> KTBSegmentor:
+    """A model whose attention shows: gains of one, every parameter random."""
+    torch.manual_seed(0)
+    arch = SwinArch(32, depths, (1, 2, 4, 8), 5)
+    model = KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "lidar": 1}, 4, head_dim=8, side_head_dim=8)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "table" in name:
+                p.normal_(std=0.2)
+            elif name.endswith("_gain"):
+                p.fill_(1.0)
+            elif name.startswith("adapters"):
+                p.normal_(std=0.1)
+    model.about = {"classes": ["a", "b", "c", "d"], "palette": [[i, i, i] for i in range(4)]}
+    return model.eval()
+
+
+def inputs(model: KTBSegmentor, h: int, w: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(h * w)
+    return {m: torch.randn(1, c, h, w, generator=generator) for m, c in model.config["modalities"].items()}
+
+
+@pytest.mark.slow
+def test_onnx_runs_without_ktb_at_other_sizes(tmp_path: Path) -> None:
+    model, file = small(), tmp_path / "model.onnx"
+    compared = export(model, file, (96, 128), dynamic=True)
+    assert len(compared) == 3
+    assert all(difference <= 1e-4 for _, difference in compared)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    for h, w in SIZES:
+        x = inputs(model, h, w)
+        with torch.no_grad():
+            logits = model(x).logits
+        np.savez(tmp_path / f"{h}x{w}.npz", logits=logits.numpy(), **{m: v.numpy() for m, v in x.items()})
+    code = """
+import json, sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ktb", "torch", "timm"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden())
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+differences = []
+for name in sys.argv[1:]:
+    data = dict(np.load(name))
+    logits = data.pop("logits")
+    differences.append(float(abs(session.run(["logits"], data)[0] - logits).max()))
+print(json.dumps([differences, session.get_modelmeta().custom_metadata_map["ktb"]]))
+"""
+    names = [f"{h}x{w}.npz" for h, w in SIZES]
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, *names], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    differences, about = json.loads(done.stdout)
+    assert max(differences) < 1e-4
+    about = json.loads(about)
+    assert about["inputs"] == {"rgb": {"channels": 3}, "lidar": {"channels": 1}}
+    assert about["classes"] == ["a", "b", "c", "d"]
+    assert about["size"] == {"multiple_of": 32, "min": 64, "max": 4096}
+
+
+@pytest.mark.parametrize("size", [(45, 67), (32, 64)])  # the second leaves maps of one pixel
+def test_a_fixed_size_may_be_any(tmp_path: Path, size: tuple[int, int]) -> None:
+    model, file = small((1, 1, 1, 1)), tmp_path / "model.pt2"
+    export(model, file, size, dynamic=False)
+    extra = {METADATA: ""}
+    loaded = torch.export.load(file, extra_files=extra).module(check_guards=False)
+    assert json.loads(extra[METADATA])["size"] == list(size)
+    x = inputs(model, *size)
+    with torch.no_grad():
+        expected = model(x).logits
+        assert torch.allclose(loaded(*x.values()), expected, atol=1e-4)
+    assert model.backbone._attend.__func__ is FrozenSwin._attend  # the model is as it was
+
+
+def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = exporting._point_attention
+    monkeypatch.setattr(exporting, "_point_attention", lambda *args: right(*args) * 1.01)
+    with pytest.raises(CheckpointError, match=r"model\.pt2: not written: at 64x64 its logits differ from the model's"):
+        export(small((1, 1, 1, 1)), tmp_path / "model.pt2", (64, 64), dynamic=False)
+    assert list(tmp_path.iterdir()) == []
