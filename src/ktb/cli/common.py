@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ktb.errors import KTBError, is_out_of_gpu_memory, is_out_of_memory
+from ktb.errors import KTBError, first_line, is_out_of_gpu_memory, is_out_of_memory
 from ktb.io import write_failure
 
 BUG, USER_ERROR, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -172,14 +172,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _fault(error: BaseException, command: str) -> str | None:
-    text, name = str(error), type(error).__name__
+    text, name, said = str(error), type(error).__name__, first_line(error)
     part = command.split()[0].removeprefix("ktb-")
 
     def says(*patterns: str) -> bool:
         return any(re.search(pattern, text) for pattern in patterns)
 
     if is_out_of_gpu_memory(error):
-        return f"out of GPU memory ({_line(text)}); {_GPU_MEMORY.get(part, _OTHERWISE)}"
+        return f"out of GPU memory ({said}); {_GPU_MEMORY.get(part, _OTHERWISE)}"
     if says(r"Too many open files", r"received \d+ items of ancdata"):
         return "too many open files; raise the limit (ulimit -n 65536), or lower dataset.num_workers"
     if says(r"(out of|insufficient) shared memory", r"shared memory (object|file)|shared memory\(shm\)", r"</torch_"):
@@ -196,44 +196,41 @@ def _fault(error: BaseException, command: str) -> str | None:
         )
     if name in _COMPILER or says(r"torch\.compile is not supported", r"Dynamo is not supported"):
         return (
-            f"the model can't be compiled here ({_line(text, 'error:')}); install a C++ compiler that works (g++, "
-            "clang; for GPUs triton as well), or set model.compile=false"
+            f"the model can't be compiled here ({first_line(error, containing='error:')}); install a C++ compiler that "
+            "works (g++, clang; for GPUs triton as well), or set model.compile=false"
         )
     if is_out_of_memory(error):
-        return f"out of memory ({_line(text) or 'MemoryError'}); {_MEMORY.get(part, _OTHERWISE)}"
+        return f"out of memory ({said}); {_MEMORY.get(part, _OTHERWISE)}"
     if says(r"can't start new thread"):
         return "the system allows no more threads (ulimit -u, or the container's limit); lower dataset.num_workers"
     if says(
         r"no kernel image is available", r"NVIDIA driver", r"CUDA driver", r"busy or unavailable", r"CUDA unknown error"
     ):
-        return (
-            f"the GPU can't be used ({_line(text)}); install a PyTorch build and a driver that fit it, or go without: "
-            + ("trainer=cpu" if part in ("train", "eval") else "--device cpu")
+        return f"the GPU can't be used ({said}); install a PyTorch build and a driver that fit it, or go without: " + (
+            "trainer=cpu" if part in ("train", "eval") else "--device cpu"
         )
     if says(r"NCCL built in"):
         return "this PyTorch has no NCCL, which processes on GPUs need; install one that has, or use trainer.devices=1"
     if says(r"NCCL error", r"ncclSystemError", r"ncclUnhandledCudaError"):
         return (
-            f"the GPUs' processes can't reach each other through NCCL ({_line(text)}); NCCL_DEBUG=INFO says why: often "
+            f"the GPUs' processes can't reach each other through NCCL ({said}); NCCL_DEBUG=INFO says why: often "
             "another NCCL_SOCKET_IFNAME or more shared memory helps"
         )
     if says(r"EADDRINUSE", r"[Aa]ddress already in use"):
         return "the port where the job's processes meet is in use already; choose another with MASTER_PORT"
     if name.startswith("Dist") and type(error).__module__.startswith("torch"):
         return (
-            f"the job's processes can't reach each other ({_line(text)}); check MASTER_ADDR and MASTER_PORT, and that "
+            f"the job's processes can't reach each other ({said}); check MASTER_ADDR and MASTER_PORT, and that "
             "all of them have started"
         )
     if says(r"database or disk is full", r"readonly database", r"unable to open database"):
-        return (
-            f"the search's database can't be written ({_line(text)}); make room or mend the folder, then call it again"
-        )
+        return f"the search's database can't be written ({said}); make room or mend the folder, then call it again"
     if type(error).__module__.startswith("wandb"):
-        return f"wandb: {_line(text)}; logger.wandb.mode=offline keeps the run in its folder (later: wandb sync)"
+        return f"wandb: {said}; logger.wandb.mode=offline keeps the run in its folder (later: wandb sync)"
     if found := re.match(r"Symlink loop from '(.*)'", text):
         return f"{found[1]}: symbolic links lead in a circle here (a symlink loop); remove one of them"
     if says(r"Could not determine home directory", r"getpwuid\(\): uid not found"):
-        return f"this user has no home or no name here ({_line(text)}); set the variables HOME and USER"
+        return f"this user has no home or no name here ({said}); set the variables HOME and USER"
     if isinstance(error, UnicodeEncodeError):
         return (
             f"{error.object[error.start : error.end]!a} can't be written in the encoding {error.encoding}; set "
@@ -276,10 +273,3 @@ def _of_the_system(error: OSError, part: str) -> str | None:
 
 def _raised_in(error: BaseException, *end: str) -> bool:
     return any(Path(frame.filename).parts[-len(end) :] == end for frame in traceback.extract_tb(error.__traceback__))
-
-
-def _line(text: str, wanted: str = "") -> str:
-    """The first line of a message that says something, of those with `wanted` in them if there are any."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    line = next((line for line in lines if wanted and wanted in line), lines[0] if lines else "")
-    return line if len(line) <= 160 else f"{line[:157]}..."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ktb.cli import common as commands
 from ktb.cli.arguments import HelpFormatter, config_dirs, home
 from ktb.cli.data import positive, print_outcomes, watch
-from ktb.errors import ConfigError
+from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
 
 if TYPE_CHECKING:
@@ -163,11 +163,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     names = [m.name for m in data.modalities]
     for name in sources:
         if name not in names:
-            from ktb.data.module import suggestion
-
             raise ConfigError(
                 f"--{name} is no option and no modality of {file}, which has {', '.join(names)}"
-                + suggestion(name, names)
+                + did_you_mean(name, names)
             )
     if arguments.csv is not None:
         jobs, failures, given = plan_csv(arguments.csv, names, allow_missing=arguments.allow_missing)
@@ -212,7 +210,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: cannot be used here ({str(error).splitlines()[0]})") from None
+        raise ConfigError(f"--device {name}: cannot be used here ({first_line(error)})") from None
     return device
 
 

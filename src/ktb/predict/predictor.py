@@ -40,7 +40,6 @@ from ktb.data.module import (
     inside_root,
     read_images,
     say_converted,
-    suggestion,
     to_sample,
 )
 from ktb.data.pictures import RGBImage, overlay, to_picture
@@ -50,7 +49,15 @@ from ktb.data.spec import normalize
 from ktb.data.tools.common import Outcome, fixed_parts, png_text
 from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.engine.inference import BAND_VALUES, most_likely, sliding_bands
-from ktb.errors import ConfigError, DataError, KTBError, NotFiniteError, is_out_of_gpu_memory, is_out_of_memory
+from ktb.errors import (
+    ConfigError,
+    DataError,
+    KTBError,
+    NotFiniteError,
+    did_you_mean,
+    is_out_of_gpu_memory,
+    is_out_of_memory,
+)
 from ktb.io import atomic_file, existing, files_below, locked, normal
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import fingerprint
@@ -206,7 +213,7 @@ def plan_csv(
         if column != "name" and column not in modalities:
             raise DataError(
                 f"{path}: has a column {column!r}; expected {', '.join(modalities)} or name"
-                + suggestion(column, [*modalities, "name"])
+                + did_you_mean(column, [*modalities, "name"])
             )
     used = list(dict.fromkeys(column for column in header if column != "name"))
     if not used or header.count("name") > 1:
@@ -332,7 +339,7 @@ class Predictor:
     def __post_init__(self) -> None:
         for name in self.write:
             if name not in OUTPUTS:
-                raise ConfigError(f"--write {name}: expected some of {', '.join(OUTPUTS)}{suggestion(name, OUTPUTS)}")
+                raise ConfigError(f"--write {name}: expected some of {', '.join(OUTPUTS)}{did_you_mean(name, OUTPUTS)}")
         self._modalities = {m.name: m for m in self.data.modalities}
         self._most = self.data.max_pixels if self.max_pixels is None else self.max_pixels
         self._readers = self.data.readers()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ktb.errors import ReportError
+from ktb.errors import ReportError, one_line
 
 STEP = "trainer/global_step"
 
@@ -34,7 +34,7 @@ def update(url: str, classes: Sequence[str] = ()) -> Any:
     try:
         found = workspaces.Workspace.from_url(url)
     except Exception as error:  # wandb-workspaces documents none
-        raise ReportError(f"{url}: can't be read as a saved workspace ({' '.join(str(error).split())[:200]})") from None
+        raise ReportError(f"{url}: can't be read as a saved workspace ({one_line(error, limit=200)})") from None
     for key, value in _content(classes).items():
         setattr(found, key, value)
     return found
@@ -49,7 +49,7 @@ def account() -> str | None:
     try:
         return str(wandb.Api().default_entity)
     except Exception as error:  # no network, or a key that is not valid any more
-        raise ReportError(f"wandb: the account can't be used ({' '.join(str(error).split())[:200]})") from None
+        raise ReportError(f"wandb: the account can't be used ({one_line(error, limit=200)})") from None
 
 
 def save(built: Any) -> str:
@@ -61,7 +61,7 @@ def save(built: Any) -> str:
     try:
         return str(built.save().url)
     except Exception as error:  # wandb-workspaces documents none
-        raise ReportError(f"wandb: the workspace was not saved ({' '.join(str(error).split())[:200]})") from None
+        raise ReportError(f"wandb: the workspace was not saved ({one_line(error, limit=200)})") from None
 
 
 def specification(built: Any) -> str:

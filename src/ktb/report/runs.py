@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ktb.config.moved import with_current_targets
-from ktb.errors import ReportError
+from ktb.errors import ReportError, one_line
 from ktb.io import absent, expanded, is_hidden
 from ktb.report.tables import Table, Value
 
@@ -182,7 +182,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
         json.dumps(content, ensure_ascii=False).encode()  # half characters can be written nowhere
     except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{file}: not readable as JSON ({' '.join(str(error).split())})") from None
+        raise ReportError(f"{file}: not readable as JSON ({one_line(error)})") from None
     if not isinstance(content, dict):
         raise ReportError(f"{file}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -194,7 +194,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ReportError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
+        raise ReportError(f"{file}: not readable as YAML ({one_line(error)})") from None
     if not isinstance(content, dict):
         raise ReportError(f"{file}: expected settings (key: value), found {type(content).__name__}")
     return content
