@@ -52,6 +52,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import published_wiring as published
+from ktb.data.cores import usable_cores
 from ktb.engine.inference import multi_scale_flip
 from ktb.losses.pixel import SelfTeachingLoss
 from ktb.metrics.scores import ConfusionMatrix
@@ -385,7 +386,7 @@ def machine(device: torch.device, rates: list[float]) -> dict[str, Any]:
     return {
         "device": name,
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "date": date.today().isoformat(),

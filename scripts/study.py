@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ktb.data.cores import usable_cores
 from ktb.report.runs import read_json
 
 
@@ -85,7 +86,7 @@ def main() -> int:
                     *study.rows[name],
                     f"seed={seed}",
                 ]
-                threads = max(1, (os.cpu_count() or 1) // args.jobs)
+                threads = max(1, usable_cores() // args.jobs)
                 env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
                 folder.mkdir(parents=True, exist_ok=True)
                 with (folder / "log.txt").open("w") as log:

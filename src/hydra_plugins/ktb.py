@@ -26,6 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ktb.config import compose as configuration
+from ktb.data.cores import usable_cores
 from ktb.errors import ConfigError
 from ktb.sweeps import folder as sweep
 from ktb.sweeps.folder import Interrupted, Job, Sweep
@@ -274,7 +275,7 @@ class PoolLauncher(ProcessLauncher):
 
     def start(self, job: Job) -> bool:
         env = sweep.environment()
-        env.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // self.room())))
+        env.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // self.room())))
         if self.gpus is not None:
             if job not in self.wanted:
                 self.check(job)
@@ -517,10 +518,6 @@ def _gpus(gpus: str | int | list[str | int]) -> list[str]:
     if len(set(found)) < len(found):
         raise ConfigError(f"launcher.gpus={found}: a GPU appears twice")
     return found
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _score(job: Job) -> str:

@@ -16,9 +16,9 @@ from ktb.data.readers.image import read_bytes
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.pst900 import PST900DataModule
 from ktb.data.tools.check import plan
-from ktb.data.tools.common import plan_hha
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
+from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new import survey
 from ktb.errors import DataError
 from ktb.io import entries, existing, files_below, is_empty, is_hidden

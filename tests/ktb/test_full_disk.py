@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from ktb.data.tools.common import HHAJob, convert_hha
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import Camera
+from ktb.data.tools.hha_files import HHAJob, convert_hha
 from ktb.data.tools.prepare import Conversion, convert
 from ktb.engine.callbacks.metrics_file import MetricsFile
 from ktb.engine.callbacks.saving import AtomicIO

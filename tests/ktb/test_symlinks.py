@@ -14,8 +14,8 @@ from ktb.cli.arguments import config_dirs
 from ktb.data.module import Tree
 from ktb.data.readers.image import read_bytes
 from ktb.data.sets.folder import match_files
-from ktb.data.tools.common import plan_hha
 from ktb.data.tools.hha import Camera
+from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new import survey
 from ktb.data.tools.prepare import plan as plan_preparation
 from ktb.predict.predictor import plan

@@ -18,9 +18,10 @@ from rich.text import Text
 
 from ktb.cli import common as commands
 from ktb.cli.arguments import HelpFormatter, config_dirs, home
-from ktb.data.tools.common import Outcome, convert_hha, parallel, parse_unit, plan_hha
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera
+from ktb.data.tools.hha_files import convert_hha, parse_unit, plan_hha
+from ktb.data.tools.parallel import Outcome, parallel
 from ktb.errors import ConfigError, DataError
 from ktb.io import expanded
 

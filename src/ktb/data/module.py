@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from ktb.data.augment import Array, EvalTransform, Label, Size, TrainTransform, Transform, resize, resize_nearest
+from ktb.data.cores import usable_cores
 from ktb.data.readers.image import LARGEST, MAX_PIXELS, Reading, pixel_limit, read_text, similar
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, Sample
-from ktb.data.tools.common import usable_cores
 from ktb.errors import ConfigError, DataError
 from ktb.io import entries, existing, is_hidden, normal
 

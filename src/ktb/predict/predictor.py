@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ktb import __version__
 from ktb.data.augment import Array, EvalTransform
+from ktb.data.globs import fixed_parts
 from ktb.data.module import (
     RawSample,
     Reader,
@@ -44,9 +45,10 @@ from ktb.data.module import (
 )
 from ktb.data.pictures import RGBImage, overlay, to_picture
 from ktb.data.readers.image import Reading, pixel_limit, read_text, similar
+from ktb.data.readers.png import png_text
 from ktb.data.sets.folder import match_files
 from ktb.data.spec import normalize
-from ktb.data.tools.common import Outcome, fixed_parts, png_text
+from ktb.data.tools.parallel import Outcome
 from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.engine.inference import BAND_VALUES, most_likely, sliding_bands
 from ktb.errors import (

@@ -17,8 +17,8 @@ from ktb.data.sets.mcubes import MCubeSDataModule
 from ktb.data.sets.nyu import NYUDataModule
 from ktb.data.sets.pst900 import PST900DataModule
 from ktb.data.tools import check
-from ktb.data.tools.common import parallel
 from ktb.data.tools.fixtures import make_fixture
+from ktb.data.tools.parallel import parallel
 from ktb.errors import DataError
 
 SIZE = (40, 48)

@@ -1,13 +1,16 @@
-"""What a PNG says of its colours before its pixels: the palette, and which pixels are transparent."""
+"""What a PNG holds beside its pixels: the palette, which pixels are transparent, texts."""
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngImageFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE, GREY_ALPHA, RGB_ALPHA = 3, 4, 6
@@ -71,3 +74,16 @@ def alpha(data: bytes, stored: Array) -> Array | None:
     if len(value) != pixels.shape[2]:
         return None
     return np.where((pixels == value).all(axis=2), 0, 255).astype(np.uint8)
+
+
+def png_text(path: Path, key: str) -> str | None:
+    """The text chunk `key` of a complete PNG; None for anything else, a file that does not exist included."""
+    try:
+        # Not by Image.open, which has a limit of its own for the number of pixels.
+        with PngImageFile(path) as image:
+            text = image.text.get(key)
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            return text if file.read(4) == b"IEND" else None
+    except (OSError, SyntaxError, ValueError):
+        return None

@@ -1,6 +1,6 @@
 """A whole data set looked at before it is trained on: every sample of every split read the way training reads it.
 
-`plan` opens the splits, `look` reads one sample (many at once with `ktb.data.tools.common.parallel`), `summarise` puts
+`plan` opens the splits, `look` reads one sample (many at once with `ktb.data.tools.parallel`), `summarise` puts
 what was seen into one plain dictionary, which `show` prints and `write_report` writes as JSON and HTML.
 """
 
@@ -26,7 +26,7 @@ from rich.table import Table
 from ktb.data.module import FileSamples, RGBXDataModule, Samples, aspect_difference
 from ktb.data.readers.image import ImageReader, LabelReader, pixel_limit
 from ktb.data.spec import ignore_index
-from ktb.data.tools.common import Outcome
+from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
 from ktb.io import atomic_file, entries
 

@@ -28,7 +28,6 @@ from rich.table import Table
 from ktb.data.module import ASPECT_TOLERANCE, Tree, aspect_difference, read_list
 from ktb.data.readers.image import MAX_PIXELS, as_grey, decode, pixel_limit, similar
 from ktb.data.sets.folder import SPLIT, FolderDataModule, match_files
-from ktb.data.tools.common import Outcome, parallel
 from ktb.data.tools.new_labels import (
     MAX_COLOURS,
     MOST,
@@ -40,6 +39,7 @@ from ktb.data.tools.new_labels import (
     read_class_names,
 )
 from ktb.data.tools.new_recipe import Setting, guess_recipe
+from ktb.data.tools.parallel import Outcome, parallel
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.io import atomic_file, entries, files_below, normal
 

@@ -16,7 +16,7 @@ from ktb.data.readers import png
 from ktb.data.readers.image import decode, ranges, read_bytes, read_text, whole_numbers
 from ktb.data.readers.label_palettes import Colour, Palette, colours_of, conflict
 from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
-from ktb.data.tools.common import Outcome
+from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
 
 __all__ = ["ClassNames", "LabelSeen", "Labels", "guess_labels", "look_at_label", "read_class_names"]

@@ -1,7 +1,7 @@
 """From what is downloaded to what the loaders expect: NYU's `.mat`, SUN RGB-D with its toolbox, MFNet's RGBA files.
 
 `plan` looks at the download and gives one job per sample; `convert` does one job, many at once with
-`ktb.data.tools.common.parallel`; `finish` writes the split lists, last, so that a folder with lists is a complete one.
+`ktb.data.tools.parallel`; `finish` writes the split lists, last, so that a folder with lists is a complete one.
 Every file appears under its name only when it is whole, and is kept by a later call: a stopped call goes on where it
 stopped.
 """
@@ -23,7 +23,7 @@ from PIL import Image
 
 from ktb.data.module import read_list
 from ktb.data.readers.image import decode, similar
-from ktb.data.tools.common import Outcome
+from ktb.data.tools.parallel import Outcome
 from ktb.errors import ConfigError, DataError
 from ktb.io import atomic_file, is_empty
 

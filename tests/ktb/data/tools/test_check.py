@@ -21,8 +21,8 @@ from ktb.data.sets.pst900 import PST900DataModule
 from ktb.data.sets.sunrgbd import SUNRGBDDataModule
 from ktb.data.sets.synthetic import SyntheticDataModule
 from ktb.data.tools import check
-from ktb.data.tools.common import parallel
 from ktb.data.tools.fixtures import make_fixture
+from ktb.data.tools.parallel import parallel
 from ktb.errors import DataError
 
 SIZE = (40, 48)

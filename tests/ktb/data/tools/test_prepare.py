@@ -16,8 +16,8 @@ from ktb.data.sets.nyu import NYUDataModule
 from ktb.data.sets.sunrgbd import SUNRGBDDataModule
 from ktb.data.spec import IGNORE
 from ktb.data.tools import prepare
-from ktb.data.tools.common import parallel
 from ktb.data.tools.fixtures import make_fixture
+from ktb.data.tools.parallel import parallel
 from ktb.errors import ConfigError, DataError
 
 SIZE = (36, 44)

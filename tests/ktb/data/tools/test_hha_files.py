@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.data.tools.common import HHAJob, convert_hha, parallel, parse_unit, plan_hha
 from ktb.data.tools.hha import Camera, hha
-from ktb.errors import ConfigError, DataError, KTBError
+from ktb.data.tools.hha_files import convert_hha, parse_unit, plan_hha
+from ktb.data.tools.parallel import parallel
+from ktb.errors import ConfigError, DataError
 
 CAMERA = Camera(20.0, 20.0, 10.0, 8.0)
 SIZE = (16, 20)
@@ -223,15 +224,6 @@ def test_processes_give_what_one_process_gives(folder, tmp_path):
     assert states(one) == states(two)
     for path in (tmp_path / "one").rglob("*.png"):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
-
-
-def die(job: HHAJob):
-    os._exit(9)
-
-
-def test_a_killed_worker_ends_in_one_line(folder, tmp_path):
-    with pytest.raises(KTBError, match=r"a worker process was killed.*fewer --workers"):
-        list(parallel(die, plan(folder, tmp_path / "HHA"), workers=2))
 
 
 def test_camera_without_size_is_not_scaled(folder, tmp_path):

@@ -1,33 +1,26 @@
-"""What the `ktb-data` command does, as functions: work on many files at once, going on where one of them fails."""
+"""Folders of depth maps → HHA files: what `ktb-data hha` finds, how it reads depth, and what it leaves as it is."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Literal, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 
+from ktb.data.globs import fixed_parts
+from ktb.data.readers.png import png_text
 from ktb.data.tools.hha import Camera, hha
-from ktb.errors import DataError, KTBError
+from ktb.data.tools.parallel import Outcome
+from ktb.errors import DataError
 from ktb.io import atomic_file, files_below, is_hidden, leads_back
-
-__all__ = ["HHAJob", "Outcome", "convert_hha", "parallel", "parse_unit", "plan_hha", "png_text"]
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 PLAUSIBLE_M = (0.05, 500.0)
@@ -35,55 +28,6 @@ PLAUSIBLE_M = (0.05, 500.0)
 
 _STAMP = "ktb-hha"
 _METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6}
-
-Job = TypeVar("Job")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file: `message` says why it failed, or what is odd about it."""
-
-    path: Path
-    state: Literal["written", "kept", "failed"]
-    message: str = ""
-
-
-def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int | None = None) -> Iterator[Outcome]:
-    """Outcomes of `work` on every job, in the order they finish.
-
-    work: a picklable function; what the user can mend it reports as an `Outcome`, anything it raises ends the whole.
-    workers: processes; None takes one per usable core. One worker, or one job, runs in this process.
-    """
-    workers = min(workers or usable_cores(), len(jobs))
-    if workers <= 1:
-        yield from map(work, jobs)
-        return
-    # Never fork this process: it has threads (progress bar, OpenMP). A fork server imports once for all workers.
-    method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(workers, context, _single_threaded)
-    try:
-        for future in as_completed([pool.submit(work, job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise KTBError(
-            "a worker process was killed, most likely for want of memory: try again with fewer --workers; "
-            "files already written are complete and are kept"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def usable_cores() -> int:
-    """Cores this process may use; macOS and Windows tell how many there are only."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _single_threaded() -> None:
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets running files finish
 
 
 def parse_unit(text: str) -> float:
@@ -171,12 +115,6 @@ def plan_hha(
     return list(jobs.values())
 
 
-def fixed_parts(pattern: str) -> tuple[str, ...]:
-    parts = Path(pattern).parts
-    first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return parts[:first]
-
-
 def convert_hha(job: HHAJob, *, overwrite: bool = False) -> Outcome:
     """Encode one map; "kept" when the result is already there, made from the same bytes with the same settings.
 
@@ -231,19 +169,6 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: file not found, expected the sensor's own depth map of the same name") from None
-
-
-def png_text(path: Path, key: str) -> str | None:
-    """The text chunk `key` of a complete PNG; None for anything else, a file that does not exist included."""
-    try:
-        # Not by Image.open, which has a limit of its own for the number of pixels.
-        with PngImageFile(path) as image:
-            text = image.text.get(key)
-        with path.open("rb") as file:
-            file.seek(-8, os.SEEK_END)
-            return text if file.read(4) == b"IEND" else None
-    except (OSError, SyntaxError, ValueError):
-        return None
 
 
 def _decode_depth(data: bytes, path: Path) -> NDArray[np.float64]:
