@@ -6,15 +6,11 @@ import errno
 import os
 import re
 import shutil
+import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -148,45 +144,32 @@ def write_failure(error: BaseException) -> OSError | None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[int | None]:
-    """Hold a file or, where the system can lock one, a folder for this process alone.
+    """Hold a file or a folder for this process alone.
 
-    The lock ends with the block and with the process, however that ends. Yields the descriptor that holds it, None on
-    a system or a file system without locks.
+    The lock ends with the block and with the process, however that ends; a child process that inherits the descriptor
+    holds it as well. On Windows the first byte of a locked file can be read by nobody else, and a folder is held by a
+    file `.lock` in it.
+
+    Yields:
+        The open descriptor that holds the lock; None on a system or a file system without locks.
 
     Raises:
         BlockingIOError: another process holds it.
         OSError: the file cannot be made.
     """
+    from filelock import lock_descriptor  # 50 ms, which `import ktb` does not need
+
     folder = path.is_dir()
-    if folder and fcntl is None:
-        path, folder = path / ".lock", False  # only a file can be opened there
+    if folder and sys.platform == "win32":  # only a file can be opened there
+        path, folder = path / ".lock", False
     descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        yield descriptor if _lock(descriptor) else None
+        try:
+            held: bool | None = lock_descriptor(descriptor, blocking=False)
+        except OSError:  # a system or a file system, such as some network drives, without locks
+            held = None
+        if held is False:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
+        yield descriptor if held else None
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            return False
-        return True
-    try:
-        import msvcrt
-    except ImportError:  # neither POSIX nor Windows
-        return False
-    os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
-    try:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        raise BlockingIOError(error.errno, error.strerror) from None
-    return True
-
-
-_LOCKED_BYTE = 1 << 30
-"""Windows locks bytes, which nobody else can read then: one beyond the content, which others may want to see."""

@@ -29,7 +29,7 @@ ONLY_IN = {  # package → the only modules that may import it
 }
 OF_OTHERS = {  # module → what beside the standard library it may import
     "ktb.errors": (),
-    "ktb.io": (),
+    "ktb.io": ("filelock",),
     "ktb.models": ("torch", "timm"),
     "ktb.data.spec": ("torch",),
     "ktb.config.moved": (),

@@ -219,10 +219,10 @@ class Sweep:
                 descriptor = stack.enter_context(locked(path))
                 if descriptor is not None:
                     os.ftruncate(descriptor, 0)
-                    os.write(descriptor, str(os.getpid()).encode())
+                    os.write(descriptor, f" {os.getpid()}".encode())  # the first byte is locked on Windows
                     os.set_inheritable(descriptor, True)
             except BlockingIOError:
-                owner = path.read_text(encoding="utf-8", errors="replace").strip()
+                owner = _owner(path)
                 alive = owner.isdigit() and _runs(int(owner))
                 who = f"process {owner} runs it" if alive else "jobs of an invocation that was killed still run"
                 raise ConfigError(
@@ -234,6 +234,13 @@ class Sweep:
                     f"{self.folder}: can't write a sweep here ({error.strerror}); choose another with sweep=DIR"
                 ) from None
             yield
+
+
+def _owner(lock: Path) -> str:
+    """The number of the process that wrote it into a lock file, whose first byte is blank."""
+    with lock.open("rb", buffering=0) as file:
+        file.seek(1)
+        return file.read().decode(errors="replace").strip()
 
 
 def _runs(process: int) -> bool:
