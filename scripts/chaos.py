@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ktb.weights.checkpoint import read_file
+from ktb.weights.files import read_file
 
 SETTINGS = (
     "dataset.size=[40,48]", "dataset.train=60", "dataset.val=12", "dataset.test=4", "dataset.eval_batch_size=1",

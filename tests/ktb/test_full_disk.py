@@ -23,8 +23,9 @@ from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.predictor import _npz
 from ktb.sweeps import folder as sweep
-from ktb.weights.bundle import save_bundle, save_tensors
+from ktb.weights.bundle import save_bundle
 from ktb.weights.export import export
+from ktb.weights.files import save_tensors
 
 LIMIT = 2000
 """Bytes that fit on the disk."""

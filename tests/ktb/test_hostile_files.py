@@ -29,7 +29,7 @@ from ktb.data.readers.image import ImageReader, LabelReader, decode, id_table
 from ktb.data.tools.new_labels import look_at_label
 from ktb.errors import CheckpointError, DataError, KTBError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.weights.checkpoint import read_file
+from ktb.weights.files import read_file
 from tests.ktb.reference import filled_state, load_json
 
 Change = Callable[[dict[str, Any]], object]

@@ -21,7 +21,7 @@ from ktb.data.tools.prepare import plan as plan_preparation
 from ktb.predict.predictor import plan
 from ktb.report.runs import read_run
 from ktb.report.sweep_summary import summarise
-from ktb.weights.checkpoint import find_checkpoint, read_file
+from ktb.weights.files import find_checkpoint, read_file
 
 CAMERA = Camera(100.0, 100.0, 16.0, 16.0, None)
 

@@ -170,16 +170,18 @@ class _Source:
 
 def _open(arguments: argparse.Namespace, path: str) -> _Source:
     """The model of a run, checkpoint, published file or bundle, in evaluation mode."""
-    from ktb.weights import checkpoint as checkpoints
+    from ktb.weights.checkpoint import load_published, model_from_checkpoint
+    from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
+    from ktb.weights.naming import is_published
 
-    file = checkpoints.find_checkpoint(path)
-    content = checkpoints.read_file(file)
-    if checkpoints.is_ours(content):
+    file = find_checkpoint(path)
+    content = read_file(file)
+    if is_ours(content):
         if arguments.modalities:
             raise ConfigError(f"{file} says its own modalities; leave --modalities out")
-        model = checkpoints.model_from_checkpoint(content, str(file), weights=_base(arguments)).eval()
+        model = model_from_checkpoint(content, str(file), weights=_base(arguments)).eval()
         return _Source(model, file, published=False)
-    if not checkpoints.is_published(state := checkpoints.read_state_dict(_mapping(content, file))):
+    if not is_published(state := read_state_dict(_mapping(content, file))):
         raise CheckpointError(
             f"{file}: neither a checkpoint of ktb nor a published one (names like {next(iter(state))}); backbone "
             "weights can only be converted"
@@ -187,7 +189,7 @@ def _open(arguments: argparse.Namespace, path: str) -> _Source:
     streams = arguments.modalities or {"rgb": 3, "depth": 3}
     if next(iter(streams)) != "rgb" or list(streams.values()) != [3, 3]:
         raise ConfigError(f"--modalities {','.join(streams)}: a published file has rgb and one other of 3 channels")
-    model = checkpoints.load_published(content, ("rgb", list(streams)[1]))
+    model = load_published(content, ("rgb", list(streams)[1]))
     if arguments.base:
         model.about["backbone"] = _base_of(model, arguments.base)
     return _Source(model, file, published=True)
@@ -208,11 +210,12 @@ def _base(arguments: argparse.Namespace) -> str | None:
 
 def _base_of(model: KTBSegmentor, weights: str) -> dict[str, Any]:
     """What a bundle says about the base weights of a published model, once they are the ones in it."""
-    from ktb.weights import checkpoint as checkpoints
+    from ktb.weights.backbone import load_backbone
+    from ktb.weights.states import fingerprint
 
     name, known = _known_backbone(model.backbone.arch)
-    base = checkpoints.load_backbone(model.backbone.arch, weights, name=name, timm_name=known.get("timm_name"))
-    if (sha256 := checkpoints.fingerprint(base)) != checkpoints.fingerprint(model.backbone):
+    base = load_backbone(model.backbone.arch, weights, name=name, timm_name=known.get("timm_name"))
+    if (sha256 := fingerprint(base)) != fingerprint(model.backbone):
         raise CheckpointError(f"--base {weights}: not the weights that are frozen in this model")
     return {"name": name, "timm_name": known.get("timm_name"), "weights": weights, "sha256": sha256}
 
@@ -293,7 +296,7 @@ def _architecture(arguments: argparse.Namespace, *, on_meta: bool) -> tuple[KTBS
 
     from ktb.models.backbones.swin import FrozenSwin, SwinArch
     from ktb.models.segmentor import KTBSegmentor
-    from ktb.weights.checkpoint import load_backbone
+    from ktb.weights.backbone import load_backbone
 
     known = _backbones()
     if arguments.backbone not in known:
@@ -361,8 +364,9 @@ def _show_info(report: Mapping[str, Any], title: str) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from ktb.weights import bundle as bundles
-    from ktb.weights import checkpoint as checkpoints
+    from ktb.weights.bundle import save_file_of
+    from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict, save_tensors
+    from ktb.weights.naming import backbone_to_timm, is_published
 
     output: Path = arguments.output
     if output.suffix not in (".safetensors", ".pth"):
@@ -371,33 +375,33 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{output}: ours are .safetensors files, which also say how the model is built")
     if output.exists():
         raise CheckpointError(f"{output}: exists already; choose another name")
-    file = checkpoints.find_checkpoint(arguments.input)
-    content = _mapping(checkpoints.read_file(file), file)
-    if not checkpoints.is_ours(content) and not checkpoints.is_published(state := checkpoints.read_state_dict(content)):
+    file = find_checkpoint(arguments.input)
+    content = _mapping(read_file(file), file)
+    if not is_ours(content) and not is_published(state := read_state_dict(content)):
         if arguments.to != "timm":
             raise ConfigError(f"{file}: holds no whole model, so it can only be converted with --to timm")
         try:
-            state = checkpoints.backbone_to_timm(state)
+            state = backbone_to_timm(state)
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from None
-        bundles.save_tensors(state, output)
+        save_tensors(state, output)
         print(f"{output}: backbone in timm's naming, {len(state)} tensors")
         return
     model = _open(arguments, str(file)).model
     if arguments.to == "ktb":
-        bundles.save_file_of(model, output, whole=True)
+        save_file_of(model, output, whole=True)
         print(f"{output}: whole model, {len(model.state_dict())} tensors")
     elif arguments.to == "timm":
-        bundles.save_tensors(model.backbone.state_dict(), output)
+        save_tensors(model.backbone.state_dict(), output)
         print(f"{output}: backbone in timm's naming, {len(model.backbone.state_dict())} tensors")
     else:
-        bundles.save_tensors(_published_state(model, file), output)
+        save_tensors(_published_state(model, file), output)
         print(f"{output}: published naming")
 
 
 def _published_state(model: KTBSegmentor, file: Path) -> dict[str, Any]:
     """All that the published code loads, its index buffers included."""
-    from ktb.weights import checkpoint as checkpoints
+    from ktb.weights.naming import to_published
 
     names = model.modalities
     if len(names) != 2 or names[0] != "rgb" or set(model.config["modalities"].values()) != {3}:
@@ -413,24 +417,24 @@ def _published_state(model: KTBSegmentor, file: Path) -> dict[str, Any]:
     ]
     if lacking:
         raise CheckpointError(f"{file}: the published code has no model without {' and '.join(lacking)}")
-    return checkpoints.to_published(model.state_dict(), (names[0], names[1]))
+    return to_published(model.state_dict(), (names[0], names[1]))
 
 
 # -------------------------------------------------------------------------------------------------------------- bundle
 
 
 def _bundle(arguments: argparse.Namespace) -> None:
-    from ktb.weights import bundle as bundles
+    from ktb.weights.bundle import knows_its_base, save_bundle
 
     source = _open(arguments, arguments.source)
     model = source.model
     if not source.published and (result := _result(source.file)):
         model.about["result"] = result
     config = model.about.get("config")
-    size = bundles.save_bundle(model, arguments.output, run_config=_portable(config) if config else None)
+    size = save_bundle(model, arguments.output, run_config=_portable(config) if config else None)
     base = model.about.get("backbone") or {}
     print(f"{arguments.output}: {size / 1e6:.1f} MB of tensors")
-    if bundles.knows_its_base(model):
+    if knows_its_base(model):
         print(f"base weights left out: {base['name']}, {base['weights']}, SHA-256 {base['sha256'][:16]}...")
     else:
         print("the frozen backbone is in it, as no base weights are known; --base FILE names and leaves them out")

@@ -218,9 +218,9 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
     from ktb.config import compose as config
     from ktb.jobs import train as run
-    from ktb.weights import checkpoint as checkpoints
+    from ktb.weights.files import find_checkpoint
 
-    file = checkpoints.find_checkpoint(arguments.checkpoint)
+    file = find_checkpoint(arguments.checkpoint)
     extra = config_dirs(arguments.config_dir)
     overrides = config.quoted_paths(config.at_home(arguments.overrides))
     given = [config.as_override("checkpoint", str(file)), *overrides]

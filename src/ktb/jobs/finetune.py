@@ -20,7 +20,10 @@ from ktb.data.spec import ModalitySpec
 from ktb.errors import CheckpointError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
-from ktb.weights import checkpoint as checkpoints
+from ktb.weights.checkpoint import load_published
+from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
+from ktb.weights.naming import is_published
+from ktb.weights.states import fingerprint, load_exactly
 
 _PER_CLASS = re.compile(r"(head|side_heads\.\w+)\.predict\.(weight|bias)")
 _PER_MODALITY = (
@@ -72,9 +75,9 @@ def read(path: str | Path, streams: Sequence[str]) -> Source:
     Raises:
         CheckpointError: no such file, or none of these.
     """
-    file = checkpoints.find_checkpoint(path).absolute()
-    content = checkpoints.read_file(file)
-    if checkpoints.is_ours(content):
+    file = find_checkpoint(path).absolute()
+    content = read_file(file)
+    if is_ours(content):
         about = content["ktb"]
         state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
         try:
@@ -84,14 +87,14 @@ def read(path: str | Path, streams: Sequence[str]) -> Source:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: damaged: it does not describe its model ({error})") from None
         return Source(file, state, arch, modalities, classes, about)
-    tensors = checkpoints.read_state_dict(content if isinstance(content, Mapping) else file)
-    if not checkpoints.is_published(tensors):
+    tensors = read_state_dict(content if isinstance(content, Mapping) else file)
+    if not is_published(tensors):
         raise CheckpointError(
             f"{file}: init_from takes a run of ktb-train, a bundle or a published checkpoint, and this is none (names "
             f"like {next(iter(tensors))}); weights of a backbone alone are given as backbone.weights=FILE"
         )
     second = next((name for name in streams if name != "rgb"), "depth")
-    model = checkpoints.load_published(tensors, ("rgb", second))
+    model = load_published(tensors, ("rgb", second))
     return Source(file, model.state_dict(), model.backbone.arch, ("rgb", second), None, {})
 
 
@@ -113,13 +116,13 @@ def check_backbone(source: Source, arch: SwinArch, name: str) -> None:
 
 def _check_weights(source: Source, model: KTBSegmentor) -> None:
     """Refuse another frozen backbone than the one that all else was trained on."""
-    ours = checkpoints.fingerprint(model.backbone)
+    ours = fingerprint(model.backbone)
     theirs = (source.about.get("backbone") or {}).get("sha256")
     if source.holds_backbone:
         swin = FrozenSwin(source.arch)
         state = {k.removeprefix("backbone."): v for k, v in source.state.items() if k.startswith("backbone.")}
-        checkpoints.load_exactly(swin, state, str(source.path))
-        theirs = checkpoints.fingerprint(swin)
+        load_exactly(swin, state, str(source.path))
+        theirs = fingerprint(swin)
     if theirs is not None and theirs != ours:
         raise CheckpointError(
             f"{source.path}: was trained on other backbone weights than these; set "

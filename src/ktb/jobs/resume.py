@@ -20,7 +20,8 @@ from ktb.engine.callbacks.saving import newest_first
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.errors import CheckpointError, ConfigError
 from ktb.report.runs import read_json
-from ktb.weights import checkpoint as checkpoints
+from ktb.weights.checkpoint import refuse_other_data
+from ktb.weights.files import is_ours, read_file
 
 
 @dataclass
@@ -156,13 +157,13 @@ def _find(cfg: DictConfig, occupied: tuple[str, ...], contents: dict[Path, dict[
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = checkpoints.read_file(path)
+    content = read_file(path)
     if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums it writes
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: not a readable checkpoint ({damaged} in it is damaged); fetch it again")
-    if not checkpoints.is_ours(content) or "Saving" not in content.get("callbacks", {}):
+    if not is_ours(content) or "Saving" not in content.get("callbacks", {}):
         raise CheckpointError(f"{path}: not a checkpoint of ktb-train, so training can't continue from it")
     ours: dict[str, Any] = content
     return ours
@@ -230,7 +231,7 @@ def check_data(point: Checkpoint, data: RGBXDataModule) -> None:
     about, model = point.content["ktb"], point.content["ktb"].get("model") or {}
     other = f"to start anew from its weights on other data: init_from={point.path}"
     if "num_classes" in model:
-        checkpoints.check_data(
+        refuse_other_data(
             model,
             about.get("classes"),
             str(point.path),

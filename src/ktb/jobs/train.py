@@ -62,7 +62,11 @@ from ktb.report import result_tables as tables
 from ktb.report.notices import notices
 from ktb.report.page import page
 from ktb.report.runs import read_run
-from ktb.weights import checkpoint as checkpoints
+from ktb.weights.backbone import load_backbone
+from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
+from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
+from ktb.weights.naming import is_published
+from ktb.weights.states import fingerprint
 
 CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
 PER_IMAGE = "per_image.csv"
@@ -111,9 +115,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
                 cfg.backbone.weights = source.backbone_weights
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     loss: PixelLoss = instantiate(_without(cfg.loss, "name"))
-    backbone = checkpoints.load_backbone(
-        _arch(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.timm_name
-    )
+    backbone = load_backbone(_arch(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.timm_name)
     options = {str(k): v for k, v in cfg.model.items()}
     switches = {name: options.pop(name, False) for name in ("channels_last", "compile")}
     try:
@@ -145,7 +147,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         inference=how,
         keep_frozen=cfg.backbone.weights == "random",
         **switches,
-        provenance=_provenance(cfg, data, checkpoints.fingerprint(backbone))
+        provenance=_provenance(cfg, data, fingerprint(backbone))
         | ({"init_from": started_from} if started_from else {}),
     )
 
@@ -242,7 +244,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         KTBError: a mistake in settings, checkpoint or data; nothing has been written then.
     """
     started = time.time()
-    file = checkpoints.find_checkpoint(cfg.checkpoint)
+    file = find_checkpoint(cfg.checkpoint)
     cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
     how = _inference(cfg)
     robustness = Robustness(_options(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
@@ -309,10 +311,10 @@ def open_checkpoint(
     Raises:
         KTBError: the checkpoint cannot be used, or not with that data.
     """
-    content = checkpoints.read_file(file)
+    content = read_file(file)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
-    ours = checkpoints.is_ours(content)
+    ours = is_ours(content)
     about = content["ktb"] if ours else {}
     if "config" in about:  # not in a bundle of a published checkpoint, whose data the groups say
         cfg = merge_saved(_config_in(about, file), cfg, overrides)
@@ -327,17 +329,17 @@ def open_checkpoint(
         moved = cfg.backbone.weights if given else None
         if moved == (about.get("backbone") or {}).get("weights"):
             moved = None
-        model = checkpoints.model_from_checkpoint(content, str(file), weights=moved)
-    elif checkpoints.is_published(checkpoints.read_state_dict(content)):
+        model = model_from_checkpoint(content, str(file), weights=moved)
+    elif is_published(read_state_dict(content)):
         if len(streams) != 2 or streams[0] != "rgb":
             raise CheckpointError(f"{file}: a published checkpoint takes rgb and one other modality, got {streams}")
-        model = checkpoints.load_published(content, ("rgb", streams[1]))
+        model = load_published(content, ("rgb", streams[1]))
     else:
         raise CheckpointError(
             f"{file}: neither a checkpoint of ktb-train nor a published one "
-            f"(names like {next(iter(checkpoints.read_state_dict(content)))})"
+            f"(names like {next(iter(read_state_dict(content)))})"
         )
-    checkpoints.check_data(
+    refuse_other_data(
         model.config,
         about.get("classes"),
         str(file),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,7 +93,7 @@ class KTBSegmentor(nn.Module):
         self.num_classes = num_classes
         self.recompute = recompute
         self.about: dict[str, Any] = {}
-        """Plain values that `save_pretrained` keeps: classes, data set, which base weights the backbone is."""
+        """Plain values that a bundle keeps: classes, data set, which base weights the backbone is."""
         self.backbone = backbone
         self.patch_embeds = nn.ModuleDict(
             {m: _patch_embed_for(backbone.patch_embed, c) for m, c in channels.items() if m != "rgb"}
@@ -114,41 +113,10 @@ class KTBSegmentor(nn.Module):
         self.fused_norms.requires_grad_(False)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> KTBSegmentor:
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Rebuild the model a `config` attribute describes, with fresh weights."""
         options = dict(config)
         return cls(FrozenSwin(SwinArch.from_dict(options.pop("arch"))), **options)
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, *, weights: str | None = None) -> KTBSegmentor:
-        """The model of a bundle: a local folder, or the name of a model on the Hugging Face hub (OWNER/NAME).
-
-        Args:
-            source: the folder or name.
-            weights: a file of the frozen backbone's weights, where the bundle leaves them out and they are neither on
-                timm's hub nor shipped with ktb.
-
-        Returns:
-            the model in evaluation mode, float32.
-
-        Raises:
-            CheckpointError: not such a bundle, no network, or base weights other than in training.
-        """
-        from ktb.weights.bundle import load_pretrained
-
-        return load_pretrained(source, weights=weights)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a bundle into a new folder: model.safetensors, config.json and a model card, README.md.
-
-        A backbone that `about` identifies (a model of `load_model` or `from_pretrained`) is left out and named.
-
-        Raises:
-            CheckpointError: the folder holds something already or can't be written.
-        """
-        from ktb.weights.bundle import save_bundle
-
-        save_bundle(self, folder)
 
     def forward(
         self, inputs: Mapping[str, Tensor], *, side: bool | None = None, masked: Tensor | None = None

@@ -62,7 +62,7 @@ from ktb.errors import (
 )
 from ktb.io import atomic_file, existing, files_below, locked, normal
 from ktb.models.segmentor import KTBSegmentor
-from ktb.weights.checkpoint import fingerprint
+from ktb.weights.states import fingerprint
 
 __all__ = ["OUTPUTS", "Job", "Predictor", "claimed", "plan", "plan_csv", "run"]
 

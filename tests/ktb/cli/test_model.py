@@ -21,7 +21,8 @@ from ktb.config.compose import conf_dir
 from ktb.data.sets.synthetic import CLASSES
 from ktb.errors import CheckpointError
 from ktb.jobs import train as run
-from ktb.weights.checkpoint import backbone_to_timm, read_file, read_state_dict
+from ktb.weights.files import read_file, read_state_dict
+from ktb.weights.naming import backbone_to_timm
 from tests.ktb.reference import fill, inputs, load_json
 
 
@@ -178,7 +179,7 @@ def test_save_pretrained_of_a_model_without_a_history_holds_everything(published
 
 
 def test_from_pretrained_without_a_network_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("ktb.weights.checkpoint._resolves", lambda host: False)
+    monkeypatch.setattr("ktb.weights.hub._resolves", lambda host: False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match="somebody/nothing: no such folder here, and model.safetensors") as error:
         KTBSegmentor.from_pretrained("somebody/nothing")

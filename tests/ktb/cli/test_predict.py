@@ -36,7 +36,7 @@ from ktb.engine.inference import sliding_window, whole_image
 from ktb.jobs import train as run
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.predictor import Job, Predictor, _Loaded, plan
-from ktb.weights.checkpoint import to_published
+from ktb.weights.naming import to_published
 from tests.ktb.jobs.test_train import TINY, configured
 
 SIZES = {"a": (40, 52), "sub/b": (33, 70), "sub/deep/c.1": (96, 64)}

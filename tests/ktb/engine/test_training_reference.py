@@ -9,7 +9,8 @@ from torch import nn
 
 from ktb.engine.optim import OptimConfig, build_optimizer
 from ktb.losses.pixel import SelfTeachingLoss
-from ktb.weights.checkpoint import from_published, load_published
+from ktb.weights.checkpoint import load_published
+from ktb.weights.naming import from_published
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json
 
 

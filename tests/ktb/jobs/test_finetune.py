@@ -18,8 +18,10 @@ from ktb.jobs import finetune
 from ktb.losses.pixel import PixelLoss
 from ktb.models.backbones.swin import SwinArch
 from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
-from ktb.weights.checkpoint import fingerprint, load_backbone, to_published
+from ktb.weights.naming import to_published
+from ktb.weights.states import fingerprint
 from tests.ktb.jobs.test_train import train
 
 NANO = SwinArch(embed_dim=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), window_size=8, mlp_ratio=2.0, drop_path=0.0)

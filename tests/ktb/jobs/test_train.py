@@ -27,7 +27,7 @@ from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 from ktb.jobs import train as run
 from ktb.metrics.scores import ConfusionMatrix, scores
-from ktb.weights.checkpoint import to_published
+from ktb.weights.naming import to_published
 
 TINY = (
     "dataset.size=[40,48]",

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ktb.losses.pixel import SelfTeachingLoss
 from ktb.models.segmentor import KTBSegmentor
-from ktb.weights.checkpoint import from_published, load_published, published_names
+from ktb.weights.checkpoint import load_published
+from ktb.weights.naming import from_published, published_names
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json
 
 MODALITIES = ("rgb", "depth")

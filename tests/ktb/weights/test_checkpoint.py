@@ -13,20 +13,17 @@ from torch import Tensor
 from ktb.errors import CheckpointError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
-from ktb.weights.checkpoint import (
-    OPENMMLAB_SWIN_B,
+from ktb.weights.backbone import OPENMMLAB_SWIN_B, load_backbone
+from ktb.weights.checkpoint import load_model, load_published
+from ktb.weights.files import read_file, read_state_dict
+from ktb.weights.naming import (
     backbone_to_timm,
-    fingerprint,
     from_published,
-    load_backbone,
-    load_model,
-    load_published,
     merging_from_openmmlab,
     merging_to_openmmlab,
-    read_file,
-    read_state_dict,
     to_published,
 )
+from ktb.weights.states import fingerprint
 from tests.ktb.reference import filled_state, load_json
 
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=6)

@@ -1,0 +1,63 @@
+"""The frozen backbone's weights: from timm's hub, shipped with ktb, or out of a file."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from ktb.errors import CheckpointError, first_line
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.weights.files import read_state_dict
+from ktb.weights.hub import prepare_hub_client
+from ktb.weights.naming import backbone_to_timm
+from ktb.weights.states import StateDict, load_exactly
+
+OPENMMLAB_SWIN_B = "swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth"
+
+
+def load_backbone(arch: SwinArch, weights: str, *, name: str, timm_name: str | None = None) -> FrozenSwin:
+    """A backbone with its weights.
+
+    Args:
+        arch: the architecture the weights must fit.
+        weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "random", or the path of a file in timm,
+            Microsoft, OpenMMLab or Hugging Face naming.
+        name: the backbone's name, for messages and for the bundled file.
+        timm_name: the model on timm's hub.
+
+    Raises:
+        CheckpointError: no network and no file, an unreadable file, or weights that do not fit.
+    """
+    backbone = FrozenSwin(arch)
+    if weights == "random":
+        return backbone
+    if weights == "hub":
+        where, state = f"timm hub model {timm_name}", _from_hub(name, timm_name)
+    elif weights == "bundled":
+        file = resources.files("ktb") / "weights" / f"{name}.safetensors"
+        with resources.as_file(file) as path:
+            where, state = str(path), read_state_dict(path)
+    else:
+        where, state = weights, read_state_dict(weights)
+    try:
+        state = backbone_to_timm(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    load_exactly(backbone, {k: v.float() for k, v in state.items()}, where)
+    return backbone
+
+
+def _from_hub(name: str, timm_name: str | None) -> StateDict:
+    if timm_name is None:
+        raise CheckpointError(f"backbone {name} is not on timm's hub; pass backbone.weights=FILE")
+    import timm
+
+    prepare_hub_client()
+    try:
+        return timm.create_model(timm_name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # the hub client raises many kinds; all mean that there are no weights
+        raise CheckpointError(
+            f"weights of {timm_name} could not be fetched ({first_line(error)}); without a network pass a local file: "
+            f"backbone.weights=/path/to/FILE, in timm naming (model.safetensors of {timm_name}), Microsoft naming, "
+            f"Hugging Face naming, or OpenMMLab naming (for swin_b: {OPENMMLAB_SWIN_B}); backbone.weights=random trains"
+            " on random weights"
+        ) from None

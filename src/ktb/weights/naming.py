@@ -1,0 +1,204 @@
+"""Names of tensors, translated: published checkpoints of "Keep the Balance" and Swin backbones into ours and back.
+
+Five namings are known (docs/method.md#published-checkpoints): the published checkpoints, and Swin backbones as timm,
+Microsoft, OpenMMLab and Hugging Face's transformers write them. All translations are pure functions of names and
+tensors; the naming of a file is recognised by its names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ktb.errors import CheckpointError
+from ktb.weights.states import StateDict, depths_in, refuse_not_finite
+
+
+def published_names(depths: Sequence[int], modalities: tuple[str, str]) -> dict[str, str]:
+    """Published name → ours, for every entry of a model with these depths (docs/method.md#published-checkpoints).
+
+    `modalities` are our names for the published RGB and "dte" streams. Patch merging also needs its inputs reordered
+    and counts to the stage after it here: see `from_published`.
+    """
+    rgb, x = modalities
+    pairs: dict[str, str] = {}
+
+    def add(published: str, ours: str, leaves: Iterable[str] = ("weight", "bias")) -> None:
+        pairs.update({f"{published}.{leaf}": f"{ours}.{leaf}" for leaf in leaves})
+
+    norm_leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    for published, ours in (("patch_embed", "backbone.patch_embed"), ("extra_patch_embed", f"patch_embeds.{x}")):
+        add(f"backbone.{published}.projection", f"{ours}.proj")
+        add(f"backbone.{published}.norm", f"{ours}.norm")
+    for i, depth in enumerate(depths):
+        for j in range(depth):
+            theirs, ours = f"backbone.stages.{i}.blocks.{j}", f"backbone.layers.{i}.blocks.{j}"
+            for block_theirs, block_ours in (
+                ("norm1", "norm1"),
+                ("attn.w_msa.qkv", "attn.qkv"),
+                ("attn.w_msa.proj", "attn.proj"),
+                ("norm2", "norm2"),
+                ("ffn.layers.0.0", "mlp.fc1"),
+                ("ffn.layers.1", "mlp.fc2"),
+            ):
+                add(f"{theirs}.{block_theirs}", f"{ours}.{block_ours}")
+            table = "relative_position_bias_table"
+            pairs[f"{theirs}.attn.w_msa.{table}"] = f"{ours}.attn.{table}"
+            for m, prefix in ((rgb, "RGB"), (x, "DTE")):
+                add(f"{theirs}.MLP_{prefix}_Adapter.D_fc1", f"adapters.{i}.{j}.down.{m}")
+                add(f"{theirs}.MLP_{prefix}_Adapter.D_fc2", f"adapters.{i}.{j}.up.{m}")
+        if i < len(depths) - 1:
+            add(f"backbone.stages.{i}.downsample.norm", f"backbone.layers.{i + 1}.downsample.norm")
+            add(
+                f"backbone.stages.{i}.downsample.reduction",
+                f"backbone.layers.{i + 1}.downsample.reduction",
+                ("weight",),
+            )
+        add(f"backbone.MPGBlocks.{i}.D_fc1", f"prompts.{i}.down.{rgb}")
+        add(f"backbone.MPGBlocks.{i}.D_fc2", f"prompts.{i}.down.{x}")
+        add(f"backbone.MPGBlocks.{i}.P_fc2", f"prompts.{i}.project")
+        add(f"backbone.MPGBlocks.{i}.U_fc1", f"prompts.{i}.up")
+        for m, suffix in ((rgb, "rgb"), (x, "dte")):
+            for part in ("gamma", "beta"):
+                pairs[f"backbone.MPGBlocks.{i}.tfts_{part}_{suffix}"] = f"prompts.{i}.{part}.{m}"
+        theirs, ours = f"backbone.DeformMPGBlocks.{i}", f"fusion.{i}"
+        add(f"{theirs}.D_fc1", f"{ours}.down.{rgb}")
+        add(f"{theirs}.D_fc2", f"{ours}.down.{x}")
+        add(f"{theirs}.U_fc1", f"{ours}.up")
+        theirs += ".deform_atten"
+        add(f"{theirs}.fuse_q.conv.0", f"{ours}.fuse.0")
+        add(f"{theirs}.fuse_q.conv.1", f"{ours}.fuse.1", norm_leaves)
+        for m, axis in ((rgb, "x"), (x, "y")):
+            add(f"{theirs}.conv_offset_{axis}.0", f"{ours}.offset.{m}.0")
+            add(f"{theirs}.conv_offset_{axis}.1.norm", f"{ours}.offset.{m}.1")
+            add(f"{theirs}.conv_offset_{axis}.3", f"{ours}.offset.{m}.3", ("weight",))
+        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
+            add(f"{theirs}.proj_{letter}", f"{ours}.{name}")
+        for index in (0, 2):
+            add(f"{theirs}.get_sample_weight.{index}", f"{ours}.weight.{index}")
+        pairs[f"{theirs}.rpe_table"] = f"{ours}.table"
+        pairs[f"{theirs}.deform_weight"] = f"{ours}.attention_gain"
+        pairs[f"{theirs}.identity_weight"] = f"{ours}.identity_gain"
+        for published, ours in (("norm", f"norms.{rgb}"), ("extra_norm", f"norms.{x}"), ("fuse_norm", "fused_norms")):
+            add(f"backbone.{published}{i}", f"{ours}.{i}")
+    for published, ours in (
+        ("decode_head", "head"),
+        ("decode_head_rgb", f"side_heads.{rgb}"),
+        ("decode_head_dte", f"side_heads.{x}"),
+    ):
+        for i in range(len(depths)):
+            add(f"{published}.linear_c{i + 1}.proj", f"{ours}.linear.{i}")
+        add(f"{published}.linear_fuse.conv", f"{ours}.fuse", ("weight",))
+        add(f"{published}.linear_fuse.bn", f"{ours}.norm", norm_leaves)
+        add(f"{published}.linear_pred", f"{ours}.predict")
+    return pairs
+
+
+def published_depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Blocks per stage of a published state dict."""
+    return depths_in(state, r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.")
+
+
+def merging_from_openmmlab(x: Tensor) -> Tensor:
+    """Reorder patch merging's last axis (4C) from channel-major (c·4 + row·2 + col) to timm's (col·2 + row)·C + c."""
+    return x.unflatten(-1, (-1, 2, 2)).movedim(-3, -1).transpose(-3, -2).flatten(-3)
+
+
+def merging_to_openmmlab(x: Tensor) -> Tensor:
+    """Inverse of `merging_from_openmmlab`."""
+    return x.unflatten(-1, (2, 2, -1)).transpose(-3, -2).movedim(-1, -3).flatten(-3)
+
+
+def _ignored(name: str) -> bool:
+    """Buffers that follow from the architecture."""
+    return name.endswith(("relative_position_index", "attn_mask"))
+
+
+def from_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> StateDict:
+    """A published state dict in our names. Names we do not know are kept, so that loading can list them."""
+    names = published_names(published_depths(state), modalities)
+    return {
+        names.get(k, k): merging_from_openmmlab(v) if ".downsample." in k else v
+        for k, v in state.items()
+        if not _ignored(k)
+    }
+
+
+def to_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> StateDict:
+    """Inverse of `from_published`, without the index buffers."""
+    depths = depths_in(state, r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.")
+    names = {ours: theirs for theirs, ours in published_names(depths, modalities).items()}
+    return {names[k]: merging_to_openmmlab(v) if ".downsample." in k else v for k, v in state.items()}
+
+
+def is_published(state: Mapping[str, Any]) -> bool:
+    """Whether these are the names of a published checkpoint."""
+    return any(k.startswith("backbone.DeformMPGBlocks.") for k in state)
+
+
+def backbone_to_timm(state: Mapping[str, Tensor]) -> StateDict:
+    """Swin weights in timm, Microsoft, OpenMMLab or Hugging Face naming → timm's, without classifier and output norms;
+    or the backbone in a model of ktb.
+
+    Raises:
+        CheckpointError: none of these, or weights that are not finite.
+    """
+    state = {k.removeprefix("model.").removeprefix("backbone."): v for k, v in state.items() if not _ignored(k)}
+    state = {k.removeprefix("swin."): v for k, v in state.items()}
+    if "embeddings.patch_embeddings.projection.weight" in state:
+        state = _from_transformers(state)
+    if any(".w_msa." in k for k in state):
+        renamed = {}
+        for k, v in state.items():
+            if "_Adapter." in k:  # of a published checkpoint, whose blocks hold their adapters
+                continue
+            if ".downsample." in k:
+                v = merging_from_openmmlab(v)
+            k = k.replace("stages.", "layers.").replace(".w_msa.", ".").replace("projection", "proj")
+            k = k.replace(".ffn.layers.0.0.", ".mlp.fc1.").replace(".ffn.layers.1.", ".mlp.fc2.")
+            renamed[k] = v
+        state = renamed
+    elif not any(re.match(r"layers\.\d+\.blocks\.\d+\.attn\.qkv\.weight", k) for k in state):
+        raise CheckpointError(
+            "not a Swin backbone in timm, Microsoft, OpenMMLab or Hugging Face naming; its first name is "
+            f"{next(iter(state), '-')!r}"
+        )
+    if any(k.startswith("layers.0.downsample.") for k in state):
+        # Microsoft and OpenMMLab count patch merging to the stage before it, timm to the stage after.
+        state = {
+            re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) + 1}.downsample", k): v
+            for k, v in state.items()
+        }
+    state = {k: v for k, v in state.items() if k.startswith(("patch_embed.", "layers."))}
+    refuse_not_finite(state)
+    return state
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> StateDict:
+    """Names of Hugging Face's SwinModel → Microsoft's. Patch merging takes its neighbours in the same order as there;
+    query, key and value are three layers."""
+    parts = (
+        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^embeddings\.norm\.", "patch_embed.norm."),
+        (r"^encoder\.", ""),
+        (r"\.attention\.output\.dense\.", ".attn.proj."),
+        (r"\.attention\.self\.", ".attn."),
+        (r"\.layernorm_before\.", ".norm1."),
+        (r"\.layernorm_after\.", ".norm2."),
+        (r"\.intermediate\.dense\.", ".mlp.fc1."),
+        (r"\.output\.dense\.", ".mlp.fc2."),
+    )
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in parts:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    for query in [name for name in renamed if ".attn.query." in name]:
+        names = [query.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if all(name in renamed for name in names):
+            renamed[query.replace(".query.", ".qkv.")] = torch.cat([renamed.pop(name) for name in names])
+    return renamed
