@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ktb.config import compose as configuration
+from ktb.config.compose import groups
 from ktb.data.cores import usable_cores
 from ktb.errors import ConfigError
 from ktb.sweeps import folder as sweep
@@ -97,8 +97,8 @@ class ProcessLauncher(Launcher):
         parser = OverridesParser.create()
         task = parser.parse_overrides([str(text) for text in self.config.hydra.overrides.task])
         swept = [o.get_key_element() for o in task if o.is_sweep_override()] or ["seed"]
-        groups = configuration.groups(self.command.removeprefix("ktb-"))
-        wanted = [(sweep.job_name(given, swept, list(groups)), list(given)) for given in job_overrides]
+        known = list(groups(self.command.removeprefix("ktb-")))
+        wanted = [(sweep.job_name(given, swept, known), list(given)) for given in job_overrides]
         jobs = self.sweep.add(wanted, self.alive())
         for job in jobs:
             if not job.is_done():

@@ -23,7 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.ktb import ProcessLauncher
-from ktb.config import compose as configuration
+from ktb.config.build import instantiate
 from ktb.errors import ConfigError
 from ktb.sweeps.folder import Job
 
@@ -79,8 +79,8 @@ class OptunaSweeper(Sweeper):
             storage=f"sqlite:///{folder / STUDY}",
             study_name="sweep",
             direction="maximize",
-            sampler=configuration.instantiate(self.sampler),
-            pruner=configuration.instantiate(self.pruner) if self.pruner else optuna.pruners.NopPruner(),
+            sampler=instantiate(self.sampler),
+            pruner=instantiate(self.pruner) if self.pruner else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
         if self.study.get_trials(deepcopy=False):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.config import compose as config
+from ktb.config.compose import groups
 from ktb.data.module import Tree, read_list
 from ktb.data.readers.image import read_bytes
 from ktb.data.sets.folder import FolderDataModule
@@ -119,7 +119,7 @@ def test_a_hidden_file_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "dataset").mkdir()
     (tmp_path / "dataset/mine.yaml").write_text("name: mine\n")
     (tmp_path / "dataset/._mine.yaml").write_bytes(b"\0\5\x16\7")
-    members = config.groups("train", [tmp_path])["dataset"]
+    members = groups("train", [tmp_path])["dataset"]
     assert "mine" in members
     assert "._mine" not in members
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from ktb.cli import data as data_cli
 from ktb.cli import predict as predict_cli
 from ktb.cli.report import main as report
-from ktb.config.compose import as_override, conf_dir
+from ktb.config.compose import compose
+from ktb.config.overrides import as_override
 from ktb.data.augment import TrainTransform
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, paint
 from ktb.data.spec import IGNORE, IGNORE_WIDE, MAX_CLASSES, DatasetSpec, ignore_index, voc_colour
@@ -121,8 +121,7 @@ def test_from_the_files_to_a_model_its_masks_and_its_report(tmp_path: Path, caps
         "backbone=swin_nano", "backbone.weights=random", "dataset.batch_size=2", "dataset.crop=[64,64]",
         "dataset.num_workers=0",
     ]  # fmt: skip
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        cfg = compose("train", overrides)
+    cfg = compose("train", overrides)
     data = run.build_data(cfg)
     sample = data.dataset("val")[0]
     assert sample["label"].dtype == torch.int32

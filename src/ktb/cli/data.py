@@ -222,11 +222,11 @@ def _hha(arguments: argparse.Namespace) -> int:
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from ktb.config import compose as config
+    from ktb.config.compose import groups
     from ktb.data.tools.new import new_file, show, survey, write_yaml
 
     name = arguments.name or re.sub(r"\W+", "_", arguments.folder.resolve().name).strip("_").lower()
-    if name in config.groups("train")["dataset"]:
+    if name in groups("train")["dataset"]:
         raise ConfigError(f"{name!r} is one of ktb's own data sets; choose another --name")
     new_file(name, arguments.config_dir)  # before a look at a large folder, which takes its time
     found = survey(
@@ -315,17 +315,18 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     """The DataModule that ktb-train would build from the same settings."""
-    from ktb.config import compose as config
+    from ktb.config.checks import check
+    from ktb.config.compose import compose
+    from ktb.config.mistakes import mistake
+    from ktb.config.overrides import at_home, quoted_paths
     from ktb.jobs import train as run
 
     extra = config_dirs(config_dir)
-    overrides = config.quoted_paths(config.at_home(overrides))
-    if text := config.mistake("train", overrides, extra):
+    overrides = quoted_paths(at_home(overrides))
+    if text := mistake("train", overrides, extra):
         raise ConfigError(text)
-    search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
-    with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
-        cfg = config.compose("train", overrides=[*overrides, *search])
-    config.check(cfg)
+    cfg = compose("train", overrides, extra)
+    check(cfg)
     return run.build_data(cfg)
 
 

@@ -216,20 +216,22 @@ def _device(name: str) -> torch.device:
 
 def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXDataModule, KTBSegmentor]:
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
-    from ktb.config import compose as config
+    from ktb.config.checks import check
+    from ktb.config.compose import compose
+    from ktb.config.mistakes import mistake
+    from ktb.config.overrides import as_override, at_home, quoted_paths
+    from ktb.config.saved import inherit
     from ktb.jobs import train as run
     from ktb.weights.files import find_checkpoint
 
     file = find_checkpoint(arguments.checkpoint)
     extra = config_dirs(arguments.config_dir)
-    overrides = config.quoted_paths(config.at_home(arguments.overrides))
-    given = [config.as_override("checkpoint", str(file)), *overrides]
-    if text := config.mistake("eval", given := config.inherit(given, extra), extra):
+    overrides = quoted_paths(at_home(arguments.overrides))
+    given = [as_override("checkpoint", str(file)), *overrides]
+    if text := mistake("eval", given := inherit(given, extra), extra):
         raise ConfigError(text)
-    search = [f"hydra.searchpath=[{','.join(repr(f'file://{p.resolve()}') for p in extra)}]"] if extra else []
-    with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
-        cfg = config.compose("eval", overrides=[*given, *search])
-    config.check(cfg)
+    cfg = compose("eval", given, extra)
+    check(cfg)
     cfg, data, model = run.open_checkpoint(file, cfg, overrides)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")

@@ -25,7 +25,11 @@ from yaml import YAMLError
 
 from ktb.cli import common as commands
 from ktb.cli.arguments import config_dirs
-from ktb.config import compose as config
+from ktb.config.checks import check
+from ktb.config.compose import conf_dir, groups, sweep_dir
+from ktb.config.mistakes import composition_error, mistake
+from ktb.config.overrides import as_override, at_home, quoted_paths, swept_keys, user_overrides
+from ktb.config.saved import inherit
 from ktb.errors import ConfigError
 from ktb.io import expanded
 
@@ -119,9 +123,9 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
     # Hydra's own parser refuses settings that follow a flag: ktb-train seed=1 --cfg job optim.lr=1.
     args, unknown = get_args_parser().parse_known_intermixed_args(argv)
     own = [expanded(args.config_dir)] if args.config_dir else []
-    overrides = config.at_home(args.overrides)
+    overrides = at_home(args.overrides)
     if not args.multirun:
-        overrides = config.quoted_paths(overrides)
+        overrides = quoted_paths(overrides)
     try:
         if unknown:
             raise ConfigError(f"unknown option {unknown[0]}: settings are written without dashes, as key=value")
@@ -130,7 +134,7 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
             print(_help(config_name, own), end="")
             return 0
         if config_name == "eval":
-            overrides = config.inherit(overrides, own)
+            overrides = inherit(overrides, own)
         sweep = None
         if args.multirun:
             overrides = [_sweep_word(text) for text in overrides]
@@ -147,14 +151,14 @@ def _main(command: str, config_name: str, task: Callable[[DictConfig], Any]) -> 
         sys.argv[1:] = [*overrides, *flags]
         # Hydra then raises what it would otherwise print in its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        run = hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name=config_name)(task)
+        run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(task)
         if sweep is None:
             run()
         else:
             _run_sweep(command, [command, *argv], sweep, run)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        wrong = config.mistake(config_name, overrides, own, multirun=args.multirun)
-        raise ConfigError(wrong or config.composition_error(error)) from None
+        wrong = mistake(config_name, overrides, own, multirun=args.multirun)
+        raise ConfigError(wrong or composition_error(error)) from None
     return 0
 
 
@@ -164,14 +168,14 @@ def _job(command: str, cfg: DictConfig) -> Any:
     Raises:
         SystemExit: the job failed or was stopped, and that has been printed.
     """
-    given = config.user_overrides(cfg)
+    given = user_overrides(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _job_of_another_launcher(command, given)
     result: Any = None
 
     def work() -> int:
         nonlocal result
-        config.check(cfg)
+        check(cfg)
         from ktb.jobs import train as run  # PyTorch and Lightning: not before the settings are known to be right
 
         result = run.train(cfg) if command == "ktb-train" else run.evaluate(cfg)
@@ -201,7 +205,7 @@ def _sweep(command: str, config_name: str, overrides: list[str], own: list[Path]
     """The overrides of a sweep, checked and with its folder among them, and that folder."""
     from ktb.sweeps.folder import sweep_name
 
-    if text := config.mistake(config_name, overrides, own, multirun=True):
+    if text := mistake(config_name, overrides, own, multirun=True):
         raise ConfigError(text)
     if places := [text for text in overrides if text.partition("=")[0].lstrip("+~") == "run_dir"]:
         raise ConfigError(f"'{places[0]}': a sweep gives every job a folder of its own, below sweep=NAME")
@@ -211,11 +215,11 @@ def _sweep(command: str, config_name: str, overrides: list[str], own: list[Path]
         apart = ("hydra.launcher", "hydra/launcher", "hydra.sweeper.n_trials")
         counted = [text for text in overrides if not text.startswith(apart)]
         counted += [f"--config-dir {folder.absolute()}" for folder in own]
-        name = sweep_name(counted, config.swept_keys(overrides))
+        name = sweep_name(counted, swept_keys(overrides))
         overrides.append(f"hydra.sweep.dir=sweeps/{prefix and f'{prefix}_'}{name}")
-    folder = config.sweep_dir(config_name, overrides, own)
+    folder = sweep_dir(config_name, overrides, own)
     kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
-    return [*kept, config.as_override("hydra.sweep.dir", str(folder))], folder
+    return [*kept, as_override("hydra.sweep.dir", str(folder))], folder
 
 
 def _run_sweep(command: str, argv: list[str], folder: Path, run: Callable[[], Any]) -> None:
@@ -275,7 +279,7 @@ def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:
         *(["--config-dir", own] if own else []),
         *kept,
         "ckpt_path=last",
-        config.as_override("run_dir", run_dir),
+        as_override("run_dir", run_dir),
     ]
     return f"{what}; continue with: {shlex.join(again)}"
 
@@ -283,7 +287,7 @@ def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:
 def _help(config_name: str, extra: list[Path]) -> str:
     head, examples = {"train": (_TRAIN_HELP, _TRAIN_EXAMPLES), "eval": (_EVAL_HELP, _EVAL_EXAMPLES)}[config_name]
     lines = ["Groups, each chosen as group=member:"]
-    for group, members in config.groups(config_name, extra).items():
+    for group, members in groups(config_name, extra).items():
         wrapped = textwrap.wrap(", ".join(members), 120 - 14)
         lines += [f"  {group if n == 0 else '':<11} {text}" for n, text in enumerate(wrapped)]
     return f"{head}\n" + "\n".join(lines) + f"\n\n{examples}\nFlags:\n{_FLAGS}"

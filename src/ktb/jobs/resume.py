@@ -12,8 +12,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ktb.config.compose import config_folders, differences, overridden, resume_saved, setting_names, user_overrides
+from ktb.config.compose import config_folders
+from ktb.config.keys import setting_names
 from ktb.config.moved import with_current_targets
+from ktb.config.overrides import overridden, user_overrides
+from ktb.config.saved import differences, resume_saved
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.saving import newest_first

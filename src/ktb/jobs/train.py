@@ -34,7 +34,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ktb.config.compose import instantiate, merge_saved, overridden, user_overrides
+from ktb.config.build import instantiate
+from ktb.config.overrides import overridden, user_overrides
+from ktb.config.saved import merge_saved
 from ktb.data import values
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.module import RGBXDataModule

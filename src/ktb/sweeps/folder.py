@@ -103,7 +103,7 @@ class Job:
 
     def command(self, program: Sequence[str], *more: str) -> list[str]:
         """The command line of the next attempt: it goes on from the last checkpoint, if there is one."""
-        from ktb.config.compose import as_override  # Hydra: not needed to read a sweep
+        from ktb.config.overrides import as_override  # Hydra: not needed to read a sweep
 
         overrides = list(self.overrides)
         own = [text for text in overrides if text.startswith("ckpt_path=")]

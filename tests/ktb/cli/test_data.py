@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from ktb.cli.data import main
-from ktb.config import compose as config
+from ktb.config.compose import compose
 from ktb.data.tools import new as guess
 from ktb.data.tools.fixtures import draw, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera, hha
@@ -249,8 +249,7 @@ def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, t
         "trainer.max_epochs=16", "trainer.enable_progress_bar=false", "dataset.num_workers=0", "dataset.batch_size=5",
         "optim.lr=3e-3", "optim.warmup_epochs=1", "loss=ce",
     ]  # fmt: skip
-    with config.initialize_config_dir(version_base="1.3", config_dir=str(config.conf_dir())):
-        cfg = config.compose("train", overrides)
+    cfg = compose("train", overrides)
     assert list(cfg.modality.streams) == ["nir", "red"]
     assert cfg.dataset.modalities.nir == {"files": "nir/*.png", "dtype": "uint16", "scale": 4095}
     run.train(cfg)

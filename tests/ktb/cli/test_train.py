@@ -17,7 +17,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from ktb.cli import train as cli
-from ktb.config import compose as config
+from ktb.config.compose import groups
+from ktb.config.keys import setting_names
+from ktb.config.overrides import user_overrides
 from ktb.errors import DataError
 
 BIN = Path(sys.executable).parent
@@ -45,7 +47,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], message: str, cwd: P
 
 # ------------------------------------------------------------------------------------------------ mistakes
 
-THERE = {group: f"(there are: {', '.join(members)})" for group, members in config.groups("train").items()}
+THERE = {group: f"(there are: {', '.join(members)})" for group, members in groups("train").items()}
 NO_INTEGER = "of type 'str' could not be converted to Integer"
 
 MISTAKES = {
@@ -53,7 +55,7 @@ MISTAKES = {
     "dataset=nyuu": f"unknown dataset 'nyuu': did you mean 'nyu'? {THERE['dataset']}",
     "backbone=swin-b": f"unknown backbone 'swin-b': did you mean 'swin_b'? {THERE['backbone']}",
     "trainer=slurm": f"unknown trainer 'slurm' {THERE['trainer']}",
-    "loss=null": f"loss=null: one of them is needed: {', '.join(config.groups('train')['loss'])}",
+    "loss=null": f"loss=null: one of them is needed: {', '.join(groups('train')['loss'])}",
     "+dataset=nyu": "'+dataset=nyu' adds a group that is there already: write dataset=nyu",
     "optim.lrr=1": "unknown setting 'optim.lrr': did you mean 'optim.lr'? (+optim.lrr=1 adds a new one)",
     "lr=1e-3": "unknown setting 'lr': did you mean 'optim.lr'? (+lr=1e-3 adds a new one)",
@@ -128,10 +130,10 @@ def test_help_names_groups_members_and_settings_that_exist(command: str, tmp_pat
     assert max(map(len, done.stdout.splitlines())) <= 120
     words = set(re.findall(r"[\w.]+", done.stdout))
     name = command.removeprefix("ktb-")
-    for group, members in config.groups(name).items():
+    for group, members in groups(name).items():
         assert {group, *members} <= words
     cfg = run(command, "checkpoint=x" if name == "eval" else "seed=1", "--cfg", "job", cwd=tmp_path).stdout
-    settings = [*config.groups(name), *config.setting_names(OmegaConf.create(cfg))]
+    settings = [*groups(name), *setting_names(OmegaConf.create(cfg))]
     shown = re.findall(r"([a-z_]+(?:\.[a-z_]+)*)=[\w/\[]", done.stdout.partition("Flags:")[0])
     shown = [key for key in shown if key not in ("group", "key", "dataset.root", "launcher", "jobs", "sweep")]
     assert len(shown) > 5
@@ -271,7 +273,7 @@ def test_an_evaluation_knows_what_the_user_wrote(monkeypatch: pytest.MonkeyPatch
     saved = {"dataset": {"name": "nyu"}, "modality": {"name": "rgb_d"}, "backbone": {"name": "swin_b"}}
     OmegaConf.save(OmegaConf.create(saved), tmp_path / "config.yaml")
     seen: list[tuple[DictConfig, list[str]]] = []
-    monkeypatch.setattr("ktb.jobs.train.evaluate", lambda cfg: seen.append((cfg, config.user_overrides(cfg))))
+    monkeypatch.setattr("ktb.jobs.train.evaluate", lambda cfg: seen.append((cfg, user_overrides(cfg))))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["ktb-eval", "dataset.root=/data", f"checkpoint={tmp_path}", "split=train"])

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 
-from ktb.config.compose import conf_dir
+from ktb.config.compose import compose, conf_dir
 from ktb.data.tools import check
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.jobs import train as run
@@ -65,8 +64,7 @@ def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
         "trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0",
         "dataset.batch_size=2", "dataset.crop=[32,32]", "dataset.eval_size=32", "dataset.num_workers=0",
     ]  # fmt: skip
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        cfg = compose("train", overrides)
+    cfg = compose("train", overrides)
     data = run.build_data(cfg)
     planned = check.plan(data)
     assert check.summarise(data, planned, map(check.look, planned.looks))["failures"] == []

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from ktb import load_model
 from ktb.cli import common as commands
-from ktb.config.compose import conf_dir
+from ktb.config.compose import compose
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.spec import normalize
 from ktb.engine.module import SegmentationModule
@@ -44,8 +43,7 @@ TINY = (
 
 
 def configured(name: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(name, overrides=overrides, return_hydra_config=True)
+    cfg = compose(name, overrides, with_hydra=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]

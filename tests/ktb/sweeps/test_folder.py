@@ -20,12 +20,12 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
 from ktb.cli import train as cli
-from ktb.config import compose as config
+from ktb.config.compose import compose, conf_dir
+from ktb.config.mistakes import mistake
 from ktb.errors import ConfigError
 from ktb.sweeps import folder as sweep
 
@@ -373,14 +373,13 @@ def test_the_command_of_a_wandb_agent_is_one_of_ours() -> None:
     """As its agent writes it, for values of every kind that the shipped sweep has."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-    given = yaml.safe_load((config.conf_dir() / "sweep" / "wandb.yaml").read_text(encoding="utf-8"))
+    given = yaml.safe_load((conf_dir() / "sweep" / "wandb.yaml").read_text(encoding="utf-8"))
     drawn = {key: p["values"][-1] if "values" in p else p["min"] for key, p in given["parameters"].items()}
     args = create_sweep_command_args({"args": {key: {"value": value} for key, value in drawn.items()}})
     env, program, place, *fixed = given["command"]
     assert (env, program, place) == ("${env}", "ktb-train", "${args_no_hyphens}")
-    assert config.mistake("train", [*args["args_no_hyphens"], *fixed]) is None
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=[*args["args_no_hyphens"], *fixed])
+    assert mistake("train", [*args["args_no_hyphens"], *fixed]) is None
+    cfg = compose("train", [*args["args_no_hyphens"], *fixed])
     assert cfg.loss.name == drawn.pop("loss")
     assert {key: OmegaConf.select(cfg, key) for key in drawn} == drawn
 

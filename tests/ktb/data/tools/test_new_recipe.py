@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from ktb.config import compose as config
-from ktb.config.compose import conf_dir
+from ktb.config.checks import check
+from ktb.config.compose import compose
 from ktb.data.sets.synthetic import SyntheticDataModule
 from ktb.data.tools.new import survey, write_yaml
 from ktb.data.tools.new_recipe import guess_recipe
@@ -78,9 +77,8 @@ def test_epochs_by_the_number_of_samples(samples: int, epochs: int, monkeypatch:
 def test_what_is_written_trains_with_these_settings(tmp_path: Path, backbone: str, lr: float) -> None:
     written(field(tmp_path / "data", 4, 960, 40), tmp_path / "conf")
     overrides = ["dataset=mine", f"backbone={backbone}", "run_dir=x", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        cfg = compose("train", overrides=overrides)
-    config.check(cfg)
+    cfg = compose("train", overrides)
+    check(cfg)
     assert (cfg.optim.lr, cfg.optim.warmup_epochs, cfg.trainer.max_epochs) == (lr, 15, 300)
     assert (cfg.loss.class_weights, cfg.model.head_init, cfg.dataset.batch_size) == ("auto", "small", 3)
 

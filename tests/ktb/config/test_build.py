@@ -1,0 +1,94 @@
+"""What a node names is built; what a file may not name is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from ktb.config.build import check_targets, instantiate
+from ktb.data.spec import DatasetSpec
+from ktb.errors import ConfigError, DataError
+from tests.ktb.config.composed import composed
+
+
+def test_instantiate_builds_and_passes_errors_on() -> None:
+    node = OmegaConf.create({"_target_": "ktb.data.spec.DatasetSpec", "name": "x", "classes": ["a"]})
+    spec = instantiate(node, palette=((1, 2, 3),), modalities={})
+    assert isinstance(spec, DatasetSpec)
+    assert spec.num_classes == 1
+    with pytest.raises(DataError, match="^broken list$"):
+        instantiate(OmegaConf.create({"_target_": f"{__name__}.Raises"}))
+
+
+class Raises:
+    def __init__(self) -> None:
+        raise DataError("broken list")
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"_target_": "ktb.data.nowhere.Data"}, r"^_target_=ktb.data.nowhere.Data cannot be imported: "),
+        ({"_target_": "ktb.errors.KTBErrors"}, r"^_target_=ktb.errors.KTBErrors cannot be imported: "),
+        ({"_target_": "pathlib.PurePath.match", "nme": 1}, r"^pathlib.PurePath.match: .*'nme'"),
+        ({"name": "x"}, r"^no _target_ in \[name\]"),
+    ],
+)
+def test_instantiate_says_what_cannot_be_built(node: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        instantiate(OmegaConf.create(node))
+
+
+def test_targets_of_this_package_are_accepted() -> None:
+    saved = OmegaConf.to_container(composed("loss=ce", "run_dir=x"), resolve=True)  # as a run's config is
+    check_targets({"loss": saved["loss"]}, "file")  # type: ignore[index,call-overload]
+    check_targets({"deep": [{"er": {"_target_": "ktb.data.spec.ModalitySpec"}}]}, "file")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "ktb.jobs.train.os.system",  # through a module that ktb imports
+        "ktb.weights.checkpoint.torch.load",
+        "ktb.weights.checkpoint.Path",  # a class, but not of this package
+        "ktb.cli.train.train",  # of this package, but not a class
+        "ktb.nowhere.Thing",
+        "ktbx.Thing",
+        "ktb",
+        "",
+        7,
+    ],
+)
+def test_foreign_targets_of_a_file_are_refused(target: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_targets({"dataset": {"name": "x", "source": [{"_target_": target}]}}, "runs/x/config.yaml")
+    assert str(caught.value).startswith(f"runs/x/config.yaml names dataset.source[0]._target_={target}, which is not")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"dataset": {"source": "${evil}"}, "evil": {"_target_": "os.system"}},
+        {"dataset": {"_target_": "${evil}"}, "evil": "os.system"},
+        {"dataset": {"list": ["\\${evil}"]}},  # an escaped reference comes alive when it is read once more
+    ],
+)
+@pytest.mark.parametrize("wrap", [dict, OmegaConf.create])
+def test_references_of_a_file_are_refused(node: dict[str, Any], wrap: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^file has a reference, dataset\.\S+=\S*\$\{evil\}: expected values only"):
+        check_targets(wrap(node), "file")
+
+
+def test_what_a_class_does_not_take_is_one_line() -> None:
+    node = OmegaConf.create({"_target_": "ktb.losses.pixel.PixelLoss", "kind": "mse"})
+    with pytest.raises(ConfigError, match=r"^ktb\.losses\.pixel\.PixelLoss: pixel loss must be one of"):
+        instantiate(node)
+    node = OmegaConf.create(
+        {"_target_": "ktb.data.sets.synthetic.SyntheticDataModule", "streams": ["rgb"], "stride": 3}
+    )
+    with pytest.raises(ConfigError, match=r"^ktb\.data\.sets\.synthetic\.SyntheticDataModule: .*'stride'") as error:
+        instantiate(node)
+    assert "\n" not in str(error.value)

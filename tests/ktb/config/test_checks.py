@@ -1,0 +1,113 @@
+"""Values that cannot work are refused in one line; `~` becomes the home that it means."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from ktb.config.checks import check
+from ktb.errors import ConfigError
+from tests.ktb.config.composed import OWN_DATA, composed
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=0", "optim.lr=0: expected above 0"),
+        ("optim.weight_decay=-0.1", "optim.weight_decay=-0.1: expected 0 or more"),
+        ("optim.warmup_ratio=2", "optim.warmup_ratio=2: expected 0 or more, at most 1"),
+        ("dataset.batch_size=0", "dataset.batch_size=0: expected 1 or more"),
+        ("dataset.batch_size=many", "dataset.batch_size=many: expected a number"),
+        ("backbone.drop_path=1.5", "backbone.drop_path=1.5: expected 0 or more, at most 1"),
+        ("seed=-1", "seed=-1: expected 0 or more, at most 4.29497e+09"),
+        ("model.fusion=dcsf", "model.fusion=dcsf: expected dscf or sum: did you mean 'dscf'?"),
+        ("model.head_init=tiny", "model.head_init=tiny: expected published or small"),
+        ("loss.class_weights=2", "loss.class_weights=2: expected auto, or one number per class: [1, 2.5, 6]"),
+        ("loss.class_weights=[1,many]", "loss.class_weights=[1, 'many']: expected auto, or one number per class"),
+        ("loss.class_weights=[1,-2]", "loss.class_weights=[1, -2]: expected numbers of 0 or more, not all 0"),
+        ("loss.class_weights=[0,0]", "loss.class_weights=[0, 0]: expected numbers of 0 or more, not all 0"),
+        ("loss.pixel_loss=focal", "loss.pixel_loss=focal: expected ce or ohem"),
+        ("modality.streams=[]", "modality.streams is empty"),
+        ("modality.streams=[rgb,depth,rgb]", "modality.streams=[rgb, depth, rgb]: 'rgb' appears more than once"),
+        ("backbone.depths=[2,2]", "backbone.depths=[2, 2], num_heads=[1, 2, 4, 8]: expected one entry per stage, 4"),
+        ("optim.power=???", "optim.power must be given: optim.power=..."),
+        ("optim.lr=${dataset.recipe.rate}", "optim.lr: "),
+    ],
+)
+def test_values_that_cannot_work(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(composed("run_dir=x", override))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_continuing_and_overwriting_contradict_each_other() -> None:
+    with pytest.raises(ConfigError, match="overwrite=true starts anew but ckpt_path=last continues"):
+        check(composed("run_dir=x", "overwrite=true", "ckpt_path=last"))
+
+
+@pytest.mark.parametrize("dataset", ["nyu", "sunrgbd", "mfnet", "pst900", "mcubes", "deliver", "synthetic"])
+@pytest.mark.parametrize("loss", ["ce", "ohem", "self_teaching", "self_teaching_ohem"])
+def test_built_in_data_sets_have_no_class_weights_and_the_published_start(dataset: str, loss: str) -> None:
+    cfg = composed("run_dir=x", f"dataset={dataset}", f"loss={loss}")
+    assert cfg.loss.class_weights is None
+    assert cfg.model.head_init == "published"
+
+
+def test_own_data_says_what_it_needs() -> None:
+    with pytest.raises(ConfigError, match=r"^dataset.label, dataset.splits must be given: dataset.label=..."):
+        check(composed("run_dir=x", "dataset=folder", OWN_DATA[0], OWN_DATA[2]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("eval.scoring=natives", "eval.scoring=natives: expected native or published: did you mean 'native'?"),
+        ("panels=-1", "panels=-1: expected 0 or more"),
+    ],
+)
+def test_values_of_an_evaluation(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(composed("checkpoint=x", override, name="eval"))
+    assert str(caught.value) == message
+
+
+def test_an_evaluation_needs_a_checkpoint() -> None:
+    with pytest.raises(ConfigError, match=r"^no checkpoint given: ktb-eval checkpoint=RUN_FOLDER"):
+        check(composed(name="eval"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["run_dir", "ckpt_path", "dataset.root", "backbone.weights", "dataset.splits.train", "dataset.label.files"],
+)
+def test_a_home_in_a_composed_setting(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = composed("run_dir=x", "dataset=folder", *OWN_DATA)
+    OmegaConf.update(cfg, key, "~/there/it", force_add=True)
+    cfg.dataset.classes = ["~/a class", "b"]
+    check(cfg)
+    assert OmegaConf.select(cfg, key) == "/home/me/there/it"
+    assert cfg.dataset.classes == ["~/a class", "b"]
+
+
+def test_a_home_in_the_variable_of_the_data_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("KTB_DATA", "~/data")
+    cfg = composed("run_dir=x", "dataset=nyu")
+    check(cfg)
+    assert cfg.dataset.root == "/home/me/data/NYUDepthv2"
+
+
+def test_a_home_in_the_settings_of_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = composed("checkpoint='~/runs/x'", "run_dir='~/scores'", name="eval")
+    check(cfg)
+    assert (cfg.checkpoint, cfg.run_dir) == ("/home/me/runs/x", "/home/me/scores")
+
+
+def test_a_home_in_a_list_inside_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = composed("run_dir=x", "+dataset.roots=['~/a',b]")
+    check(cfg)
+    assert cfg.dataset.roots == ["/home/me/a", "b"]
