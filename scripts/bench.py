@@ -54,8 +54,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 import published_wiring as published
 from ktb.data.cores import usable_cores
 from ktb.engine.inference import multi_scale_flip
-from ktb.losses.pixel import SelfTeachingLoss
-from ktb.metrics.scores import ConfusionMatrix
+from ktb.losses.self_teaching import SelfTeachingLoss
+from ktb.metrics.counts import ConfusionMatrix
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.graph import CudaGraph
 from ktb.models.segmentor import KTBSegmentor

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from ktb.losses.pixel import SelfTeachingLoss
+from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones import swin
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor

@@ -23,8 +23,9 @@ from ktb.data.tools.check import look, plan, summarise
 from ktb.data.tools.new import survey, write_yaml
 from ktb.data.tools.preview import contact_sheet, draw_samples
 from ktb.jobs import train as run
-from ktb.losses.pixel import PixelLoss, SelfTeachingLoss, cross_entropy, ohem_cross_entropy
-from ktb.metrics.scores import ConfusionMatrix, boundary_counts
+from ktb.losses.pixel import PixelLoss, cross_entropy, ohem_cross_entropy
+from ktb.losses.self_teaching import SelfTeachingLoss
+from ktb.metrics.counts import ConfusionMatrix, boundary_counts
 from ktb.models.segmentor import SegOutput
 
 CLASSES = 300

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_MODULES = {
+_MOVED = {
     "ktb.engine.losses": "ktb.losses.pixel",
+    "ktb.engine.losses.SelfTeachingLoss": "ktb.losses.self_teaching.SelfTeachingLoss",
+    "ktb.losses.pixel.SelfTeachingLoss": "ktb.losses.self_teaching.SelfTeachingLoss",
     "ktb.engine.metrics_file": "ktb.engine.callbacks.metrics_file",
     "ktb.data.nyu": "ktb.data.sets.nyu",
     "ktb.data.sunrgbd": "ktb.data.sets.sunrgbd",
@@ -19,13 +21,13 @@ _MODULES = {
     "ktb.data.folder": "ktb.data.sets.folder",
     "ktb.data.synthetic": "ktb.data.sets.synthetic",
 }
-"""Old module → the module that holds its classes now."""
+"""Old module → the module that holds its classes now; old name of one class → its name now, which counts more."""
 
 
 def current_target(target: str) -> str:
     """The dotted name of a class today, from the name that it had in any version of ktb."""
     module, _, name = target.rpartition(".")
-    return f"{_MODULES[module]}.{name}" if module in _MODULES else target
+    return _MOVED.get(target) or (f"{_MOVED[module]}.{name}" if module in _MOVED else target)
 
 
 def with_current_targets(node: Any) -> Any:

@@ -18,8 +18,11 @@ from ktb.engine.draws import per_sample
 from ktb.engine.inference import Inference, most_likely, whole_image
 from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
 from ktb.errors import CheckpointError
-from ktb.losses.pixel import PixelLoss, draw_masks
-from ktb.metrics.scores import ConfusionMatrix, Evaluation, scores
+from ktb.losses.masking import draw_masks
+from ktb.losses.pixel import PixelLoss
+from ktb.metrics.counts import ConfusionMatrix
+from ktb.metrics.evaluation import Evaluation
+from ktb.metrics.scores import scores
 from ktb.models.finite import some_of
 from ktb.models.segmentor import KTBSegmentor
 

@@ -29,11 +29,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.callbacks.panels import finite
 from ktb.engine.inference import Model, most_likely
 from ktb.engine.module import SegmentationModule
 from ktb.errors import ConfigError
-from ktb.metrics.scores import PER_CLASS, ConfusionMatrix, scores
+from ktb.metrics.counts import ConfusionMatrix
+from ktb.metrics.scores import PER_CLASS, finite, scores
 from ktb.models.segmentor import KTBSegmentor, SegOutput
 
 MISSING = ("zeros", "black", "masked")

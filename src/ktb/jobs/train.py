@@ -44,7 +44,7 @@ from ktb.data.spec import DatasetSpec
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.finite import FiniteCheck
 from ktb.engine.callbacks.metrics_file import MetricsFile
-from ktb.engine.callbacks.panels import Panels, Predictions, Progress, Speed, finite
+from ktb.engine.callbacks.panels import Panels, Predictions, Progress, Speed
 from ktb.engine.callbacks.saving import LAST, AtomicIO, Saving
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
@@ -55,7 +55,8 @@ from ktb.errors import CheckpointError, ConfigError, NotFiniteError, WriteError
 from ktb.io import atomic_file
 from ktb.jobs import finetune, resume
 from ktb.losses.pixel import PixelLoss
-from ktb.metrics.scores import IMAGE_SCORES, PER_CLASS, Tally
+from ktb.metrics.evaluation import Tally
+from ktb.metrics.scores import IMAGE_SCORES, PER_CLASS, finite
 from ktb.models.backbones.swin import SwinArch
 from ktb.models.layers.norm import BatchNorm
 from ktb.models.profile import peak_memory

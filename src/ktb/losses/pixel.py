@@ -1,4 +1,4 @@
-"""Losses (docs/method.md#mmst): cross-entropy, OHEM, and masked-modality self-teaching with its masking.
+"""Losses per pixel: cross-entropy and OHEM (docs/method.md#mmst), alone on the fused head.
 
 Every loss is a mean over selected pixels of the global batch and 0, never NaN, when nothing is selected. With class
 weights it is the weighted mean, Σ w·loss / Σ w with w the weight of a pixel's true class, as in `F.cross_entropy`. Of
@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -165,59 +164,3 @@ class PixelLoss(nn.Module):
     def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
         """Terms by name; "loss" is what is minimised. Logits (B, K, H, W), target (B, H, W)."""
         return {"loss": self.pixel_loss(out.logits, target.long())}
-
-
-class SelfTeachingLoss(PixelLoss):
-    """Self-teaching: the fused head teaches the side heads where it is right.
-
-    `y* = y where argmax(fused) = y, else ignore`; `loss = L(fused, y) + side_weight · Σ_m L(side_m, y*)`.
-
-    Args:
-        pixel_loss: L, "ce" or "ohem", used for all terms.
-        side_weight: weight of each side head's term.
-        masking: modality masking while training.
-        class_weights: of all terms, see `PixelLoss`.
-    """
-
-    uses_side_heads = True
-
-    def __init__(
-        self,
-        pixel_loss: PixelLossKind = "ce",
-        side_weight: float = 0.01,
-        masking: bool = True,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        super().__init__(pixel_loss, class_weights)
-        self.side_weight = side_weight
-        self.masking = masking
-
-    def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        """Terms by name: "loss", "loss_fused" and "loss_<modality>". Needs the side heads' logits."""
-        target = target.long()
-        # The first of the largest, as argmax gives it, which on a CPU takes ten times as long.
-        predicted = out.logits.max(1).indices
-        taught = torch.where(predicted == target, target, ignore_index(out.logits.shape[1]))
-        terms = {"loss_fused": self.pixel_loss(out.logits, target)}
-        terms.update({f"loss_{m}": self.pixel_loss(logits, taught) for m, logits in out.side.items()})
-        side = sum(terms[f"loss_{m}"] for m in out.side)
-        return {"loss": terms["loss_fused"] + self.side_weight * side, **terms}
-
-
-def draw_masks(num_modalities: int, batch_size: int, rng: np.random.Generator) -> Tensor:
-    """Which sample loses which modality in one training step (docs/method.md#mmst).
-
-    ⌊B/2⌋ random samples lose one modality each (one more with probability ½ when B is odd), dealt out in turn from a
-    random first modality. With one modality nothing is masked.
-
-    Returns:
-        (num_modalities, batch_size) bool, True = masked; at most one True per sample.
-    """
-    masks = torch.zeros(num_modalities, batch_size, dtype=torch.bool)
-    if num_modalities == 1:
-        return masks
-    count = batch_size // 2 + (batch_size % 2 and int(rng.integers(2)))
-    samples = rng.permutation(batch_size)[:count]
-    turns = (int(rng.integers(num_modalities)) + np.arange(count)) % num_modalities
-    masks[turns, samples] = True
-    return masks

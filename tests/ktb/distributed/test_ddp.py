@@ -33,7 +33,8 @@ from ktb.distributed import decisions as ranks
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
 from ktb.errors import KTBError
-from ktb.losses.pixel import PixelLoss, SelfTeachingLoss
+from ktb.losses.pixel import PixelLoss
+from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor, SegOutput
 from tests.ktb.data.tools.test_new_recipe import field

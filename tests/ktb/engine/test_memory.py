@@ -17,7 +17,7 @@ from ktb.data.spec import RGB, Batch, ModalitySpec
 from ktb.engine.draws import SampleDropout
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
-from ktb.losses.pixel import SelfTeachingLoss
+from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion.dscf import DSCF
 from ktb.models.layers.norm import BatchNorm

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ktb.engine.optim import OptimConfig, build_optimizer
-from ktb.losses.pixel import SelfTeachingLoss
+from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.weights.checkpoint import load_published
 from ktb.weights.naming import from_published
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json

@@ -25,7 +25,8 @@ from ktb.data.spec import normalize
 from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 from ktb.jobs import train as run
-from ktb.metrics.scores import ConfusionMatrix, scores
+from ktb.metrics.counts import ConfusionMatrix
+from ktb.metrics.scores import scores
 from ktb.weights.naming import to_published
 
 TINY = (

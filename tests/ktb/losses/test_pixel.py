@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ktb.losses import pixel as losses
-from ktb.losses.pixel import PixelLoss, SelfTeachingLoss, _kth_largest, cross_entropy, draw_masks, ohem_cross_entropy
+from ktb.losses.pixel import PixelLoss, _kth_largest, cross_entropy, ohem_cross_entropy
 from ktb.models.segmentor import SegOutput
 from tests.ktb.reference import load_json, rng
 
@@ -155,23 +154,6 @@ def test_only_classes_of_weight_zero_give_zero_and_no_nan_gradient(loss: Any) ->
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-def test_self_teaching_weights_every_term() -> None:
-    logits, label, weights = weighted_case()
-    rgb = torch.randn_like(logits)
-    loss = SelfTeachingLoss(class_weights=WEIGHTS)
-    terms = loss(SegOutput(logits, {"rgb": rgb}), label)
-    taught = label.where(logits.argmax(1) == label, 255)
-    expected = [
-        F.cross_entropy(x, y, weight=weights.double(), ignore_index=255).item()
-        for x, y in ((logits, label), (rgb, taught))
-    ]
-    assert [terms[k].item() for k in ("loss_fused", "loss_rgb")] == pytest.approx(expected, rel=1e-12)
-    assert terms["loss"].item() == pytest.approx(expected[0] + 0.01 * expected[1], rel=1e-12)
-    # Weights are settings: checkpoints don't hold them, and move to the device with the loss.
-    assert loss.state_dict() == {}
-    assert loss.double().class_weights.dtype == torch.float64
-
-
 @pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
 def test_weights_that_can_be_none(weights: list[float]) -> None:
     with pytest.raises(ValueError, match="class_weights must be numbers of 0 or more"):
@@ -186,31 +168,6 @@ def test_ohem_with_a_perfect_prediction_of_few_pixels_is_zero() -> None:
     assert ohem_cross_entropy(logits, label).item() == 0
 
 
-def test_self_teaching_terms_by_hand() -> None:
-    torch.manual_seed(1)
-    fused, rgb, x = (torch.randn(2, 4, 6, 6).double() for _ in range(3))
-    label = torch.randint(0, 4, (2, 6, 6))
-    label[0, :2] = 255
-    terms = SelfTeachingLoss(side_weight=0.01)(SegOutput(fused, {"rgb": rgb, "x": x}), label)
-    right = (fused.argmax(1) == label) & (label != 255)
-    pixel = {n: F.cross_entropy(z, label.clamp(max=3), reduction="none") for n, z in {"rgb": rgb, "x": x}.items()}
-    expected = F.cross_entropy(fused, label, ignore_index=255).item()
-    assert terms["loss_fused"].item() == pytest.approx(expected, rel=1e-12)
-    for name, values in pixel.items():
-        assert terms[f"loss_{name}"].item() == pytest.approx(values[right].mean().item(), rel=1e-12)
-        expected += 0.01 * values[right].mean().item()
-    assert terms["loss"].item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_of_equal_logits_the_first_class_is_the_prediction() -> None:
-    """So the side heads learn where the truth is the first of them, and are left alone where it is a later one."""
-    logits = torch.zeros(1, 3, 1, 2)
-    logits[:, 0] = -1.0  # classes 1 and 2 are equally likely
-    side = {"rgb": torch.randn(1, 3, 1, 2, generator=torch.Generator().manual_seed(0))}
-    loss = SelfTeachingLoss()(SegOutput(logits, side), torch.tensor([[[1, 2]]]))
-    assert loss["loss_rgb"] == pytest.approx(float(F.cross_entropy(side["rgb"][..., 0], torch.tensor([[1]]))), rel=1e-6)
-
-
 def test_pixel_loss_takes_uint8_labels_and_the_fused_head_only() -> None:
     logits = torch.randn(1, 3, 4, 4)
     label = torch.randint(0, 3, (1, 4, 4), dtype=torch.uint8)
@@ -219,40 +176,6 @@ def test_pixel_loss_takes_uint8_labels_and_the_fused_head_only() -> None:
     assert terms["loss"].item() == pytest.approx(F.cross_entropy(logits, label.long()).item(), rel=1e-6)
     with pytest.raises(ValueError, match="'dice'"):
         PixelLoss("dice")  # type: ignore[arg-type]
-
-
-def test_masks_of_the_published_batch_of_four() -> None:
-    """B = 4, two modalities: always one sample without RGB and another one without X."""
-    for seed in range(50):
-        masks = draw_masks(2, 4, np.random.default_rng(seed))
-        assert masks.sum(1).tolist() == [1, 1]
-        assert masks.sum(0).max() == 1
-
-
-@pytest.mark.parametrize(("modalities", "batch"), [(2, 1), (2, 3), (3, 4), (3, 7), (4, 2), (2, 16)])
-def test_mask_statistics(modalities: int, batch: int) -> None:
-    draws = 4000
-    generator = np.random.default_rng(0)
-    counts: Counter[int] = Counter()
-    per_cell = torch.zeros(modalities, batch)
-    for _ in range(draws):
-        masks = draw_masks(modalities, batch, generator)
-        assert masks.sum(0).max() <= 1  # a sample never loses more than one modality
-        per_modality = masks.sum(1)
-        assert per_modality.max() - per_modality.min() <= 1  # dealt out in turn
-        counts[int(masks.sum())] += 1
-        per_cell += masks
-    half = batch // 2
-    assert set(counts) == ({half} if batch % 2 == 0 else {half, half + 1})
-    if batch % 2:
-        assert counts[half + 1] / draws == pytest.approx(0.5, abs=0.03)
-    # every sample and every modality equally often: B/2 masked samples on average
-    expected = draws * (batch / 2) / (batch * modalities)
-    assert torch.allclose(per_cell, torch.full_like(per_cell, expected), rtol=0.15)
-
-
-def test_one_modality_is_never_masked() -> None:
-    assert not draw_masks(1, 5, np.random.default_rng(0)).any()
 
 
 def test_kth_largest_by_digits() -> None:

@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from ktb.metrics.scores import ConfusionMatrix, Evaluation, boundary_counts, merged, scores
+from ktb.metrics.counts import ConfusionMatrix
+from ktb.metrics.evaluation import Evaluation, merged
+from ktb.metrics.scores import scores
 
 
 def by_hand(truth: np.ndarray, prediction: np.ndarray, k: int) -> dict[str, float]:
@@ -85,91 +86,6 @@ def test_scores_are_those_of_scikit_learn(kind: str) -> None:
     assert ours["mf1"] == pytest.approx(f1_score(t, p, labels=present, average="macro"), abs=1e-12)
     assert ours["pixel_acc"] == pytest.approx(accuracy_score(t, p), abs=1e-12)
     assert ours["fwiou"] == pytest.approx(jaccard_score(t, p, labels=present, average="weighted"), abs=1e-12)
-
-
-def region(mask: np.ndarray, distance: int) -> np.ndarray:
-    """Boundary region as Cheng et al. define it: the mask without its erosion, the image surrounded by nothing."""
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=distance)
-    return mask & ~eroded[1:-1, 1:-1].astype(bool)
-
-
-@pytest.mark.parametrize(("size", "distance"), [((40, 56), 1), ((96, 128), 3), ((120, 400), 8)])
-def test_boundary_regions_class_by_class(size: tuple[int, int], distance: int) -> None:
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 4, (2, 3, 6, 9)).astype(np.uint8)  # class 4 occurs nowhere
-    truth, prediction = (
-        np.stack([cv2.resize(x, size[::-1], interpolation=cv2.INTER_NEAREST) for x in y]) for y in coarse
-    )
-    prediction[:, 5:30, 10:40] = 0
-    ours = boundary_counts(torch.from_numpy(prediction), torch.from_numpy(truth), 5).numpy()
-    assert ours.dtype == np.int64
-    for b in range(3):
-        for c in range(5):
-            t, p = region(truth[b] == c, distance), region(prediction[b] == c, distance)
-            assert ours[b, :, c].tolist() == [(t & p).sum(), t.sum(), p.sum()]
-    assert ours[:, 0].sum() > 0
-    perfect = boundary_counts(torch.from_numpy(truth), torch.from_numpy(truth), 5)
-    assert torch.equal(perfect[:, 0], perfect[:, 1])
-
-
-def test_boundaries_and_void() -> None:
-    """A strip of void between two classes hides where their contour is, and is not a contour itself."""
-    truth = np.zeros((100, 100), np.uint8)  # 2 % of the diagonal: 3 pixels
-    truth[:, 60:] = 1
-    prediction = truth.copy()
-    truth[:, 59:61] = 255
-    truth[:20] = 255
-    counts = boundary_counts(torch.from_numpy(prediction)[None], torch.from_numpy(truth)[None], 2)
-    both, of_truth, of_prediction = counts[0].tolist()
-    inside = 80 - 3  # rows that are neither void nor within 3 of the lower edge
-    left = 80 * 3 + 3 * (59 - 3) + inside  # the image's left and lower edge; column 58 is 3 from class 1's first
-    right = 80 * 3 + 3 * (39 - 3) + inside
-    assert both == of_truth == of_prediction == [left, right]
-
-
-def test_an_evaluation_over_ranks_is_that_of_one_process() -> None:
-    truth, prediction, k = data("random")
-    truth, prediction = (np.concatenate([x, x[:, ::-1], x[:, :, ::-1]])[:5].copy() for x in (truth, prediction))
-    truth[3] = 255
-    ids = [f"scene/{i}" for i in range(5)]
-    weather = ["fog", "sun", "fog", "rain", "sun"]
-    conditions = [{"weather": w, "time": "day"} if i != 2 else {"weather": w} for i, w in enumerate(weather)]
-
-    def evaluated(which: list[int], batch: int) -> Evaluation:
-        evaluation = Evaluation(k)
-        for start in range(0, len(which), batch):
-            now = which[start : start + batch]
-            evaluation.update(
-                torch.from_numpy(prediction[now]),
-                torch.from_numpy(truth[now].astype(np.uint8)),
-                [ids[i] for i in now],
-                [conditions[i] for i in now],
-            )
-        return evaluation
-
-    alone = evaluated([0, 1, 2, 3, 4], 5)
-    several = merged([evaluated([0, 3], 1), evaluated([1, 4], 2), evaluated([2], 1)])
-    assert [row["id"] for row in several.images] == ids
-    for whole in (alone, several):
-        assert whole.total.samples == 5
-        assert whole.total.matrix.dtype == np.int64
-        assert {c: {v: t.samples for v, t in values.items()} for c, values in whole.conditions.items()} == {
-            "weather": {"fog": 2, "sun": 2, "rain": 1},
-            "time": {"day": 4},
-        }
-        for key, value in (("weather", "sun"), ("weather", "rain"), ("time", "day")):
-            chosen = [i for i in range(5) if conditions[i].get(key) == value]
-            tally, by_itself = whole.conditions[key][value], evaluated(chosen, 1).total
-            assert np.array_equal(tally.matrix, by_itself.matrix)
-            assert np.array_equal(tally.boundary, by_itself.boundary)
-        assert math.isnan(whole.conditions["weather"]["rain"].scores()["miou"])
-    assert np.array_equal(alone.total.matrix, several.total.matrix)
-    assert np.array_equal(alone.total.boundary, several.total.boundary)
-    for i, row in enumerate(several.images):
-        assert row["labelled_pixels"] == (truth[i] != 255).sum()
-        for name in ("miou", "pixel_acc"):
-            assert row[name] == pytest.approx(by_hand(truth[i], prediction[i], k)[name], abs=1e-12, nan_ok=True)
 
 
 def test_absent_classes_have_no_score_and_do_not_count() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ktb.losses.pixel import SelfTeachingLoss
+from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published
 from ktb.weights.naming import from_published, published_names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from ktb.engine.callbacks.panel_drawing import (
 )
 from ktb.engine.module import SegmentationModule
 from ktb.io import atomic_file
+from ktb.metrics.scores import finite
 
 
 class Progress(RichProgressBar):
@@ -280,8 +280,3 @@ class Predictions(Callback):
 
 def _pad_to(picture: RGBImage, height: int) -> RGBImage:
     return np.pad(picture, ((0, height - picture.shape[0]), (0, 4), (0, 0)), constant_values=255)
-
-
-def finite(value: float) -> float | None:
-    """NaN and infinities become None, which JSON knows."""
-    return value if math.isfinite(value) else None

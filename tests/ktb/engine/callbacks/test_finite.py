@@ -26,7 +26,7 @@ from ktb.engine.optim import OptimConfig, poly_with_warmup
 from ktb.engine.robustness import Robustness
 from ktb.errors import NotFiniteError
 from ktb.jobs import train as run
-from ktb.losses.pixel import SelfTeachingLoss
+from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.finite import not_finite
 from ktb.models.segmentor import KTBSegmentor, SegOutput
 from tests.ktb.distributed.test_ddp import in_processes
