@@ -22,9 +22,9 @@ def rng(name: str) -> np.random.RandomState:
     return np.random.RandomState(zlib.crc32(name.encode()))
 
 
-def fill(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Value of one state-dict entry: float32 numbers widened to float64."""
-    n = rng(name).standard_normal(shape)
+def fill(name: str, shape: tuple[int, ...], prefix: str = "") -> Tensor:
+    """Value of one state-dict entry: float32 numbers widened to float64; `prefix` comes before the name in the seed."""
+    n = rng(prefix + name).standard_normal(shape)
     last = name.rsplit(".", 1)[-1]
     if last == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.long)
@@ -48,13 +48,16 @@ def fill(name: str, shape: tuple[int, ...]) -> Tensor:
         v = 1 + 0.1 * n
     elif last == "weight":
         v = n / np.sqrt(np.prod(shape[1:]))
+    elif last.startswith("layer_scale"):
+        v = 0.1 * n
     else:
         raise AssertionError(f"no fill rule for {name}")
     return torch.from_numpy(np.asarray(v).astype(np.float32).astype(np.float64))
 
 
 def filled_state(reference: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: fill(name, tuple(shape)) for name, shape in reference["state_dict"].items()}
+    prefix = reference.get("prefix", "")
+    return {name: fill(name, tuple(shape), prefix) for name, shape in reference["state_dict"].items()}
 
 
 def inputs(tag: str, b: int, h: int, w: int) -> dict[str, Tensor]:
