@@ -22,8 +22,8 @@ from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new import survey
 from ktb.errors import DataError
 from ktb.io import entries, existing, files_below, is_empty, is_hidden
-from ktb.predict.predictor import plan as plan_predict
-from ktb.predict.predictor import plan_csv
+from ktb.predict.pairing import plan as plan_predict
+from ktb.predict.pairing import plan_csv
 
 JUNK = (".DS_Store", "._1.png", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/1-checkpoint.png", "__MACOSX/._1.png",
         "__MACOSX/1.png", ".git/1.png", "@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "@eaDir/2.png")  # fmt: skip

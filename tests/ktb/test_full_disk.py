@@ -21,7 +21,7 @@ from ktb.errors import KTBError
 from ktb.jobs import train as run
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
-from ktb.predict.predictor import _npz
+from ktb.predict.outputs import npz_file
 from ktb.sweeps import folder as sweep
 from ktb.weights.bundle import save_bundle
 from ktb.weights.export import export
@@ -52,7 +52,7 @@ def noise(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def probabilities(folder: Path) -> None:
-    with _npz(folder / "p.npz", "p", (64, 64, 4), "stamp") as file:
+    with npz_file(folder / "p.npz", "p", (64, 64, 4), "stamp") as file:
         file.write(bytes(2 * 64 * 64 * 4))
 
 

@@ -18,7 +18,7 @@ from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new import survey
 from ktb.data.tools.prepare import plan as plan_preparation
-from ktb.predict.predictor import plan
+from ktb.predict.pairing import plan
 from ktb.report.runs import read_run
 from ktb.report.sweep_summary import summarise
 from ktb.weights.files import find_checkpoint, read_file

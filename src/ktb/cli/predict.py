@@ -1,5 +1,5 @@
 """The `ktb-predict` command: masks for the user's own pictures. Arguments in, exit code out; the work is in
-`ktb.predict.predictor`."""
+`ktb.predict`."""
 
 from __future__ import annotations
 
@@ -148,7 +148,10 @@ def _share(text: str) -> float:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from ktb.data.values import known
-    from ktb.predict.predictor import Predictor, claimed, plan, plan_csv, run
+    from ktb.predict.folder import FolderPredictor, claimed, predict_folder
+    from ktb.predict.outputs import Outputs
+    from ktb.predict.pairing import plan, plan_csv
+    from ktb.predict.predictor import Predictor
 
     sources: dict[str, list[str]] = {}
     for text in arguments.input:
@@ -168,23 +171,22 @@ def _predict(arguments: argparse.Namespace) -> int:
                 + did_you_mean(name, names)
             )
     if arguments.csv is not None:
-        jobs, failures, given = plan_csv(arguments.csv, names, allow_missing=arguments.allow_missing)
+        pictures, failures, given = plan_csv(arguments.csv, names, allow_missing=arguments.allow_missing)
     else:
-        jobs, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
+        pictures, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
         given = list(sources)
 
-    short_side = data.short_side if arguments.short_side is None else arguments.short_side or None
-    predictor = Predictor(
-        model.to(device).eval(),
-        data,
+    work = FolderPredictor(
+        Predictor(
+            model.to(device).eval(),
+            data,
+            short_side=data.short_side if arguments.short_side is None else arguments.short_side or None,
+            tile=arguments.tile,
+            overlap=arguments.overlap,
+            device=device,
+        ),
+        Outputs(arguments.out, data.spec, arguments.write, arguments.legend),
         settings,
-        arguments.out,
-        write=arguments.write,
-        legend=arguments.legend,
-        short_side=short_side,
-        tile=arguments.tile,
-        overlap=arguments.overlap,
-        device=device,
         training={} if arguments.force else known(model.about.get("values")),
         max_pixels=arguments.max_pixels,
     )
@@ -193,11 +195,11 @@ def _predict(arguments: argparse.Namespace) -> int:
         if name not in given:
             rest = " + ".join(other for other in names if other in given)
             print(f"{name} is not given: the model answers from {rest} alone, which is less reliable")
-    partial = sum(len(job.files) < len(given) for job in jobs)
+    partial = sum(len(picture.files) < len(given) for picture in pictures)
     if partial:
-        print(f"{partial} of {len(jobs)} pictures lack a modality: the model answers from the rest")
-    with claimed(arguments.out, predictor.manifest(file)):
-        outcomes = watch(run(predictor, jobs, overwrite=arguments.overwrite), len(jobs), "predict")
+        print(f"{partial} of {len(pictures)} pictures lack a modality: the model answers from the rest")
+    with claimed(arguments.out, work.manifest(file)):
+        outcomes = watch(predict_folder(work, pictures, overwrite=arguments.overwrite), len(pictures), "predict")
     return print_outcomes([*failures, *outcomes], str(arguments.out))
 
 

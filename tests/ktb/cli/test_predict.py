@@ -35,7 +35,10 @@ from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.engine.inference import sliding_window, whole_image
 from ktb.jobs import train as run
 from ktb.models.segmentor import KTBSegmentor
-from ktb.predict.predictor import Job, Predictor, _Loaded, plan
+from ktb.predict.folder import FolderPredictor, LoadedPicture
+from ktb.predict.outputs import Outputs
+from ktb.predict.pairing import PictureFiles, plan
+from ktb.predict.predictor import Predictor
 from ktb.weights.naming import to_published
 from tests.ktb.jobs.test_train import TINY, configured
 
@@ -114,7 +117,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_every_output_is_the_models_answer(
     trained: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ktb.predict.predictor._OVERLAY_ROWS", 7)
+    monkeypatch.setattr("ktb.predict.outputs._OVERLAY_ROWS", 7)
     out = tmp_path / "out"
     assert call(trained, pairs, out, "--write", "colour,overlay,confidence,probabilities") == 0
     model = load_model(trained)
@@ -523,9 +526,10 @@ def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, t
     samples = data._samples[data.spec.report_split]
     assert isinstance(samples, FileSamples)
     files = {m: tuple(samples.root / f for f in samples.entries[0].files[m]) for m in expected}
-    predictor = Predictor(cast(KTBSegmentor, torch.nn.Identity()), data, {}, tmp_path, short_side=data.short_side)
-    loaded = predictor.load(Job("x", files), overwrite=False)
-    assert isinstance(loaded, _Loaded), loaded
+    predictor = Predictor(cast(KTBSegmentor, torch.nn.Identity()), data, short_side=data.short_side)
+    work = FolderPredictor(predictor, Outputs(tmp_path, data.spec), {})
+    loaded = work.load(PictureFiles("x", files), overwrite=False)
+    assert isinstance(loaded, LoadedPicture), loaded
     for modality, x in expected.items():
         found = loaded.inputs[modality][0]
         if name == "mcubes":  # training drops a margin at the left, and evaluates on a square

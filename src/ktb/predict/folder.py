@@ -1,0 +1,342 @@
+"""Masks for the user's own pictures, written into a folder: read, predict, write, and go on where a call stopped.
+
+Pictures are read in threads while the model computes and written in another, so at most a few are in memory. Every
+output carries a stamp of the model, the settings and its input files, so a stopped call goes on where it stopped, and
+nothing is overwritten that does not carry one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ktb import __version__
+from ktb.data.augment import Size
+from ktb.data.module import Reader, read_images, say_converted
+from ktb.data.pictures import RGBImage
+from ktb.data.readers.image import Reading, pixel_limit, similar
+from ktb.data.readers.png import png_text
+from ktb.data.tools.parallel import Outcome
+from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
+from ktb.errors import ConfigError, DataError, KTBError, NotFiniteError, is_out_of_gpu_memory, is_out_of_memory
+from ktb.io import atomic_file, locked
+from ktb.predict.outputs import OUTPUTS, STAMP, Mask, Outputs, confidence_of, probability_bytes, stamp_of
+from ktb.predict.pairing import PictureFiles
+from ktb.predict.predictor import Predictor
+from ktb.weights.states import fingerprint
+
+MANIFEST = "predict.json"
+READ_AHEAD = 2
+"""Pictures read before the model asks for them; as many wait to be written at most."""
+
+_hash = partial(hashlib.blake2b, digest_size=16)
+
+
+@dataclass
+class LoadedPicture:
+    """A picture as the model takes it.
+
+    Args:
+        picture: its files.
+        stamp: of the model, the settings and its files.
+        inputs: modality → (1, C, h, w) as stored.
+        size: (height, width) of the picture itself.
+        backdrop: (H, W, 3), what the overlay lies over; None: no overlay is written.
+        converted: as in `RawSample`.
+    """
+
+    picture: PictureFiles
+    stamp: str
+    inputs: dict[str, Tensor]
+    size: Size
+    backdrop: RGBImage | None
+    converted: dict[str, str]
+
+
+class UnlikeTraining(DataError):
+    """A picture whose values are far outside of what the model was trained on: most likely another unit."""
+
+
+@dataclass(frozen=True)
+class _Unlike(Outcome):
+    """What became of a picture that is not segmented for this reason."""
+
+
+@dataclass
+class FolderPredictor:
+    """From the files of a picture to its masks in a folder.
+
+    Args:
+        predictor: the model and how it is applied.
+        outputs: what is written, and where.
+        settings: what else decides the outputs, for the stamp (the data set's configuration).
+        training: modality → how large its values were in training; pictures far outside are refused. Empty: none is.
+        max_pixels: larger pictures are refused; None: as the data set has it.
+    """
+
+    predictor: Predictor
+    outputs: Outputs
+    settings: Mapping[str, Any]
+    training: Mapping[str, Magnitude] = field(default_factory=dict)
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        data = self.predictor.data
+        self._most = data.max_pixels if self.max_pixels is None else self.max_pixels
+        self._readers = data.readers()
+        self._model_sha256 = fingerprint(self.predictor.model)
+        facts = {
+            "version": __version__,
+            "model": self._model_sha256,
+            "settings": self.settings,
+            "modalities": [asdict(m) for m in data.modalities],
+            "classes": [data.spec.classes, data.spec.palette],
+            "write": sorted(self.outputs.write),
+            "options": [
+                self.outputs.legend, self.predictor.short_side, self.predictor.tile, self.predictor.overlap,
+            ],
+        }  # fmt: skip
+        self._settings_digest = _hash(json.dumps(facts, default=str).encode()).hexdigest()
+
+    def manifest(self, checkpoint: Path) -> dict[str, Any]:
+        """What somebody needs who finds the results, as it is written into `predict.json`."""
+        spec = self.predictor.data.spec
+        return {
+            STAMP: 1,
+            "checkpoint": str(checkpoint.absolute()),
+            "model_sha256": self._model_sha256,
+            "dataset": spec.name,
+            "modalities": list(self.predictor.modalities),
+            "short_side": self.predictor.short_side,
+            "tile": self.predictor.tile,
+            "overlap": self.predictor.overlap,
+            "written": ["index", *(name for name in OUTPUTS if name in self.outputs.write)],
+            "classes": [
+                {"id": i, "name": name, "colour": list(colour)}
+                for i, (name, colour) in enumerate(zip(spec.classes, spec.palette, strict=True))
+            ],
+        }
+
+    def load(self, picture: PictureFiles, *, overwrite: bool) -> LoadedPicture | Outcome:
+        """Read one picture, unless its results are there already or something is wrong with it."""
+        index = self.outputs.path(picture.name, "index")
+        try:
+            stamp = self._stamp(picture)
+            targets = self.outputs.paths(picture.name)
+            # The index is written last, so with it all is there, unless somebody removed something.
+            if not overwrite and png_text(index, STAMP) == stamp and all(t.is_file() for t in targets):
+                return Outcome(index, "kept")
+            for target in targets:
+                if target.exists() and stamp_of(target) is None:
+                    raise DataError(
+                        f"{target}: is there already and was not written by ktb-predict; move it away, or choose "
+                        "another --out"
+                    )
+            with pixel_limit(self._most):
+                return self._read(picture, stamp)
+        except UnlikeTraining as error:
+            return _Unlike(index, "failed", str(error))
+        except KTBError as error:
+            return Outcome(index, "failed", str(error))
+        except OSError as error:
+            return Outcome(index, "failed", f"{error.filename or index}: {error.strerror or error}")
+        except MemoryError:
+            return Outcome(index, "failed", f"{picture.first}: needs more memory than there is; make it smaller")
+
+    def _stamp(self, picture: PictureFiles) -> str:
+        sources: dict[str, list[str]] = {}
+        for modality, paths in picture.files.items():
+            sources[modality] = []
+            for path in paths:
+                try:
+                    with path.open("rb") as file:
+                        sources[modality].append(hashlib.file_digest(file, _hash).hexdigest())
+                except (FileNotFoundError, NotADirectoryError):
+                    raise DataError(f"{path}: no such file{similar(path)}") from None
+        return json.dumps({"settings": self._settings_digest, "sources": sources})
+
+    def _read(self, picture: PictureFiles, stamp: str) -> LoadedPicture:
+        modalities = self.predictor.modalities
+        files = {name: picture.files[name] for name in modalities if name in picture.files}
+        odd: list[str] = []
+        readers = {
+            name: self._comparing(name, reader, odd) if name in self.training else reader
+            for name, reader in self._readers.items()
+            if name in files
+        }
+        images, valid, converted, _ = read_images(files, readers, resizing=self.predictor.data.resizing)
+        first = next(iter(images.values()))
+        size = (first.shape[0], first.shape[1])
+        height, width = self.predictor.input_size(size)
+        if (height, width) != size and height * width > self._most:
+            raise DataError(
+                f"{picture.first}: {size[1]} x {size[0]} pixels would become {width} x {height} for"
+                f" the model; expected at most {self._most} pixels: use --short-side native, or "
+                f"--max-pixels {height * width}"
+            )
+        if odd:
+            raise UnlikeTraining(odd[0])
+        backdrop = self.outputs.backdrop(images, modalities)
+        images = {name: images[name] for name in files}
+        inputs = self.predictor.inputs(images, valid, picture.name)
+        return LoadedPicture(picture, stamp, inputs, size, backdrop, converted)
+
+    def _comparing(self, name: str, reader: Reader, odd: list[str]) -> Reader:
+        """`reader`, which appends to `odd` what of its pictures is far outside of the training."""
+
+        def read(paths: Sequence[Path]) -> Reading:
+            measured, result = read_measured(reader, paths)
+            text = unlike(sizes(measured), self.training[name], reader, self.predictor.modalities[name])
+            if text is not None:
+                odd.append(f"{paths[0]}: {name} {text}; {REMEDY}, or go on with --force")
+            return result
+
+        return read
+
+    def segment(self, loaded: LoadedPicture) -> Mask | Outcome:
+        """Run the model; probabilities, which may be too many for the memory, are written on the way."""
+        picture, size = loaded.picture, loaded.size
+        index = self.outputs.path(picture.name, "index")
+        confidence = np.empty(size, np.uint8) if "confidence" in self.outputs.write else None
+        mask = Mask(np.empty(size, self.predictor.id_type), confidence)
+        try:
+            classes = self.predictor.model.num_classes
+            with self.outputs.probabilities(picture.name, size, classes, loaded.stamp) as file:
+                for band in self.predictor.bands(loaded.inputs, size):
+                    mask.ids[band.rows] = band.ids
+                    if mask.confidence is not None:
+                        mask.confidence[band.rows] = confidence_of(band.logits)
+                    if file is not None:
+                        file.write(probability_bytes(band.logits))
+        except OSError as error:  # of the probabilities' file
+            return _unwritable(index, error)
+        except NotFiniteError as error:
+            return Outcome(index, "failed", f"{picture.first}: {error}")
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) and not is_out_of_gpu_memory(error):
+                raise
+            return Outcome(
+                index,
+                "failed",
+                f"{picture.first}: {size[1]} x {size[0]} pixels need more memory than there is; use a "
+                f"--tile below {self.predictor.tile}",
+            )
+        return mask
+
+    def save(self, loaded: LoadedPicture, mask: Mask) -> Outcome:
+        """Write the pictures of one result."""
+        name = loaded.picture.name
+        try:
+            return Outcome(self.outputs.save(name, mask, loaded.backdrop, loaded.stamp), "written")
+        except OSError as error:
+            return _unwritable(self.outputs.path(name, "index"), error)
+
+
+def _unwritable(target: Path, error: OSError) -> Outcome:
+    return Outcome(target, "failed", f"{error.filename or target}: cannot be written ({error.strerror or error})")
+
+
+def predict_folder(
+    work: FolderPredictor, pictures: Sequence[PictureFiles], *, overwrite: bool = False
+) -> Iterator[Outcome]:
+    """Segment all of `pictures`: an outcome for each, about in their order.
+
+    Stopped early, what is being written is finished first.
+
+    Args:
+        work: what is done to each.
+        pictures: their files.
+        overwrite: make results again that are there and right.
+
+    Raises:
+        DataError: the first picture is far outside of what the model was trained on, so all are likely to be.
+    """
+    reading: deque[Future[LoadedPicture | Outcome]] = deque()
+    writing: deque[Future[Outcome]] = deque()
+    rest = iter(pictures)
+    alike = False
+    with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(READ_AHEAD) as readers:
+        try:
+            while True:
+                while len(reading) <= READ_AHEAD and (picture := next(rest, None)) is not None:
+                    reading.append(readers.submit(work.load, picture, overwrite=overwrite))
+                if not reading:
+                    break
+                loaded = reading.popleft().result()
+                # What an earlier call has written was like the training's pictures.
+                alike = alike or (isinstance(loaded, Outcome) and loaded.state == "kept")
+                if isinstance(loaded, _Unlike) and not alike:
+                    raise DataError(loaded.message)
+                if isinstance(loaded, Outcome):
+                    yield loaded
+                    continue
+                alike = True
+                if loaded.converted:
+                    say_converted(loaded.converted, "")
+                mask = work.segment(loaded)
+                loaded.inputs.clear()  # what waits to be written needs them no more
+                if isinstance(mask, Outcome):
+                    yield mask
+                    continue
+                writing.append(writer.submit(work.save, loaded, mask))
+                del loaded, mask
+                while len(writing) > READ_AHEAD or (writing and writing[0].done()):
+                    yield writing.popleft().result()
+            while writing:
+                yield writing.popleft().result()
+        finally:
+            for future in reading:
+                future.cancel()
+
+
+@contextmanager
+def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
+    """The folder for the results, made if need be, with `predict.json` in it, for this process alone.
+
+    What a killed process left half-written is removed.
+
+    Raises:
+        DataError: it cannot be made, or another process writes into it.
+        ConfigError: it holds another `predict.json`.
+    """
+    file = out / MANIFEST
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(locked(out))
+            except BlockingIOError:
+                raise DataError(
+                    f"{out}: another ktb-predict is writing into it; wait for it, or choose another --out"
+                ) from None
+            if file.exists() and not _is_manifest(file):
+                raise ConfigError(f"{file}: was not written by ktb-predict; move it away, or choose another --out")
+            for output in ("index", *OUTPUTS):
+                for left in (out / output).rglob(".*.tmp"):
+                    if re.fullmatch(r"\..+\.(png|npz)\.\d+\.tmp", left.name):
+                        left.unlink()
+            with atomic_file(file) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{error.filename or out}: no results can be written here ({error.strerror})") from None
+        yield
+
+
+def _is_manifest(file: Path) -> bool:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and STAMP in content

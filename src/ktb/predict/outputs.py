@@ -1,0 +1,234 @@
+"""The files that are written for a picture: class ids, colours, overlay, confidence, probabilities.
+
+Each carries a stamp, by which a later call knows its own files and whether they are still right.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ktb.data.augment import Array, Size
+from ktb.data.pictures import RGBImage, overlay, to_picture
+from ktb.data.readers.png import png_text
+from ktb.data.spec import DatasetSpec, ModalitySpec
+from ktb.errors import ConfigError, did_you_mean
+from ktb.io import atomic_file
+
+OUTPUTS = ("colour", "overlay", "confidence", "probabilities")
+"""What can be written beside the class ids ("index")."""
+STAMP = "ktb-predict"
+"""The key of the stamp in every output, and the mark of `predict.json`."""
+
+_OVERLAY_ROWS = 256
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass
+class Mask:
+    """The answer for one picture.
+
+    Args:
+        ids: (H, W) class ids, uint8, or uint16 where there are more than 256 classes.
+        confidence: (H, W) the greatest class probability, 255 for 1; None: not wanted.
+    """
+
+    ids: NDArray[Any]
+    confidence: Bytes | None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The folder of the results and what is written there for each picture.
+
+    Args:
+        folder: of `index/NAME.png`, `colour/NAME.png` and so on.
+        spec: names and colours of the classes.
+        write: some of `OUTPUTS`.
+        legend: names the classes that occur below each overlay.
+
+    Raises:
+        ConfigError: `write` names something else.
+    """
+
+    folder: Path
+    spec: DatasetSpec
+    write: Collection[str] = ("colour", "overlay")
+    legend: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.write:
+            if name not in OUTPUTS:
+                raise ConfigError(f"--write {name}: expected some of {', '.join(OUTPUTS)}{did_you_mean(name, OUTPUTS)}")
+
+    def path(self, name: str, output: str) -> Path:
+        """The file of one output of the picture `name`."""
+        return self.folder / output / f"{name}.{'npz' if output == 'probabilities' else 'png'}"
+
+    def paths(self, name: str) -> list[Path]:
+        """All files of the picture `name`."""
+        return [self.path(name, output) for output in ("index", *self.write)]
+
+    def backdrop(self, images: Mapping[str, Array], modalities: Mapping[str, ModalitySpec]) -> RGBImage | None:
+        """What the overlay lies over: RGB, or the first modality made visible; None where no overlay is written.
+
+        Args:
+            images: modality → (H, W, C), as in `RawSample`.
+            modalities: what is known of them, by name.
+        """
+        if "overlay" not in self.write:
+            return None
+        name = "rgb" if "rgb" in images else next(iter(images))
+        if name == "rgb" and images[name].dtype == np.uint8:
+            return images[name]
+        stored = torch.from_numpy(images[name]).movedim(-1, 0)
+        return to_picture(stored, replace(modalities[name], validity=False))
+
+    @contextmanager
+    def probabilities(self, name: str, size: Size, classes: int, stamp: str) -> Iterator[IO[bytes] | None]:
+        """The file for the class probabilities of a picture, which may be too many for the memory.
+
+        Args:
+            name: of the picture.
+            size: (height, width) of the picture.
+            classes: how many there are.
+            stamp: of the picture.
+
+        Yields:
+            A file for (H, W, K) float16 in C order; None where probabilities are not written.
+        """
+        if "probabilities" not in self.write:
+            yield None
+            return
+        with npz_file(self.path(name, "probabilities"), "probabilities", (*size, classes), stamp) as file:
+            yield file
+
+    def save(self, name: str, mask: Mask, picture: RGBImage | None, stamp: str) -> Path:
+        """Write the pictures of one result; the index last, as it says that all is there.
+
+        Args:
+            name: of the picture.
+            mask: the answer for it.
+            picture: (H, W, 3), what the overlay lies over; None: no overlay is written.
+            stamp: of the picture.
+
+        Returns:
+            The file of the index.
+
+        Raises:
+            OSError: one can't be written.
+        """
+        if "colour" in self.write:
+            self._save(self._coloured(mask.ids), name, "colour", stamp)
+        if picture is not None:
+            self._save(self._overlay(picture, mask.ids), name, "overlay", stamp)
+        if mask.confidence is not None:
+            self._save(Image.fromarray(mask.confidence), name, "confidence", stamp)
+        return self._save(Image.fromarray(mask.ids), name, "index", stamp)
+
+    def _save(self, image: Image.Image, name: str, output: str, stamp: str) -> Path:
+        path = self.path(name, output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        info = PngInfo()
+        info.add_text(STAMP, stamp)
+        with atomic_file(path) as temporary:
+            image.save(temporary, "PNG", pnginfo=info, compress_level=3)
+        return path
+
+    def _coloured(self, ids: NDArray[Any]) -> Image.Image:
+        palette = np.array(self.spec.palette, np.uint8)
+        if ids.dtype != np.uint8:  # a palette has 256 entries at most
+            return Image.fromarray(palette[ids])
+        colour = Image.fromarray(ids).convert("P")
+        colour.putpalette(palette.ravel().tolist())
+        return colour
+
+    def _overlay(self, picture: RGBImage, ids: NDArray[Any]) -> Image.Image:
+        """The classes' colours over the picture; drawn in bands, as it takes many times the picture's memory."""
+        result = np.empty_like(picture)
+        for start in range(0, len(ids), _OVERLAY_ROWS):
+            above = max(start - 1, 0)  # the row before, for the line between it and the first
+            rows = slice(above, start + _OVERLAY_ROWS)
+            band = overlay(picture[rows], ids[rows], self.spec.palette)
+            result[start : start + _OVERLAY_ROWS] = band[start - above :]
+        image = Image.fromarray(result)
+        return self._with_legend(image, np.flatnonzero(np.bincount(ids.ravel()))) if self.legend else image
+
+    def _with_legend(self, image: Image.Image, classes: NDArray[np.intp]) -> Image.Image:
+        """`image` with the names of `classes` on white below it, in as many lines as they need."""
+        spec = self.spec
+        text = max(11, min(image.size) // 36)
+        font = ImageFont.load_default(text)
+        gap = text // 2
+        widths = {c: round(font.getlength(spec.classes[c])) + text + 2 * gap for c in classes}
+        width = max(image.width, max(widths.values()) + gap)
+        places: dict[int, tuple[int, int]] = {}
+        x, y = gap, image.height + gap
+        for c in classes:
+            if x + widths[c] > width and x > gap:
+                x, y = gap, y + text + gap
+            places[c] = (x, y)
+            x += widths[c] + gap
+        sheet = Image.new("RGB", (width, y + text + gap), "white")
+        sheet.paste(image)
+        draw = ImageDraw.Draw(sheet)
+        for c, (x, y) in places.items():
+            draw.rectangle((x, y, x + text, y + text), fill=spec.palette[c], outline=(120, 120, 120))
+            draw.text((x + text + gap, y + text // 2), spec.classes[c], "black", font, anchor="lm")
+        return sheet
+
+
+def confidence_of(logits: Tensor) -> Bytes:
+    """(K, H, W) logits → (H, W) the greatest class probability, 255 for 1."""
+    greatest = (logits - logits.amax(0)).exp().sum(0).reciprocal()
+    values: Bytes = (255 * greatest).round().to(torch.uint8).cpu().numpy()
+    return values
+
+
+def probability_bytes(logits: Tensor) -> bytes:
+    """(K, H, W) logits → class probabilities (H, W, K) float16 in C order."""
+    share = logits.softmax(0).permute(1, 2, 0).to(torch.float16)
+    return share.contiguous().cpu().numpy().tobytes()
+
+
+@contextmanager
+def npz_file(path: Path, name: str, shape: tuple[int, ...], stamp: str) -> Iterator[IO[bytes]]:
+    """A file for the bytes of one float16 array in C order, which becomes the NPZ file `path`.
+
+    Args:
+        path: the NPZ file; its folders are made.
+        name: of the array in it.
+        shape: of the array.
+        stamp: goes into the file's comment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        archive.comment = f"{STAMP} {stamp}".encode()
+        with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            yield file
+
+
+def stamp_of(path: Path) -> str | None:
+    """The stamp of a complete output; None for any other file."""
+    if path.suffix == ".png":
+        return png_text(path, STAMP)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            key, _, stamp = archive.comment.decode("utf-8", "replace").partition(" ")
+    except (OSError, zipfile.BadZipFile):
+        return None
+    return stamp if key == STAMP else None
