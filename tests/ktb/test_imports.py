@@ -30,7 +30,7 @@ ONLY_IN = {  # package → the only modules that may import it
 OF_OTHERS = {  # module → what beside the standard library it may import
     "ktb.errors": (),
     "ktb.io": ("filelock",),
-    "ktb.models": ("torch", "timm"),
+    "ktb.models": ("torch", "timm", "triton"),  # triton: one kernel, imported when it is used
     "ktb.data.spec": ("torch",),
     "ktb.config.moved": (),
 }
