@@ -16,7 +16,7 @@ from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import HHAJob, convert_hha
 from ktb.data.tools.prepare import Conversion, convert
 from ktb.engine.callbacks.metrics_file import MetricsFile
-from ktb.engine.callbacks.saving import AtomicIO
+from ktb.engine.checkpoint_files import AtomicIO
 from ktb.errors import KTBError
 from ktb.jobs import train as run
 from ktb.models.backbones.swin import FrozenSwin, SwinArch

@@ -7,113 +7,24 @@ EMM   every proper subset of the modalities is missing, none included: 2^N - 1 r
 RMM   the same subsets, but each element of a chosen modality is zeroed with probability `rate`.
 NM    salt and pepper on every modality (elements set to the largest or smallest value of that sample's tensor), then
       Gaussian noise on all but event.
-
-A missing modality is a tensor of zeros in EMM as defined ("zeros"). That is not what the model itself calls missing:
-zeros still pass the patch embedding, whose bias and norm make tokens of them, whereas a modality left out of the inputs
-("masked") has zero tokens, as under the masking of training (docs/method.md#mmst). "black" (MISS) is a black picture
-before normalisation.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
-import lightning as L
 import numpy as np
-import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
-from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.inference import Model, most_likely
-from ktb.engine.module import SegmentationModule
+from ktb.data.spec import ModalitySpec
+from ktb.engine.disturbances import MISSING
 from ktb.errors import ConfigError
-from ktb.metrics.counts import ConfusionMatrix
-from ktb.metrics.scores import PER_CLASS, finite, scores
-from ktb.models.segmentor import KTBSegmentor, SegOutput
-
-MISSING = ("zeros", "black", "masked")
-"""Ways a missing modality can reach the model."""
+from ktb.metrics.scores import PER_CLASS, finite
 
 FUSED = "fused"
-
-Inputs = dict[str, Tensor]
-
-
-# ------------------------------------------------------------------------------------------------------ disturbances
-
-
-class Draws:
-    """Random numbers for the samples of one batch.
-
-    Seed, sample id, modality and purpose alone decide them, so that batch size, rank and device do not matter; rates
-    and levels share their draws, so that a higher one only adds to a lower one.
-    """
-
-    def __init__(self, seed: int, ids: Sequence[str]) -> None:
-        self.seed = seed
-        self.ids = ids
-        self._made: dict[tuple[str, str], Tensor] = {}
-
-    def uniform(self, purpose: str, modality: str, like: Tensor) -> Tensor:
-        """In [0, 1), of the shape, device and dtype of `like` (B, C, H, W)."""
-        return self._draw(purpose, modality, like, lambda g, shape: g.random(shape, np.float32))
-
-    def normal(self, purpose: str, modality: str, like: Tensor) -> Tensor:
-        """Standard normal, of the shape, device and dtype of `like` (B, C, H, W)."""
-        return self._draw(purpose, modality, like, lambda g, shape: g.standard_normal(shape, np.float32))
-
-    def _draw(
-        self, purpose: str, modality: str, like: Tensor, make: Callable[[np.random.Generator, torch.Size], Any]
-    ) -> Tensor:
-        key = (purpose, modality)
-        if key not in self._made:
-            samples = [make(self._generator(*key, name), like.shape[1:]) for name in self.ids]
-            self._made[key] = torch.from_numpy(np.stack(samples)).to(like)
-        return self._made[key]
-
-    def _generator(self, *parts: str) -> np.random.Generator:
-        digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).digest()
-        return np.random.default_rng([self.seed, int.from_bytes(digest)])
-
-
-def without(inputs: Inputs, missing: Sequence[str], way: str, modalities: Sequence[ModalitySpec]) -> Inputs:
-    """Normalised inputs with the modalities `missing` taken away in one of the `MISSING` ways."""
-    if way == "masked":
-        return {m: x for m, x in inputs.items() if m not in missing}
-    specs = {m.name: m for m in modalities}
-
-    def replacement(name: str, x: Tensor) -> Tensor:
-        if way == "zeros":
-            return torch.zeros_like(x)
-        return specs[name].normalize(x.new_zeros(1, x.shape[1], 1, 1)).to(x).expand_as(x)
-
-    return {m: replacement(m, x) if m in missing else x for m, x in inputs.items()}
-
-
-def randomly_zeroed(inputs: Inputs, chosen: Sequence[str], rate: float, draws: Draws) -> Inputs:
-    """Each element of the modalities `chosen` is zero with probability `rate`, independently."""
-    return {m: x.masked_fill(draws.uniform("rmm", m, x) < rate, 0.0) if m in chosen else x for m, x in inputs.items()}
-
-
-def noisy(inputs: Inputs, density: float, sigma: float, draws: Draws) -> Inputs:
-    """Salt and pepper, each on half of a share `density` of the elements, then Gaussian noise but on event."""
-    result = {}
-    for m, x in inputs.items():
-        u = draws.uniform("salt and pepper", m, x)
-        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-        x = torch.where(u < density, torch.where(u < density / 2, high, low), x)
-        if m != "event":
-            x = x + sigma * draws.normal("gaussian", m, x)
-        result[m] = x
-    return result
-
-
-# --------------------------------------------------------------------------------------------------------------- runs
+"""The fused head's name beside those of the side heads, which are their modalities'."""
 
 
 @dataclass(frozen=True)
@@ -178,105 +89,6 @@ def _given(settings: Mapping[str, Any], protocol: str, key: str) -> list[Any]:
 def _share(key: str, value: Any) -> None:
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ConfigError(f"robustness.{key}: {value} cannot work; expected a share from 0 to 1")
-
-
-class _AllHeads:
-    """Fused and side heads of one forward pass, stacked along the classes."""
-
-    def __init__(self, model: KTBSegmentor, side: Sequence[str]) -> None:
-        self.model = model
-        self.side = side
-        self.num_classes = model.num_classes
-
-    def __call__(self, inputs: Mapping[str, Tensor], *, side: bool | None = None) -> SegOutput:
-        out = self.model(inputs, side=True)
-        return SegOutput(torch.cat([out.logits, *(out.side[m] for m in self.side)], dim=1))
-
-
-class Robustness(Callback):
-    """Scores every case on each test batch, right after the undisturbed prediction: the data are read once.
-
-    Args:
-        settings: a member of the group `robustness`.
-        modalities: in the model's order.
-        seed: of all random changes.
-
-    Raises:
-        ConfigError: a value that cannot work.
-    """
-
-    def __init__(self, settings: Mapping[str, Any], modalities: Sequence[ModalitySpec], seed: int) -> None:
-        self.cases = cases(settings, modalities)
-        self._with_emm = any(case.protocol == "emm" for case in self.cases)
-        self.modalities = tuple(modalities)
-        self.noise = {str(level): dict(noise) for level, noise in (settings.get("nm") or {}).items()}
-        self.expected: list[float] = list(settings.get("expected") or [])
-        self.seed = seed
-        self.result: dict[str, Any] = {}
-        """After the test: what robustness.json holds."""
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        module = cast(SegmentationModule, pl_module)
-        self._answered: dict[Case, list[tuple[list[str], Tensor]]] = {case: [] for case in self.cases}
-        self._counts = {
-            (case, head): ConfusionMatrix(module.model.num_classes).to(module.device)
-            for case in self.cases
-            for head in self._heads(case, module.model)
-        }
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if not batch["id"]:  # a process that no sample was left for
-            return
-        module = cast(SegmentationModule, pl_module)
-        with trainer.precision_plugin.test_step_context():  # which sets the type of inputs as well
-            inputs = normalize(batch["inputs"], self.modalities)
-        draws = Draws(self.seed, batch["id"])
-        size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
-        for case in self.cases:
-            heads = self._heads(case, module.model)
-            if case.protocol == "full" and heads == [FUSED]:
-                self._counts[case, FUSED].update(outputs, batch["label"])
-                continue
-            model: Model = _AllHeads(module.model, heads[1:]) if len(heads) > 1 else module.model
-            with trainer.precision_plugin.test_step_context():
-                logits = module.inference(model, self._changed(inputs, case, draws), size)
-            for head, part in zip(heads, logits.split(module.model.num_classes, dim=1), strict=True):
-                prediction, answered = most_likely(part)
-                self._answered[case].append((batch["id"], answered))
-                self._counts[case, head].update(prediction, batch["label"])
-
-    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        module = cast(SegmentationModule, pl_module)
-        for case, answered in self._answered.items():
-            module.require_answers(answered, f" in the case {case}")
-        without = module.mean_without
-        found = {key: scores(metric.compute().cpu().numpy(), without) for key, metric in self._counts.items()}
-        self.result = summarise(found, [m.name for m in self.modalities], self.expected)
-
-    def _changed(self, inputs: Inputs, case: Case, draws: Draws) -> Inputs:
-        if case.protocol == "emm":
-            return without(inputs, case.affected, case.setting, self.modalities)
-        if case.protocol == "rmm":
-            return randomly_zeroed(inputs, case.affected, float(case.setting), draws)
-        if case.protocol == "nm":
-            return noisy(inputs, **self.noise[case.setting], draws=draws)
-        return inputs
-
-    def _heads(self, case: Case, model: KTBSegmentor) -> list[str]:
-        """The fused head, and where modalities are missing the side heads of the others."""
-        asked = case.protocol in ("full", "emm") and self._with_emm and bool(model.side_heads)
-        return [FUSED, *(m for m in model.modalities if asked and m not in case.affected)]
-
-
-# -------------------------------------------------------------------------------------------------------------- sums
 
 
 def average(runs: Mapping[tuple[str, ...], float]) -> float:

@@ -19,7 +19,7 @@ from ktb.config.overrides import overridden, user_overrides
 from ktb.config.saved import differences, resume_saved
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
-from ktb.engine.callbacks.saving import newest_first
+from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.errors import CheckpointError, ConfigError
 from ktb.report.runs import read_json

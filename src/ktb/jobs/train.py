@@ -44,13 +44,17 @@ from ktb.data.spec import DatasetSpec
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.finite import FiniteCheck
 from ktb.engine.callbacks.metrics_file import MetricsFile
-from ktb.engine.callbacks.panels import Panels, Predictions, Progress, Speed
-from ktb.engine.callbacks.saving import LAST, AtomicIO, Saving
+from ktb.engine.callbacks.panels import Panels
+from ktb.engine.callbacks.predictions import Predictions
+from ktb.engine.callbacks.progress import Progress
+from ktb.engine.callbacks.robustness import Robustness
+from ktb.engine.callbacks.saving import Saving
+from ktb.engine.callbacks.speed import Speed
+from ktb.engine.checkpoint_files import LAST, AtomicIO
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
-from ktb.engine.robustness import Robustness
 from ktb.errors import CheckpointError, ConfigError, NotFiniteError, WriteError
 from ktb.io import atomic_file
 from ktb.jobs import finetune, resume

@@ -8,18 +8,8 @@ import pytest
 import torch
 
 from ktb.data.spec import RGB, ModalitySpec, normalize
-from ktb.engine.robustness import (
-    Draws,
-    average,
-    cases,
-    expectation,
-    noisy,
-    randomly_zeroed,
-    subsets,
-    summarise,
-    summary,
-    without,
-)
+from ktb.engine.disturbances import SampleNoise, noisy, randomly_zeroed, without
+from ktb.engine.robustness import average, cases, expectation, subsets, summarise, summary
 from ktb.errors import ConfigError
 
 DEPTH = ModalitySpec("depth")
@@ -105,7 +95,7 @@ def test_ways_of_missing() -> None:
 def test_share_of_randomly_zeroed_elements(rate: float) -> None:
     x = inputs(RGB, DEPTH)
     x = {m: v + 10 for m, v in x.items()}  # no zeros of its own
-    out = randomly_zeroed(x, ["depth"], rate, Draws(1, IDS))
+    out = randomly_zeroed(x, ["depth"], rate, SampleNoise(1, IDS))
     assert torch.equal(out["rgb"], x["rgb"])
     zeroed = out["depth"] == 0
     assert torch.equal(out["depth"][~zeroed], x["depth"][~zeroed])
@@ -117,14 +107,14 @@ def test_share_of_randomly_zeroed_elements(rate: float) -> None:
 @pytest.mark.parametrize(("density", "sigma"), [(0.05, 0.1), (0.1, 0.2), (0.2, 0.5)])
 def test_density_and_sigma_of_noise(density: float, sigma: float) -> None:
     x = inputs(RGB, EVENT, size=128)
-    out = noisy(x, density, 0.0, Draws(1, IDS))
+    out = noisy(x, density, 0.0, SampleNoise(1, IDS))
     for m, v in x.items():
         inner = (v > v.amin((1, 2, 3), keepdim=True)) & (v < v.amax((1, 2, 3), keepdim=True))
         n = int(inner.sum())
         for extreme in (v.amin((1, 2, 3), keepdim=True), v.amax((1, 2, 3), keepdim=True)):
             share = float((out[m] == extreme)[inner].float().mean())
             assert share == pytest.approx(density / 2, abs=4 * (density / 2 / n) ** 0.5)
-    noise = noisy(x, density, sigma, Draws(1, IDS))
+    noise = noisy(x, density, sigma, SampleNoise(1, IDS))
     assert torch.equal(noise["event"], out["event"]), "no Gaussian noise on event"
     gaussian = noise["rgb"] - out["rgb"]
     assert float(gaussian.std()) == pytest.approx(sigma, rel=4 / (2 * gaussian.numel()) ** 0.5)
@@ -134,18 +124,18 @@ def test_density_and_sigma_of_noise(density: float, sigma: float) -> None:
 def test_a_sample_is_disturbed_alike_in_any_batch() -> None:
     x = inputs(RGB, DEPTH, samples=3)
     ids = ["c/1", "c/2", "c/3"]
-    together = noisy(randomly_zeroed(x, ["rgb"], 0.5, Draws(5, ids)), 0.1, 0.2, Draws(5, ids))
+    together = noisy(randomly_zeroed(x, ["rgb"], 0.5, SampleNoise(5, ids)), 0.1, 0.2, SampleNoise(5, ids))
     for i, name in enumerate(ids):
         one = {m: v[i : i + 1] for m, v in x.items()}
-        alone = noisy(randomly_zeroed(one, ["rgb"], 0.5, Draws(5, [name])), 0.1, 0.2, Draws(5, [name]))
+        alone = noisy(randomly_zeroed(one, ["rgb"], 0.5, SampleNoise(5, [name])), 0.1, 0.2, SampleNoise(5, [name]))
         assert all(torch.equal(alone[m][0], together[m][i]) for m in x)
-    other = randomly_zeroed(x, ["rgb", "depth"], 0.5, Draws(6, ids))
-    again = randomly_zeroed(x, ["rgb", "depth"], 0.5, Draws(5, ids))
+    other = randomly_zeroed(x, ["rgb", "depth"], 0.5, SampleNoise(6, ids))
+    again = randomly_zeroed(x, ["rgb", "depth"], 0.5, SampleNoise(5, ids))
     zeroed = [torch.stack([v == 0 for v in draw.values()]) for draw in (again, other)]
     assert not torch.equal(*zeroed), "the seed counts"
     assert not torch.equal(zeroed[0][0], zeroed[0][1]), "modalities differ"
     assert not torch.equal(zeroed[0][0, 0], zeroed[0][0, 1]), "samples differ"
-    more = randomly_zeroed(x, ["rgb"], 0.75, Draws(5, ids))["rgb"] == 0
+    more = randomly_zeroed(x, ["rgb"], 0.75, SampleNoise(5, ids))["rgb"] == 0
     assert bool((more | ~(again["rgb"] == 0)).all()), "a higher rate only adds"
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ktb.engine.callbacks.saving import Saving, newest_first
+from ktb.engine.callbacks.saving import Saving
+from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, WriteError
 from tests.ktb.jobs.test_train import last_state, metric_rows, train

@@ -1,11 +1,10 @@
-"""What happens beside training: progress, speed, pictures. Nothing else talks to a logger."""
+"""Pictures of test samples and of the fusion, for the run folder and for loggers that show pictures."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,11 +12,10 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch.distributed as dist
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from numpy.typing import NDArray
 from PIL import Image
-from rich import get_console
 
 from ktb.data.pictures import RGBImage, to_picture
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
@@ -36,67 +34,6 @@ from ktb.engine.callbacks.panel_drawing import (
 from ktb.engine.module import SegmentationModule
 from ktb.io import atomic_file
 from ktb.metrics.scores import finite
-
-
-class Progress(RichProgressBar):
-    """Rich bar on a terminal; in a log file one line per validation instead."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._on_terminal = get_console().is_terminal
-        if not self._on_terminal:
-            self.disable()  # Rich would print where its bar stood when it is stopped
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_validation_end(trainer, pl_module)
-        if trainer.sanity_checking or not trainer.is_global_zero or self._on_terminal:
-            return
-        metrics = trainer.callback_metrics
-        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", f"step {trainer.global_step}"]
-        parts += [f"{name} {float(metrics[key]):.4f}" for name, key in _SHOWN.items() if key in metrics]
-        print(", ".join(parts), flush=True)
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        # Lightning's bar counts epochs from 0, up to one less than there are.
-        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
-        return f"{text:{len(self.validation_description)}}"
-
-
-_SHOWN = {"loss": "train/loss", "val mIoU": "val/miou"}
-
-
-class Speed(Callback):
-    """Logs `train/samples_per_s`, over the steps of the epoch since the last logged one (a validation between them does
-    not count), and `train/lr`, the learning rate that the step used."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since, self._samples = time.perf_counter(), 0  # an epoch that is continued does not start
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since, self._samples = time.perf_counter(), 0
-
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._step = trainer.global_step
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before the batch ends
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._paused = time.perf_counter()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._since += time.perf_counter() - self._paused
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.perf_counter()
-        self._samples += len(batch["label"]) * trainer.world_size
-        pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": self._lr})
-        step = trainer.global_step
-        if step > self._step and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._since, self._samples = now, 0
 
 
 class Panels(Callback):
@@ -224,7 +161,6 @@ class Panels(Callback):
     def _wandb_image(self, panel: Panel) -> Any:
         """The first modality with truth and prediction as masks that can be switched on and off class by class."""
         import wandb
-        from PIL import Image
 
         if self.spec.num_classes > IGNORE:  # wandb's masks are 8-bit
             return wandb.Image(self._strip(panel), caption=panel.id)
@@ -236,46 +172,6 @@ class Panels(Callback):
             for name, mask in (("prediction", panel.prediction), ("truth", panel.truth))
         }
         return wandb.Image(first, caption=panel.id, masks=masks)
-
-
-class Predictions(Callback):
-    """Writes what is predicted for a split without labels, as its label files would hold it: `FOLDER/ID.png`.
-
-    Stored ids are 8-bit grey PNG or, where one exceeds 255, 16-bit; colours are RGB; ids that no PNG holds are NPY.
-
-    Args:
-        folder: new or of an earlier evaluation.
-        as_stored: class ids (H, W) → stored ids (H, W) or colours (H, W, 3).
-        num_classes: all of them decide together whether 8 bits are enough.
-    """
-
-    def __init__(self, folder: Path, as_stored: Callable[[NDArray[Any]], NDArray[Any]], num_classes: int) -> None:
-        self.folder = folder
-        self.as_stored = as_stored
-        every = as_stored(np.arange(num_classes))
-        low, high = int(every.min()), int(every.max())
-        self._dtype: type[Any] = np.uint8 if high <= 255 else np.uint16
-        self._suffix = ".png" if low >= 0 and high <= 65535 else ".npy"
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        for name, ids in zip(batch["id"], outputs.cpu().numpy(), strict=True):
-            path = self.folder / f"{name}{self._suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stored = self.as_stored(ids)
-            with atomic_file(path) as temporary:
-                if self._suffix == ".png":
-                    Image.fromarray(stored.astype(self._dtype)).save(temporary, "PNG")
-                else:
-                    with temporary.open("wb") as file:
-                        np.save(file, stored)
 
 
 def _pad_to(picture: RGBImage, height: int) -> RGBImage:

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from ktb.data.sets.synthetic import SyntheticDataModule
 from ktb.engine.callbacks import finite
 from ktb.engine.callbacks.finite import FiniteCheck
-from ktb.engine.callbacks.panels import Speed
-from ktb.engine.callbacks.saving import AtomicIO, Saving
+from ktb.engine.callbacks.robustness import Robustness
+from ktb.engine.callbacks.saving import Saving
+from ktb.engine.callbacks.speed import Speed
+from ktb.engine.checkpoint_files import AtomicIO
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig, poly_with_warmup
-from ktb.engine.robustness import Robustness
 from ktb.errors import NotFiniteError
 from ktb.jobs import train as run
 from ktb.losses.self_teaching import SelfTeachingLoss

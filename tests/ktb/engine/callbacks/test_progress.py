@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from ktb.engine.callbacks import panels as callbacks
-from ktb.engine.callbacks.panels import Progress
+from ktb.engine.callbacks import progress as callbacks
+from ktb.engine.callbacks.progress import Progress
 
 
 def test_the_bar_counts_epochs_from_one():
