@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from ktb.config.compose import groups
 from ktb.data.cores import usable_cores
 from ktb.errors import ConfigError
+from ktb.run_folder.names import LOG
 from ktb.sweeps import folder as sweep
 from ktb.sweeps.folder import Interrupted, Job, Sweep
 
@@ -189,7 +190,7 @@ class ProcessLauncher(Launcher):
                         say(job, f"finished{_score(job)}")
                     elif job.status == "failed":
                         failed += 1
-                        say(job, f"failed: {job.record['error']} ({job.folder / sweep.LOG})")
+                        say(job, f"failed: {job.record['error']} ({job.folder / LOG})")
                     elif why := stopped.get(str(job)):
                         finished += 1
                         job.write(error=why)
@@ -521,5 +522,5 @@ def _gpus(gpus: str | int | list[str | int]) -> list[str]:
 
 
 def _score(job: Job) -> str:
-    miou = ((job.result or {}).get("metrics") or {}).get("miou")
+    miou = job.result.get("metrics", {}).get("miou")
     return "" if miou is None else f", mIoU {100 * miou:.2f} %"

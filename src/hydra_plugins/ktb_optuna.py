@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from hydra_plugins.ktb import ProcessLauncher
 from ktb.config.build import instantiate
 from ktb.errors import ConfigError
+from ktb.run_folder.names import METRICS
 from ktb.sweeps.folder import Job
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class OptunaSweeper(Sweeper):
 
     def _watch(self, job: Job) -> str | None:
         """Report what a running job has reached; why it is to be stopped, if so."""
-        file = job.folder / "metrics.csv"
+        file = job.folder / METRICS
         try:
             now = (file.stat().st_mtime_ns, file.stat().st_size)
             if self.pruner is None or self._seen.get(job) == now:
@@ -146,7 +147,7 @@ class OptunaSweeper(Sweeper):
 
         if job.status == "interrupted" and job not in self.pruned:
             return  # stays a running trial, for the next call
-        result = job.result or {}
+        result = job.result
         miou = result.get("best_val_miou") if job.status == "finished" else None
         # With the same values its loss would become NaN again: they are bad ones, which the sampler has to know.
         bad = job in self.pruned or (job.status == "failed" and result.get("cause") == "not finite")

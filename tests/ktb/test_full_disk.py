@@ -22,7 +22,7 @@ from ktb.jobs import train as run
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.outputs import npz_file
-from ktb.sweeps import folder as sweep
+from ktb.run_folder.files import write_json
 from ktb.weights.bundle import save_bundle
 from ktb.weights.export import export
 from ktb.weights.files import save_tensors
@@ -58,10 +58,10 @@ def probabilities(folder: Path) -> None:
 
 TENSORS = {"a": torch.zeros(10_000)}
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "json": lambda folder: run._write_json(folder / "result.json", {"a": "x" * 5000}),
+    "json": lambda folder: write_json(folder / "result.json", {"a": "x" * 5000}),
     "table of images": lambda folder: run._write_per_image(folder / "p.csv", [{"id": "x" * 5000, "miou": 0.5}]),
     "metrics": lambda folder: _metrics(folder),
-    "sweep": lambda folder: sweep.write_json(folder / "sweep.json", {"a": "x" * 5000}),
+    "sweep": lambda folder: write_json(folder / "sweep.json", {"a": "x" * 5000}),
     "checkpoint": lambda folder: AtomicIO().save_checkpoint(TENSORS, folder / "last.ckpt"),
     "torch": lambda folder: save_tensors(TENSORS, folder / "x.pth"),
     "safetensors": lambda folder: save_tensors(TENSORS, folder / "x.safetensors"),

@@ -252,6 +252,7 @@ def _job_of_another_launcher(command: str, given: list[str]) -> str:
 
     Returns: its status, for the sweeper.
     """
+    from ktb.run_folder.names import LOG
     from ktb.sweeps import folder as sweep
 
     job = sweep.Job(Path(HydraConfig.get().runtime.output_dir), given)
@@ -261,7 +262,7 @@ def _job_of_another_launcher(command: str, given: list[str]) -> str:
         flags = ["--config-dir", own] if own else []
         sweep.run(job, job.command(sweep.program(command), *flags), sweep.environment())
         if job.status == "failed":
-            print(f"{command}: {job}: failed: {job.record['error']} ({job.folder / sweep.LOG})", file=sys.stderr)
+            print(f"{command}: {job}: failed: {job.record['error']} ({job.folder / LOG})", file=sys.stderr)
     return job.status
 
 

@@ -21,6 +21,7 @@ from ktb.config.overrides import parse, parse_or_none, values
 from ktb.config.references import follow_references
 from ktb.errors import ConfigError
 from ktb.io import expanded
+from ktb.run_folder.names import CHECKPOINTS, CONFIG, run_of
 
 _RUN_GROUPS = ("dataset", "modality", "backbone", "eval")
 """Groups of ktb-eval that a run decides. Its trainer is not among them: a model trained on eight GPUs is evaluated on a
@@ -32,10 +33,10 @@ def saved_config(checkpoint: str | Path) -> Path | None:
     bundle it is or lies in; None for anything else, such as a published state dict."""
     path = expanded(checkpoint)
     if not path.is_dir():
-        if path.parent.name != "checkpoints" and path.name != "model.safetensors":
+        if path.parent.name != CHECKPOINTS and path.name != "model.safetensors":
             return None
-        path = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    file = path / "config.yaml"
+        path = run_of(path)
+    file = path / CONFIG
     return file if file.is_file() else None
 
 

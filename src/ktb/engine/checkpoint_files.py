@@ -13,8 +13,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from ktb.errors import WriteError
-
-LAST, BEST = "last.ckpt", "best.ckpt"
+from ktb.run_folder.names import LAST
 
 
 def older(file: Path, age: int) -> Path:

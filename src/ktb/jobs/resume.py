@@ -22,7 +22,8 @@ from ktb.distributed import decisions as ranks
 from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.errors import CheckpointError, ConfigError
-from ktb.report.runs import read_json
+from ktb.run_folder.names import CHECKPOINTS, LAST, run_of
+from ktb.run_folder.result import read_result
 from ktb.weights.checkpoint import refuse_other_data
 from ktb.weights.files import is_ours, read_file
 
@@ -129,19 +130,19 @@ def _find(cfg: DictConfig, occupied: tuple[str, ...], contents: dict[Path, dict[
     if wanted not in (None, "last", "auto"):
         path = Path(wanted).expanduser().absolute()
         if not path.is_dir():
-            if run_dir != path.parent.parent:
+            if run_dir != run_of(path):
                 _refuse_occupied(cfg, run_dir, occupied)
             contents[path] = _read(path)
             return {"run_dir": str(run_dir), "path": str(path)}
         run_dir = path
-    candidates = newest_first(run_dir / "checkpoints")
+    candidates = newest_first(run_dir / CHECKPOINTS)
     if wanted is None or (wanted == "auto" and not candidates):
         if wanted is None:
             _refuse_occupied(cfg, run_dir, occupied)
         return {"run_dir": str(run_dir), "path": None}
     if not candidates:
         raise CheckpointError(
-            f"{run_dir / 'checkpoints' / 'last.ckpt'}: no checkpoint to continue from; name the run with run_dir=... "
+            f"{run_dir / CHECKPOINTS / LAST}: no checkpoint to continue from; name the run with run_dir=... "
             "(ckpt_path=last continues the run in run_dir)"
         )
     damaged: CheckpointError | None = None
@@ -365,13 +366,13 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
     if (reached := point.reached(plan, cfg.trainer)) is None:
         return False
     text = f"{point.path}: nothing is left to train, its run has got to {reached}"
-    if point.path.parent.parent != result.parent:
+    if run_of(point.path) != result.parent:
         raise ConfigError(
             f"{text}; init_from={point.path} starts anew from its weights, ktb-eval checkpoint={point.path} scores it"
         )
     changed = {key: value for key, value in _meant(point, cfg).items() if not _within(key, _MACHINE)}
     scored_anew = [key for key in changed if _within(key, _TEST)]
-    there = read_json(result)
+    there = read_result(result.parent)
     done = there.get("status") == "finished" and there.get("steps") in (None, point.content["global_step"])
     if not done or (scored_anew and len(scored_anew) == len(changed)):
         _say(f"{text}; only what follows the training is done")

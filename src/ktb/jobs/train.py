@@ -6,7 +6,6 @@ import csv
 import ctypes
 import errno
 import io
-import json
 import logging
 import os
 import platform
@@ -50,7 +49,7 @@ from ktb.engine.callbacks.progress import Progress
 from ktb.engine.callbacks.robustness import Robustness
 from ktb.engine.callbacks.saving import Saving
 from ktb.engine.callbacks.speed import Speed
-from ktb.engine.checkpoint_files import LAST, AtomicIO
+from ktb.engine.checkpoint_files import AtomicIO
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.module import SegmentationModule
@@ -69,22 +68,29 @@ from ktb.report import result_tables as tables
 from ktb.report.notices import notices
 from ktb.report.page import page
 from ktb.report.runs import read_run
+from ktb.run_folder.files import write_json, write_text
+from ktb.run_folder.names import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATIONS,
+    LAST,
+    PAGE,
+    PER_IMAGE,
+    PREDICTIONS,
+    RESULT,
+    ROBUSTNESS,
+    ROBUSTNESS_PLOT,
+    SWEEP,
+    WANDB_ID,
+    WRITTEN,
+    run_of,
+)  # fmt: skip
+from ktb.run_folder.result import read_result
 from ktb.weights.backbone import load_backbone
 from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
 from ktb.weights.naming import is_published
 from ktb.weights.states import fingerprint
-
-CONFIG, RESULT, METRICS, WANDB_ID = "config.yaml", "result.json", "metrics.csv", "wandb_id.txt"
-PER_IMAGE = "per_image.csv"
-PREDICTIONS = "predictions"
-ROBUSTNESS = ("robustness.json", "robustness.png")
-PAGE = "report.html"
-WRITTEN = (
-    CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, "checkpoints", "panels", "panels.png", PAGE, "tensorboard", "wandb",
-    "eval", PREDICTIONS,
-)  # fmt: skip
-"""What a run writes into its folder, and `overwrite=true` removes."""
 
 # Not arguments of the classes the groups name.
 _DATASET_FACTS = ("name", "default_streams", "default_modality", "recipe")
@@ -100,7 +106,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         KTBError: a mistake in settings or data; nothing has been written then, unless it shows up in training.
     """
     started = time.time()
-    cfg, point = resume.start(cfg, occupied=("checkpoints", RESULT))
+    cfg, point = resume.start(cfg, occupied=(CHECKPOINTS, RESULT))
     run_dir = Path(cfg.run_dir)
 
     data = build_data(cfg)
@@ -160,7 +166,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     if point is not None:  # a checkpoint of another model must not cost the run its files
         module.on_load_checkpoint(point.content)
-    saving = Saving(run_dir / "checkpoints", every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
+    saving = Saving(run_dir / CHECKPOINTS, every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
     check = FiniteCheck(saving)
     panels = Panels(run_dir, data.spec, data.modalities)
     trainer = _trainer(
@@ -180,8 +186,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if point is not None:
         resume.prepare(point, cfg, data, plan, trainer.world_size)
         if resume.results_stand(point, cfg, plan, run_dir / RESULT):
-            finished: dict[str, Any] = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
-            return finished
+            return dict(read_result(run_dir))
     _claim(run_dir, cfg, point)
     trainer.loggers = _loggers(cfg, run_dir, point)
     _announce(trainer, data, model, run_dir)
@@ -213,8 +218,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if trainer.is_global_zero:
         if cfg.test:
             _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
-        _write_json(run_dir / RESULT, result)
-        _write_text(run_dir / PAGE, page([read_run(run_dir)]))
+        write_json(run_dir / RESULT, result)
+        write_text(run_dir / PAGE, page([read_run(run_dir)]))
         _report(result, run_dir, panels if cfg.test else None, None)
     return result
 
@@ -268,7 +273,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
     folder = ranks.decide("run folder", lambda: str(cfg.run_dir or _eval_folder(file)), processes=resume.processes(cfg))
     run_dir = Path(folder)
-    if (run_dir / "checkpoints").exists() or (run_dir / RESULT).exists():
+    if (run_dir / CHECKPOINTS).exists() or (run_dir / RESULT).exists():
         raise ConfigError(f"{run_dir} already holds results; choose another run_dir for those of this evaluation")
     with open_dict(cfg):
         cfg.run_dir = str(run_dir)
@@ -292,11 +297,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         **_facts(cfg, data, model, started),
     }
     if trainer.is_global_zero:
-        _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
         _write_per_image(run_dir / PER_IMAGE, module.evaluation.images)
         disturbed = _write_robustness(run_dir, result, robustness.result) if robustness else None
-        _write_json(run_dir / RESULT, result)
-        _write_text(run_dir / PAGE, page([read_run(run_dir)]))
+        write_json(run_dir / RESULT, result)
+        write_text(run_dir / PAGE, page([read_run(run_dir)]))
         _report(result, run_dir, panels, disturbed)
     return result
 
@@ -553,8 +558,8 @@ def _wandb_options(node: DictConfig, run_dir: Path, dataset: str) -> DictConfig:
     if not file.exists() and ranks.is_first():
         # wandb's agent has made the run of its sweep already.
         given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-        _write_text(file, given or secrets.token_hex(4))
-    sweep = next((folder.name for folder in run_dir.parents if (folder / "sweep.json").is_file()), None)
+        write_text(file, given or secrets.token_hex(4))
+    sweep = next((folder.name for folder in run_dir.parents if (folder / SWEEP).is_file()), None)
     own = {"id": file.read_text(encoding="utf-8").strip() if ranks.is_first() else None, "resume": "allow"}
     return OmegaConf.merge(node, own, {"group": node.group or sweep or dataset})  # type: ignore[return-value]
 
@@ -583,7 +588,7 @@ def _claim(run_dir: Path, cfg: DictConfig, point: resume.Checkpoint | None) -> N
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for name in (RESULT, PER_IMAGE, PAGE):  # they are written again at the end; until then nobody takes them for new
         (run_dir / name).unlink(missing_ok=True)
-    _write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def _make_folder(folder: Path) -> None:
@@ -599,18 +604,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _eval_folder(file: Path) -> Path:
-    run = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    return run / "eval" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    _write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    return run_of(file) / EVALUATIONS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 # ------------------------------------------------------------------------------------------------------------- result
@@ -621,8 +615,8 @@ def _write_failure(run_dir: Path, error: NotFiniteError, saving: Saving, facts: 
     if ranks.is_first():
         good = saving.newest and os.path.relpath(saving.newest, run_dir)
         failure = {"status": "failed", "cause": "not finite", "error": str(error), "checkpoint": good}
-        _write_json(run_dir / RESULT, failure | facts)
-        _write_text(run_dir / PAGE, page([read_run(run_dir)]))
+        write_json(run_dir / RESULT, failure | facts)
+        write_text(run_dir / PAGE, page([read_run(run_dir)]))
 
 
 def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:
@@ -656,9 +650,9 @@ def _write_robustness(run_dir: Path, result: dict[str, Any], found: dict[str, An
     """robustness.json, and the plot of it."""
     about = ("dataset", "split", "protocol", "checkpoint", "modalities", "seed")
     content = {key: result[key] for key in about} | found
-    _write_json(run_dir / ROBUSTNESS[0], content)
+    write_json(run_dir / ROBUSTNESS, content)
     if found["full"]["metrics"]["miou"] is not None:  # a split without any label has no scores
-        with atomic_file(run_dir / ROBUSTNESS[1]) as partial:
+        with atomic_file(run_dir / ROBUSTNESS_PLOT) as partial:
             tables.robustness_figure(content).savefig(partial, format="png", dpi=130)
     return content
 
@@ -672,7 +666,7 @@ def _write_per_image(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()})
-    _write_text(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: float) -> dict[str, Any]:
@@ -752,5 +746,5 @@ def _report(result: dict[str, Any], run_dir: Path, panels: Panels | None, distur
     if panels is not None and panels.path.exists():
         print(f"pictures: {panels.path}")
     if disturbed:
-        print(f"sensors:  {run_dir / ROBUSTNESS[0]}, {ROBUSTNESS[1]}")
+        print(f"sensors:  {run_dir / ROBUSTNESS}, {ROBUSTNESS_PLOT}")
     print(f"results:  {run_dir / RESULT}\nreport:   {run_dir / PAGE}")

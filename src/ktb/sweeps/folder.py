@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import signal
@@ -24,10 +23,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from ktb.errors import ConfigError
-from ktb.io import atomic_file, locked
+from ktb.errors import ConfigError, ReportError
+from ktb.io import locked
+from ktb.run_folder.files import read_json, write_json
+from ktb.run_folder.names import CHECKPOINTS, JOB, LOG, RESULT, SWEEP
+from ktb.run_folder.result import RunResult, parsed
 
-SWEEP, JOB, LOG, RESULT = "sweep.json", "job.json", "log.txt", "result.json"
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 """Windows has none: there SIGTERM ends a process at once."""
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -SIGKILL)
@@ -73,9 +74,9 @@ class Job:
         return str(self.record["status"])
 
     @property
-    def result(self) -> dict[str, Any] | None:
-        """What result.json holds, once there is one."""
-        return _read(self.folder / RESULT)
+    def result(self) -> RunResult:
+        """What result.json holds; empty as long as there is none."""
+        return parsed(_read(self.folder / RESULT))
 
     def reload(self) -> None:
         """Take over what the process that runs the job has written."""
@@ -92,7 +93,7 @@ class Job:
             return
         result = self.folder / RESULT
         started = datetime.fromisoformat(self.record["started"]).timestamp()
-        if result.exists() and result.stat().st_mtime >= started and (self.result or {}).get("status") == "finished":
+        if result.exists() and result.stat().st_mtime >= started and self.result.get("status") == "finished":
             self.write(status="finished", exit_code=0, error=None)
         else:
             self.write(status="interrupted", error="killed together with the sweep")
@@ -107,7 +108,7 @@ class Job:
 
         overrides = list(self.overrides)
         own = [text for text in overrides if text.startswith("ckpt_path=")]
-        begun = next((self.folder / "checkpoints").glob("last*.ckpt"), None) is not None
+        begun = next((self.folder / CHECKPOINTS).glob("last*.ckpt"), None) is not None
         if Path(program[-1]).stem != "ktb-eval" and not self._anew() and (begun or not own):
             overrides = [text for text in overrides if text not in own]
             overrides.append("ckpt_path=auto")
@@ -161,7 +162,7 @@ class Sweep:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        content = _read(folder / SWEEP) or {}
+        content = _read(folder / SWEEP)
         self.jobs = {name: Job(self.folder / name, given) for name, given in content.get("jobs", {}).items()}
         self._meta = {"command": content.get("command"), "created": content.get("created") or _now()}
 
@@ -318,17 +319,12 @@ def sweep_name(overrides: Sequence[str], swept: Sequence[str]) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_]+', '-', keys)[:60]}_{_digest(_identity(overrides))}"
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none, or none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+        return read_json(path)
+    except ReportError:
+        return {}
 
 
 def _identity(overrides: Sequence[str]) -> str:

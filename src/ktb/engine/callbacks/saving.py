@@ -22,9 +22,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ktb.engine.callbacks.metrics_file import MetricsFile
-from ktb.engine.checkpoint_files import BEST, LAST, newest_first
+from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.epochs import EpochPlan
 from ktb.errors import WriteError
+from ktb.run_folder.names import BEST, LAST
 
 _SAVE, _STOP, _REQUEUE = 1, 2, 3
 """What the ranks agree on between two steps, the largest wins."""
