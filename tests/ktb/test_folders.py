@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ktb.config.compose import groups
-from ktb.data.module import Tree, read_list
-from ktb.data.readers.image import read_bytes
+from ktb.data.files import read_bytes
+from ktb.data.lists import read_list
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.pst900 import PST900DataModule
 from ktb.data.tools.check import plan
@@ -20,6 +20,7 @@ from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new import survey
+from ktb.data.tree import Tree
 from ktb.errors import DataError
 from ktb.io import entries, existing, files_below, is_empty, is_hidden
 from ktb.predict.pairing import plan as plan_predict

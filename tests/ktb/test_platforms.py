@@ -40,7 +40,7 @@ def careless(source: str) -> list[str]:
                 found.append(f"line {node.lineno}: {called}(text=True)")
         if called not in TEXT or (isinstance(node.func, ast.Attribute) and _is_no_file(node.func)):
             continue
-        if isinstance(node.func, ast.Name) and called != "open":  # a function of ours: ktb.data.readers.image.read_text
+        if isinstance(node.func, ast.Name) and called != "open":  # a function of ours: ktb.data.files.read_text
             continue
         texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         modes = [text for text in texts if re.fullmatch(r"[rwaxbt+]{1,3}", text)]

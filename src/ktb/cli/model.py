@@ -141,7 +141,7 @@ def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or 0 in (int(match[1]), int(match[2])):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 480x640")
-    from ktb.data.readers.image import MAX_PIXELS
+    from ktb.data.readers.decode import MAX_PIXELS
 
     if int(match[1]) * int(match[2]) > MAX_PIXELS:  # no image that ktb reads is larger
         raise argparse.ArgumentTypeError(f"{text!r} has more than {MAX_PIXELS:,} pixels (8192x8192)")

@@ -19,13 +19,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from ktb.data.readers.image import Label
-
-Array = NDArray[Any]
-Size = tuple[int, int]
-"""(height, width) in pixels."""
+from ktb.data.arrays import Array, Label, Size
 
 ALIGN = 32
 """Both sides of an evaluation image are rounded up to a multiple of this (docs/method.md#evaluation)."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktb.data.module import MAX_WORKERS, RGBXDataModule
-from ktb.data.readers.image import pixel_limit
+from ktb.data.readers.decode import pixel_limit
 from ktb.errors import DataError
 
 MAX_RATIO = 10.0

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ktb.data.module import below_root
-from ktb.data.readers.image import read_text
+from ktb.data.files import read_text
+from ktb.data.lists import below_root
 from ktb.errors import DataError
 
 __all__ = ["UNITS", "Frame", "Pairs", "as_text", "list_frames", "named_frames", "pair"]

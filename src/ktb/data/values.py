@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.module import FileSamples, Reader, RGBXDataModule, Samples
-from ktb.data.readers.image import ImageReader, Reading, pixel_limit
+from ktb.data.module import RGBXDataModule
+from ktb.data.readers.decode import pixel_limit
+from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.samples import FileSamples, Reader, Samples
 from ktb.data.spec import ModalitySpec
 from ktb.errors import DataError
 
@@ -32,8 +34,6 @@ FACTOR_8_BITS = 20.0
 """The same for smaller values in 8 bits: a night is dark, while ids or 0 to 1 stored as a picture are darker still."""
 FAR_SHARE = 0.1
 """Share of a picture's values that must be too large."""
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from PIL import Image
 from ktb import load_model
 from ktb.cli import predict as predict_cli
 from ktb.cli.predict import main
-from ktb.data import module as base
+from ktb.data import dataset as base
 from ktb.data.augment import EvalTransform, resize
-from ktb.data.module import FileSamples
 from ktb.data.pictures import overlay
+from ktb.data.samples import FileSamples
 from ktb.data.sets.mcubes import MARGIN
 from ktb.data.sets.synthetic import CLASSES, PALETTE, draw, sample_scene
 from ktb.data.tools.fixtures import FIXTURES, make_fixture

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.data import module as base
+from ktb.data import dataset as base
 from ktb.data.sets.deliver import DELIVERDataModule
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.mcubes import MCubeSDataModule

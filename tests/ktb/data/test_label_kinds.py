@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from ktb.data.readers import image as readers
-from ktb.data.readers.image import LabelReader, id_table
+from ktb.data.readers import decode as readers
+from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.check import look, plan, summarise
 from ktb.data.tools.new import survey, write_yaml

@@ -12,20 +12,16 @@ import torch
 from PIL import Image
 
 from ktb.data.augment import EvalTransform
-from ktb.data.module import (
-    Entry,
-    EpochSampler,
-    FileSamples,
-    RawSample,
-    Resizing,
-    RGBXDataModule,
-    RGBXDataset,
-    Tree,
-    WorkerDataError,
-    read_list,
-)
-from ktb.data.readers.image import ImageReader, LabelReader, id_table
+from ktb.data.dataset import RGBXDataset, WorkerDataError
+from ktb.data.lists import read_list
+from ktb.data.module import RGBXDataModule
+from ktb.data.readers.image import ImageReader
+from ktb.data.readers.label import LabelReader, id_table
+from ktb.data.resizing import Resizing
+from ktb.data.sampler import EpochSampler
+from ktb.data.samples import Entry, FileSamples, RawSample
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec
+from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError
 
 SPEC = DatasetSpec(

@@ -15,7 +15,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 
-from ktb.data.module import RGBXDataModule, Samples
+from ktb.data.module import RGBXDataModule
+from ktb.data.samples import Samples
 from ktb.engine.callbacks.saving import Saving
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.module import SegmentationModule

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ktb.data.files import read_bytes
 from ktb.data.readers import png
-from ktb.data.readers.image import LabelReader, decode, pixel_limit, read_bytes
+from ktb.data.readers.decode import decode, pixel_limit
+from ktb.data.readers.label import LabelReader
 from ktb.errors import DataError
 
 Colour = tuple[int, int, int]
@@ -61,7 +63,7 @@ class LabelPalettes:
 
         Args:
             reader: reads the labels. The colours of ids that it takes for void, and of transparent pixels, may differ.
-            max_pixels: of a label that may be read (see `ktb.data.readers.image.pixel_limit`).
+            max_pixels: of a label that may be read (see `ktb.data.readers.decode.pixel_limit`).
 
         Raises:
             DataError: an id of one file has another colour in another file.

@@ -6,17 +6,15 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
+
+from ktb.data.arrays import Array
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PALETTE, GREY_ALPHA, RGB_ALPHA = 3, 4, 6
 """Colour types of the header."""
-
-Array = NDArray[Any]
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -56,7 +54,7 @@ def alpha(data: bytes, stored: Array) -> Array | None:
 
     Args:
         data: the file.
-        stored: its pixels as `ktb.data.readers.image.decode` gives them: palette indices, or all channels.
+        stored: its pixels as `ktb.data.readers.decode.decode` gives them: palette indices, or all channels.
     """
     if has_alpha(data) and stored.ndim == 3:
         channel: Array = stored[..., -1]

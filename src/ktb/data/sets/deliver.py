@@ -15,10 +15,16 @@ from typing import Literal, Unpack, get_args
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from ktb.data.module import Entry, FileSamples, Loading, Reader, Resizing, RGBXDataModule, Tree, suggestion
-from ktb.data.readers.image import ImageReader, LabelReader, Reading, decode, id_table, similar
+from ktb.data.files import similar
+from ktb.data.module import Loading, RGBXDataModule
+from ktb.data.readers.decode import decode
+from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.label import LabelReader, id_table
+from ktb.data.resizing import Resizing
+from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec
-from ktb.errors import ConfigError, DataError
+from ktb.data.tree import Tree
+from ktb.errors import ConfigError, DataError, did_you_mean
 
 CLASSES = (
     "Building", "Fence", "Other", "Pedestrian", "Pole", "RoadLine", "Road", "SideWalk", "Vegetation", "Cars", "Wall",
@@ -158,7 +164,7 @@ def _chosen(key: str, names: Sequence[str] | None, known: Sequence[str]) -> tupl
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"dataset.{key} is {name!r}; expected some of {', '.join(known)}{suggestion(name, known)}"
+                f"dataset.{key} is {name!r}; expected some of {', '.join(known)}{did_you_mean(name, known)}"
             )
     if not names:
         raise ConfigError(f"dataset.{key} is empty; expected some of {', '.join(known)}, or null for all")

@@ -18,32 +18,18 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from ktb.data import timestamps
-from ktb.data.module import (
-    Entry,
-    FileSamples,
-    Loading,
-    Reader,
-    Resizing,
-    RGBXDataModule,
-    Tree,
-    below_root,
-    read_list,
-    suggestion,
-)
-from ktb.data.readers.image import (
-    Alpha,
-    DType,
-    Holes,
-    ImageReader,
-    LabelReader,
-    Normalise,
-    id_table,
-    pixel_limit,
-    similar,
-)
+from ktb.data.files import similar
+from ktb.data.lists import below_root, read_list
+from ktb.data.module import Loading, RGBXDataModule
+from ktb.data.readers.decode import pixel_limit
+from ktb.data.readers.image import DType, Holes, ImageReader, Normalise
+from ktb.data.readers.label import Alpha, LabelReader, id_table
 from ktb.data.readers.label_palettes import LabelPalettes
+from ktb.data.resizing import Resizing
+from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, MAX_CLASSES, DatasetSpec, ModalitySpec, voc_colour
-from ktb.errors import ConfigError, DataError
+from ktb.data.tree import Tree
+from ktb.errors import ConfigError, DataError, did_you_mean
 from ktb.io import leads_back, normal
 
 SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
@@ -523,7 +509,7 @@ class FolderDataModule(RGBXDataModule):
                     "expected one per line"
                 )
             if key is None:
-                near = suggestion(normal(line.columns[0]), found)
+                near = did_you_mean(normal(line.columns[0]), found)
                 raise DataError(
                     f"{path}, line {line.number}: {line.columns[0]!r} is not one sample with all its files below "
                     f"{self.root}{near}; expected names like {min(found, default='')!r}: add its files or take the "
@@ -636,7 +622,7 @@ def _settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
     known = [f.name for f in fields(cast("Any", kind))]
     for key in given:
         if key not in known:
-            raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(known)}{suggestion(key, known)}")
+            raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}")
     if not isinstance(given.get("files"), str) or not given["files"]:
         raise ConfigError(f"{where}.files is empty; expected a pattern below dataset.root, as in 'rgb/*.png'")
     return kind(**{key: _value(f"{where}.{key}", key, value) for key, value in given.items()})

@@ -26,9 +26,13 @@ from ktb.data.augment import (
     resize,
     resize_nearest,
 )
-from ktb.data.module import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list
-from ktb.data.readers.image import ImageReader, LabelReader, Reading, id_table
+from ktb.data.lists import read_list
+from ktb.data.module import Loading, RGBXDataModule
+from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.label import LabelReader, id_table
+from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, DatasetSpec, ModalitySpec
+from ktb.data.tree import Tree
 from ktb.errors import DataError
 
 CLASSES = (

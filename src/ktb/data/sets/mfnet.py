@@ -12,9 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
-from ktb.data.module import Entry, FileSamples, Loading, Reader, RGBXDataModule, Tree, read_list
-from ktb.data.readers.image import ImageReader, LabelReader, Reading, id_table
+from ktb.data.lists import read_list
+from ktb.data.module import Loading, RGBXDataModule
+from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.label import LabelReader, id_table
+from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
+from ktb.data.tree import Tree
 from ktb.errors import DataError
 
 CLASSES = ("unlabeled", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")

@@ -12,10 +12,16 @@ from typing import Unpack
 
 import numpy as np
 
-from ktb.data.module import Entry, FileSamples, ListLine, Loading, Reader, Resizing, RGBXDataModule, Tree, read_list
-from ktb.data.readers.image import ImageReader, LabelReader, Reading, decode, id_table
+from ktb.data.lists import ListLine, read_list
+from ktb.data.module import Loading, RGBXDataModule
+from ktb.data.readers.decode import decode
+from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.label import LabelReader, id_table
+from ktb.data.resizing import Resizing
+from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.sets.nyu import CLASSES as NYU_CLASSES
 from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
+from ktb.data.tree import Tree
 from ktb.errors import DataError
 
 CLASSES = NYU_CLASSES[:37]

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.module import Loading, RawSample, Reader, RGBXDataModule
+from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
+from ktb.data.samples import RawSample, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError
 
@@ -493,7 +494,7 @@ class SyntheticSamples:
         return self.count
 
     def read(self, index: int, streams: Sequence[str]) -> RawSample:
-        """As `ktb.data.module.Samples`; id "<split>/<index>", condition {"light": "day" | "dark" | "glare"}."""
+        """As `ktb.data.samples.Samples`; id "<split>/<index>", condition {"light": "day" | "dark" | "glare"}."""
         if index not in self._kept:
             scene = sample_scene(self.seed, index)
             drawn = draw(scene, *self.size), scene.light

@@ -23,8 +23,12 @@ from rich.console import Console, Group, RenderableType
 from rich.markup import escape as plain
 from rich.table import Table
 
-from ktb.data.module import FileSamples, RGBXDataModule, Samples, aspect_difference
-from ktb.data.readers.image import ImageReader, LabelReader, pixel_limit
+from ktb.data.module import RGBXDataModule
+from ktb.data.readers.decode import pixel_limit
+from ktb.data.readers.image import ImageReader
+from ktb.data.readers.label import LabelReader
+from ktb.data.resizing import aspect_difference
+from ktb.data.samples import FileSamples, Samples
 from ktb.data.spec import ignore_index
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError

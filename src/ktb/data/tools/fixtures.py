@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ktb.data.arrays import Array
 from ktb.errors import ConfigError, DataError
 from ktb.io import atomic_file, is_empty
 
 __all__ = ["FIXTURES", "make_fixture"]
 
-Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
 
 VOID = -1

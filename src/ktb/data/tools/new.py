@@ -20,13 +20,16 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ktb.data.module import ASPECT_TOLERANCE, Tree, aspect_difference, read_list
-from ktb.data.readers.image import MAX_PIXELS, as_grey, decode, pixel_limit, similar
+from ktb.data.arrays import Array
+from ktb.data.files import similar
+from ktb.data.lists import read_list
+from ktb.data.readers.decode import MAX_PIXELS, decode, pixel_limit
+from ktb.data.readers.image import as_grey
+from ktb.data.resizing import ASPECT_TOLERANCE, aspect_difference
 from ktb.data.sets.folder import SPLIT, FolderDataModule, match_files
 from ktb.data.tools.new_labels import (
     MAX_COLOURS,
@@ -40,12 +43,12 @@ from ktb.data.tools.new_labels import (
 )
 from ktb.data.tools.new_recipe import Setting, guess_recipe
 from ktb.data.tools.parallel import Outcome, parallel
+from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.io import atomic_file, entries, files_below, normal
 
 __all__ = ["Survey", "new_file", "show", "survey", "write_yaml"]
 
-Array = NDArray[Any]
 Watch = Callable[[Iterator[Outcome], int, str], Iterable[Outcome]]
 """Wraps outcomes that are about to come: their iterator, how many, what they are; for a progress bar."""
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ktb.data.arrays import Array
+from ktb.data.files import read_bytes, read_text
 from ktb.data.readers import png
-from ktb.data.readers.image import decode, ranges, read_bytes, read_text, whole_numbers
+from ktb.data.readers.decode import decode
+from ktb.data.readers.label import ranges, whole_numbers
 from ktb.data.readers.label_palettes import Colour, Palette, colours_of, conflict
 from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
 from ktb.data.tools.parallel import Outcome
@@ -21,7 +23,6 @@ from ktb.errors import DataError
 
 __all__ = ["ClassNames", "LabelSeen", "Labels", "guess_labels", "look_at_label", "read_class_names"]
 
-Array = NDArray[Any]
 Counts = tuple[tuple[Any, int], ...]
 
 MAX_COLOURS = 64

@@ -18,18 +18,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from ktb.data.module import read_list
-from ktb.data.readers.image import decode, similar
+from ktb.data.arrays import Array
+from ktb.data.files import similar
+from ktb.data.lists import read_list
+from ktb.data.readers.decode import decode
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import ConfigError, DataError
 from ktb.io import atomic_file, is_empty
 
 __all__ = ["SOURCES", "Conversion", "convert", "finish", "next_steps", "plan"]
 
-Array = NDArray[Any]
 
 MANIFEST = "prepared.json"
 """In the target folder: what it was made from."""

@@ -12,16 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ktb.data.module import Entry, FileSamples, read_list
-from ktb.data.readers.image import (
-    ImageReader,
-    LabelReader,
-    decode,
-    fill_holes,
-    id_table,
-    pixel_limit,
-    plane_residual,
-)
+from ktb.data.lists import read_list
+from ktb.data.readers.decode import decode, pixel_limit
+from ktb.data.readers.holes import fill_holes
+from ktb.data.readers.image import ImageReader
+from ktb.data.readers.label import LabelReader, id_table
+from ktb.data.readers.plane import plane_residual
+from ktb.data.samples import Entry, FileSamples
 from ktb.data.sets.folder import FolderModality
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError

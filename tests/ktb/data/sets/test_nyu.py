@@ -177,7 +177,7 @@ def test_real_sample(shared):
 
 
 def test_real_lists(shared):
-    from ktb.data.module import read_list
+    from ktb.data.lists import read_list
 
     root = shared / "samples/NYUDepthv2"
     for split, count, first in (("train", 795, "RGB/2.jpg"), ("test", 654, "RGB/0.jpg")):

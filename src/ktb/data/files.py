@@ -1,0 +1,76 @@
+"""Files read whole, as bytes or as text; where one is missing, the name that it probably has instead."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+from pathlib import Path
+
+from ktb.errors import DataError, did_you_mean
+from ktb.io import entries, existing, is_link_loop
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        DataError: it does not exist (a name that differs only in case or spelling is suggested), cannot be read, or is
+            empty.
+    """
+    try:
+        data = existing(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: no such file{similar(path)}") from None
+    except OSError as error:
+        what = "a readable file" if error.errno != errno.ELOOP else "a file, found a circle of links (a symlink loop)"
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected {what}") from None
+    if not data:
+        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The whole file as text: UTF-8, or UTF-16 with a byte order mark, as some programs on Windows write it.
+
+    Raises:
+        DataError: it cannot be read (see `read_bytes`) or is in another encoding, or no text at all.
+    """
+    data = read_bytes(path)
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise DataError(f"{path}: is no text in UTF-8; expected a text file: save it again in this encoding")
+    return text
+
+
+def similar(path: Path) -> str:
+    """A remedy for a path that does not exist: the existing name it was probably meant to be, or where it ends.
+
+    Looks at the first component that is missing, so a folder in the wrong case is named as such.
+    """
+    if is_link_loop(path):
+        return "; it is a circle of symbolic links (a symlink loop)"
+    if path.exists():
+        return ""
+    missing = path
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    folder = missing.parent
+    try:
+        names = [entry.name for entry in entries(folder)]
+    except OSError:
+        return f"; {folder} is not a folder that can be listed"
+    same = [name for name in names if name.casefold() == missing.name.casefold()]
+    if same:
+        return f"; {folder} has {same[0]!r}, not {missing.name!r}: upper and lower case matter, rename it"
+    # Frames differ in their numbers only, so the next frame is no likely misspelling.
+    words = [name for name in names if _without_digits(name) != _without_digits(missing.name)]
+    where = "" if missing == path else f"; {folder} has no {missing.name!r}"
+    return where + did_you_mean(missing.name, words)
+
+
+def _without_digits(name: str) -> str:
+    return "".join(c for c in name if not c.isdigit())

@@ -1,0 +1,312 @@
+"""One file → one array, exactly as stored: 8/16-bit PNG, JPEG, NPY.
+
+Whatever a file holds, the outcome is an array of the expected form or a one-line `DataError` that names the file, what
+was found, what was expected and what to do. Files are recognised by their first bytes, not by their names, and nothing
+in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL.PngImagePlugin import PngImageFile
+
+from ktb.data.arrays import Array
+from ktb.data.files import read_bytes
+from ktb.data.readers import png
+from ktb.errors import DataError, first_line
+
+MAX_PIXELS = 1 << 26
+"""Images beyond this many pixels (8192 x 8192) are refused before a byte of them is decoded, see `pixel_limit`."""
+LARGEST = 1 << 30
+"""No setting lets pictures of more pixels in; OpenCV reads none."""
+
+_JPEG = b"\xff\xd8\xff"
+_NPY = b"\x93NUMPY"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGBA
+
+_limit: ContextVar[int] = ContextVar("pixel_limit", default=MAX_PIXELS)
+
+
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Within the block, and in this thread, `decode` takes pictures of up to so many pixels instead of `MAX_PIXELS`."""
+    token = _limit.set(pixels)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def decode(path: Path, *, expand_palette: bool = False, lossless: bool = False, data: bytes | None = None) -> Array:
+    """One image file → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
+
+    PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG, NPY of numbers in shape (H, W)
+    or (H, W, C). A picture with an EXIF orientation is turned the way every viewer shows it, so H and W are those a
+    person sees.
+
+    Args:
+        expand_palette: palette PNGs as RGB instead of as indices.
+        lossless: refuse JPEG, as it must be for labels.
+        data: the file's content, where it has been read already.
+
+    Raises:
+        DataError: missing, empty, cut short, damaged, more pixels than `MAX_PIXELS` (or `pixel_limit`), or none of
+            these formats.
+    """
+    data = read_bytes(path) if data is None else data
+    if data.startswith(png.SIGNATURE):
+        return _decode_png(path, data, expand_palette)
+    if data.startswith(_JPEG):
+        if lossless:
+            named = "" if path.suffix.lower() in (".jpg", ".jpeg") else f"is a JPEG file, though named {path.suffix}; "
+            raise DataError(
+                f"{path}: {named}JPEG changes values, so it can hold no label; expected PNG or NPY: export it again "
+                "(converting the file does not bring the values back)"
+            )
+        return _decode_jpeg(path, data)
+    if data.startswith(_NPY):
+        return _decode_npy(path, data)
+    what, remedy = _foreign(data)
+    raise DataError(f"{path}: is {what}, which is none of PNG, JPEG and NPY; {remedy}")
+
+
+_CONVERT = "convert it to PNG (values as they are) or NPY"
+_FETCH = "fetch the file itself"
+# First bytes (after so many others) → what such a file is, and what to do.
+_FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"II*\0", "a TIFF file", _CONVERT),
+    (0, b"MM\0*", "a TIFF file", _CONVERT),
+    (0, b"II+\0", "a BigTIFF file", _CONVERT),
+    (0, b"MM\0+", "a BigTIFF file", _CONVERT),
+    (0, b"GIF8", "a GIF file", _CONVERT),
+    (0, b"BM", "a BMP file", _CONVERT),
+    (8, b"WEBP", "a WebP file", _CONVERT),
+    (4, b"ftyp", "a HEIC, AVIF or video file", _CONVERT),
+    (4, b"jP  ", "a JPEG 2000 file", _CONVERT),
+    (4, b"JXL ", "a JPEG XL file", _CONVERT),
+    (0, b"v/1\x01", "an OpenEXR file", _CONVERT),
+    (0, b"P5", "a PGM file", _CONVERT),
+    (0, b"P6", "a PPM file", _CONVERT),
+    (0, b"PF", "a PFM file", _CONVERT),
+    (0, b"Pf", "a PFM file", _CONVERT),
+    (0, b"\x89HDF", "an HDF5 file", "write its arrays as NPY, one per sample"),
+    (0, b"MATLAB", "a MATLAB file", "write its arrays as NPY, one per sample"),
+    (0, b"PK\x03\x04", "a ZIP or NPZ archive", "unpack it: one array per NPY file"),
+    (0, b"\x1f\x8b", "a gzip file", "unpack it"),
+    (0, b"\x80", "a pickle", "write plain arrays with numpy.save"),
+    (0, b"%PDF", "a PDF file", _CONVERT),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the picture", f"{_FETCH}: git lfs pull"),
+    (0, b"/annex/", "a git-annex pointer, not the picture", f"{_FETCH}: git annex get"),
+)
+
+
+def _foreign(data: bytes) -> tuple[str, str]:
+    """What a file of no readable format is, and the remedy."""
+    for offset, magic, what, remedy in _FOREIGN:
+        if data.startswith(magic, offset):
+            return what, remedy
+    start = data[:512].removeprefix(codecs.BOM_UTF8).lstrip()
+    if start[:1] == b"<":
+        page = b"<html" in start.lower() or b"<!doctype html" in start.lower()
+        return ("an HTML page", f"{_FETCH}, not a page about it") if page else ("an XML or SVG file", _CONVERT)
+    if start and not set(start) & set(range(9)) and start.isascii():
+        return f"text ({start[:24].decode()!r}, ...)", _FETCH
+    return f"of an unknown kind, starting with {data[:8]!r}", "convert it to one of these, or copy it again"
+
+
+def _upright(image: Array, orientation: int) -> Array:
+    """The picture as a viewer shows it, by the value 1..8 of its EXIF orientation."""
+    if orientation >= 5:  # stored with rows and columns exchanged
+        image = image.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return image if orientation == 1 else np.ascontiguousarray(image[rows, columns])
+
+
+def _orientation(exif: bytes) -> int:
+    """Tag 0x0112 of EXIF data; 1, upright, where there is none or none that has a meaning, as viewers take it."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, at)
+            if tag == 0x0112:
+                (value,) = struct.unpack_from(order + {1: "B", 4: "I"}.get(kind, "H"), exif, at + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:  # damaged, which says nothing about the pixels
+        pass
+    return 1
+
+
+class _Header(NamedTuple):
+    height: int
+    width: int
+    orientation: int
+    bits: int = 8
+    colour_type: int = 2
+
+
+def _decode_png(path: Path, data: bytes, expand_palette: bool) -> Array:
+    header = _check_png(path, data)
+    channels = _PNG_CHANNELS.get(header.colour_type, 0)
+    if header.colour_type == 3 or header.bits < 8:
+        # OpenCV turns palettes into colours and stretches small grey values; Pillow keeps the indices.
+        image = _decode_pillow(path, data, expand_palette)
+        if header.colour_type == 0:
+            image = image.astype(np.uint8) // (1 if header.bits == 1 else 255 // (2**header.bits - 1))
+    else:
+        image = _decode_opencv(path, data)
+        if image.ndim == 3 and image.shape[2] != channels:
+            # OpenCV has no two-channel images and appends transparency: grey, grey, grey, alpha.
+            image = image[..., {1: [0], 2: [0, 3], 3: [0, 1, 2]}.get(channels, slice(None))]
+            image = image[..., 0] if channels == 1 else image
+    return _upright(_check_shape(path, image, (header.height, header.width)), header.orientation)
+
+
+def _check_png(path: Path, data: bytes) -> _Header:
+    """Walk the chunks: every checksum, IHDR first, IEND last.
+
+    OpenCV decodes a PNG that is cut short without a word, so this is what finds it.
+    """
+    view, position, header, orientation = memoryview(data), len(png.SIGNATURE), b"", 1
+    while True:
+        if position + 12 > len(data):
+            raise DataError(f"{path}: PNG cut short after {len(data)} bytes (no end marker); copy or download it again")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise DataError(
+                f"{path}: PNG cut short after {len(data)} bytes of {end} or more; copy or download it again"
+            )
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise DataError(f"{path}: damaged PNG, wrong checksum at byte {position}; copy or download it again")
+        if not header:
+            if kind != b"IHDR" or length != 13:
+                raise DataError(f"{path}: damaged PNG, no header; copy or download it again")
+            header = data[position + 8 : end - 4]
+            width, height, bits, colour_type = struct.unpack_from(">IIBB", header)
+            _check_pixels(path, width, height)
+        if kind == b"eXIf":
+            orientation = _orientation(data[position + 8 : end - 4])
+        if kind == b"IEND":
+            return _Header(height, width, orientation, bits, colour_type)
+        position = end
+
+
+def _decode_jpeg(path: Path, data: bytes) -> Array:
+    header = _check_jpeg(path, data)
+    image = _check_shape(path, _decode_opencv(path, data), (header.height, header.width))
+    return _upright(image, header.orientation)
+
+
+def _check_jpeg(path: Path, data: bytes) -> _Header:
+    """Walk the segments up to the first scan and look for the end marker behind it.
+
+    Inside a scan the end marker cannot occur (0xFF is escaped), so one behind it means the file is complete. OpenCV
+    paints the missing rest of a cut JPEG grey without a word.
+    """
+    position, size, orientation = 2, (0, 0), 0
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            _check_pixels(path, width, height)
+            size = (height, width)
+        if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 4):
+            end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+            orientation = _orientation(data[position + 10 : end])
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xDA:
+            if data.rfind(b"\xff\xd9") < position:
+                raise DataError(
+                    f"{path}: JPEG cut short after {len(data)} bytes (no end marker); copy or download it again"
+                )
+            return _Header(*size, orientation or 1)
+    raise DataError(f"{path}: JPEG cut short or damaged before its image data; copy or download it again")
+
+
+def _decode_opencv(path: Path, data: bytes) -> Array:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(f"{path}: damaged image ({error.err}); copy or download it again") from None
+    if image is None:
+        raise DataError(f"{path}: damaged image that cannot be decoded; copy or download it again")
+    if image.ndim == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB if image.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+    return image
+
+
+def _decode_pillow(path: Path, data: bytes, expand_palette: bool) -> Array:
+    try:
+        # Not by Image.open, which has a limit of its own for the number of pixels.
+        with PngImageFile(io.BytesIO(data)) as image:
+            return np.array(image.convert("RGB") if expand_palette and image.mode == "P" else image)
+    except Exception as error:  # damaged bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+        raise DataError(f"{path}: damaged image ({first_line(error)}); copy or download it again") from None
+
+
+def _decode_npy(path: Path, data: bytes) -> Array:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(stream)
+    except Exception as error:  # a damaged header raises ValueError, SyntaxError, TokenError, KeyError, ...
+        raise DataError(f"{path}: damaged NPY header ({first_line(error)}); write it again with numpy.save") from None
+    if dtype.kind not in "buif":
+        what = "Python objects (a pickle), which are never loaded" if dtype.hasobject else f"values of type {dtype}"
+        raise DataError(f"{path}: NPY file of {what}; expected numbers: save it as a plain numeric array")
+    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] > min(shape[:2])):
+        raise DataError(f"{path}: NPY array of shape {shape}; expected (height, width) or (height, width, channels)")
+    _check_pixels(path, shape[1], shape[0])
+    count, offset = int(np.prod(shape, dtype=np.int64)), stream.tell()
+    if len(data) - offset != count * dtype.itemsize:
+        raise DataError(
+            f"{path}: NPY file holds {len(data) - offset} bytes of values, but shape {shape} of {dtype} needs "
+            f"{count * dtype.itemsize}; the file is cut short or damaged: copy or write it again"
+        )
+    array = np.frombuffer(data, dtype, count, offset).reshape(shape, order="F" if fortran else "C")
+    if dtype.kind == "b":
+        return array.astype(np.uint8)
+    return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _check_pixels(path: Path, width: int, height: int) -> None:
+    limit = _limit.get()
+    if not 0 < width * height <= limit:
+        more = f", or set dataset.max_pixels={width * height} (--max-pixels of ktb-predict and ktb-data new)"
+        raise DataError(
+            f"{path}: claims {width} x {height} pixels; expected at most {limit}: the file is damaged"
+            + more * (0 < width * height <= LARGEST)
+        )
+
+
+def _check_shape(path: Path, image: Array, size: tuple[int, int]) -> Array:
+    if image.shape[:2] != size:
+        raise DataError(
+            f"{path}: decodes to {image.shape[1]} x {image.shape[0]} pixels but its header says {size[1]} x {size[0]}; "
+            "the file is damaged: copy or download it again"
+        )
+    return image
+
+
+def channels_in_words(count: int) -> str:
+    return f"{count} channel" + ("s" if count != 1 else "")
