@@ -26,11 +26,13 @@ from rich.table import Table
 
 from ktb.data.arrays import Array
 from ktb.data.files import similar
+from ktb.data.globs import match_files
 from ktb.data.lists import read_list
 from ktb.data.readers.decode import MAX_PIXELS, decode, pixel_limit
 from ktb.data.readers.image import as_grey
 from ktb.data.resizing import ASPECT_TOLERANCE, aspect_difference
-from ktb.data.sets.folder import SPLIT, FolderDataModule, match_files
+from ktb.data.sets.folder import FolderDataModule
+from ktb.data.sets.folder_settings import SPLIT
 from ktb.data.tools.new_labels import (
     MAX_COLOURS,
     MOST,

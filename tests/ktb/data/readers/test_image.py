@@ -19,7 +19,7 @@ from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.readers.plane import plane_residual
 from ktb.data.samples import Entry, FileSamples
-from ktb.data.sets.folder import FolderModality
+from ktb.data.sets.folder_settings import FolderModality
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError
 

@@ -1,0 +1,262 @@
+"""What `conf/dataset/folder.yaml` says of a modality and of the label: checked, and as readers and specs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ktb.data.readers.image import DType, Holes, ImageReader, Normalise
+from ktb.data.readers.label import Alpha, LabelReader, id_table
+from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, ModalitySpec
+from ktb.errors import ConfigError, did_you_mean
+from ktb.io import normal
+
+SCALES: dict[str, float] = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+SPLIT = "{split}"
+Palettes = Literal["equal", "unused"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FolderModality:
+    """`dataset.modalities.<name>`: where the files of a modality are and what their values mean.
+
+    files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder. With
+        `max_gap` also a list, ending in .txt or .csv, with "time file" per line.
+    channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is 3
+        for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit; then `scale` becomes 255 and it is rounded to 8
+        bits. A grey picture among "rgb" is taken three times, alpha is left out.
+    scale: values are divided by it; null: 255, 65535 or 1 for uint8, uint16, float32. Without effect unless normalise
+        is "fixed".
+    mean, std: subtracted and divided by after scaling, one per channel or one for all; null: ImageNet's for "rgb", 0
+        and 1 otherwise.
+    title: in pictures and tables.
+    """
+
+    files: str
+    channels: int | None = None
+    dtype: DType = "uint8"
+    pick: Sequence[int] | None = None
+    scale: float | None = None
+    mean: Sequence[float] | float | None = None
+    std: Sequence[float] | float | None = None
+    hole_value: float | None = None
+    holes: Holes = "zero"
+    normalise: Normalise = "fixed"
+    percentiles: Sequence[float] = (2.0, 98.0)
+    plane_range: float | None = None
+    title: str = ""
+
+    def reader(self, name: str) -> ImageReader:
+        low, high = self.percentiles
+        reduced = self._reduced(name)
+        return ImageReader(
+            channels=self._channels(name),
+            dtype="uint8" if reduced else self.dtype,
+            units={"uint16": 255 / self._scale(name)} if reduced else {},
+            pick=None if self.pick is None else tuple(self.pick),
+            hole_value=self.hole_value,
+            holes=self.holes,
+            normalise=self.normalise,
+            percentiles=(low, high),
+            plane_range=self.plane_range,
+            colour=name == "rgb" and self.pick is None,
+        )
+
+    def spec(self, name: str) -> ModalitySpec:
+        stored = self._channels(name) + (self.holes == "validity")
+        rgb = name == "rgb"
+        scale = 255.0 if self._reduced(name) else self._scale(name)
+        return ModalitySpec(
+            name,
+            channels=3 if stored == 1 else stored,
+            scale=scale if self.normalise == "fixed" else 1.0,
+            mean=_per_channel("mean", self.mean, stored, IMAGENET_MEAN if rgb else (0.0,)),
+            std=_per_channel("std", self.std, stored, IMAGENET_STD if rgb else (1.0,)),
+            title=self.title,
+            validity=self.holes == "validity",
+        )
+
+    def _reduced(self, name: str) -> bool:
+        """Whether it is brought to 8 bits on reading, on which photometric augmentation works."""
+        return name == "rgb" and self.dtype == "uint16"
+
+    def _scale(self, name: str) -> float:
+        scale = self.scale if self.scale is not None else SCALES[self.dtype]
+        if scale <= 0:
+            raise ConfigError(f"scale is {scale:g}; expected a positive number")
+        if self._reduced(name) and scale < 255:
+            raise ConfigError(
+                f"scale is {scale:g}; expected the stored value of white, such as 4095 for 12 bits in 16 (a scale for "
+                f"values divided by 257 first, as they once were, is now {257 * scale:g})"
+            )
+        return scale
+
+    def _channels(self, name: str) -> int:
+        channels = self.channels if self.channels is not None else 3 if name == "rgb" else 1
+        if not 1 <= channels <= 4:
+            raise ConfigError(f"channels is {channels}; expected 1 to 4")
+        odd = channels != 3 or self.dtype == "float32" or self.holes != "zero" or self.normalise != "fixed"
+        if name == "rgb" and odd:
+            raise ConfigError("rgb has 3 channels of 8 or 16 bits, holes: zero, normalise: fixed; call it otherwise")
+        if self._reduced(name) and self.hole_value is not None:
+            raise ConfigError("rgb of 16 bits has no hole_value, as it is brought to 8 bits; call it otherwise")
+        return channels
+
+
+@dataclass(frozen=True)
+class FolderLabel:
+    """`dataset.label`: where the labels are and what their values mean.
+
+    files: glob below the root, with the same wildcards as those of the modalities.
+    offset: class id minus stored id (-1 for labels stored as 1..K).
+    map: stored id → class, by name or id; then offset is not used, and ids that are not listed must not occur.
+    colours: labels are stored in the colours of `dataset.palette`.
+    ignore: stored ids (with colours: [r, g, b]) that take part in neither loss nor metrics.
+    channel: of label images with several channels that differ, the one with the ids.
+    alpha: "void": transparent pixels are unlabelled; "unused": alpha says nothing.
+    palettes: "equal": an id has one colour in the palettes of all files, else the ids are no class ids and the data set
+        is refused; "unused": palettes say nothing. Without effect on labels read as colours.
+    """
+
+    files: str
+    offset: int = 0
+    map: Mapping[int, int | str] | None = None
+    colours: bool = False
+    ignore: Sequence[int | Sequence[int]] | None = None
+    channel: int | None = None
+    alpha: Alpha = "void"
+    palettes: Palettes = "equal"
+
+    def __post_init__(self) -> None:
+        if self.palettes not in get_args(Palettes):
+            raise ConfigError(
+                f"dataset.label.palettes is {self.palettes!r}; expected one of {', '.join(get_args(Palettes))}"
+            )
+
+    def reader(self, spec: DatasetSpec) -> LabelReader:
+        void = spec.ignore_index
+        if self.colours:
+            ignored = {checked_colour("label.ignore", c): void for c in self.ignore or ()}
+            colours = {**{colour: i for i, colour in enumerate(spec.palette)}, **ignored}
+            return LabelReader(colours=colours, void=void, alpha=self.alpha)
+        if self.map is None:
+            table = id_table(spec.num_classes, offset=self.offset, ignore=(), void=void)
+        else:
+            table = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
+        # By default void is stored as it is inside, but not where an id of a class is that number.
+        usual = () if void in table else (void,)
+        table |= {_stored_id(value): void for value in (usual if self.ignore is None else self.ignore)}
+        return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
+
+    def stored(self, spec: DatasetSpec) -> NDArray[Any]:
+        """What stands for each class in label files: ids (K,), of several for one class the first in `map`, or colours
+        (K, 3).
+
+        Raises:
+            ConfigError: a class that no stored id stands for.
+        """
+        if self.colours:
+            return np.array(spec.palette, np.uint8)
+        if self.map is None:
+            return np.arange(spec.num_classes) - self.offset
+        stored: dict[int, int] = {}
+        for value, name in self.map.items():
+            stored.setdefault(_class_id(name, spec.classes), _stored_id(value))
+        for i, name in enumerate(spec.classes):
+            if i not in stored:
+                raise ConfigError(
+                    f"dataset.label.map has no stored id for the class {name!r}, so its predictions can't be written; "
+                    "add one"
+                )
+        return np.array([stored[i] for i in range(spec.num_classes)])
+
+
+def checked_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
+    known = [f.name for f in fields(cast("Any", kind))]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}")
+    if not isinstance(given.get("files"), str) or not given["files"]:
+        raise ConfigError(f"{where}.files is empty; expected a pattern below dataset.root, as in 'rgb/*.png'")
+    return kind(**{key: _value(f"{where}.{key}", key, value) for key, value in given.items()})
+
+
+# YAML reads nan as text (its own word is .nan), and a quoted number is one that was meant as such.
+_NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
+    "channels": (int, "a whole number"),
+    "channel": (int, "a whole number"),
+    "offset": (int, "a whole number"),
+    "pick": (int, "a list of whole numbers"),
+    "scale": (float, "a number"),
+    "hole_value": (float, "a number (nan for NaN and infinity)"),
+    "plane_range": (float, "a number"),
+    "percentiles": (float, "two numbers"),
+}
+
+
+def _value(where: str, key: str, value: Any) -> Any:
+    if value is None or key not in _NUMBERS:
+        return value
+    kind, expected = _NUMBERS[key]
+    several = expected.startswith(("a list", "two"))
+    try:
+        if several != (isinstance(value, Sequence) and not isinstance(value, str)) or isinstance(value, bool):
+            raise TypeError
+        numbers = [kind(v) for v in value] if several else [kind(value)]
+        if kind is int and (numbers != [float(v) for v in (value if several else [value])]):
+            raise TypeError
+        if (key == "pick" and (not numbers or min(numbers) < 0)) or (key == "percentiles" and len(numbers) != 2):
+            raise TypeError
+    except (TypeError, ValueError):
+        raise ConfigError(f"{where} is {value!r}; expected {expected}") from None
+    return numbers if several else numbers[0]
+
+
+def named(where: str, make: Any, name: str) -> Any:
+    try:
+        return make(name)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _per_channel(
+    key: str, value: Sequence[float] | float | None, stored: int, default: tuple[float, ...]
+) -> tuple[float, ...]:
+    if value is None:
+        return default
+    values = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
+    if len(values) not in (1, stored) or (key == "std" and min(values) <= 0):
+        raise ConfigError(f"{key} is {list(values)}; expected 1 or {stored} numbers" + ", positive" * (key == "std"))
+    return values
+
+
+def checked_colour(where: str, value: Any) -> tuple[int, int, int]:
+    try:
+        red, green, blue = (int(v) for v in value)
+    except (TypeError, ValueError):
+        red = green = blue = -1
+    if not all(0 <= v <= 255 for v in (red, green, blue)):
+        raise ConfigError(f"dataset.{where} holds {value!r}; expected colours [r, g, b] of 0 to 255")
+    return red, green, blue
+
+
+def _stored_id(value: Any) -> int:
+    # YAML and the command line give numbers, or text where they are keys.
+    if re.fullmatch(r"-?[0-9]+", str(value)) and abs(int(value)) < 1 << 63:
+        return int(value)
+    raise ConfigError(f"dataset.label names the stored id {value!r}; expected a whole number")
+
+
+def _class_id(name: int | str, classes: Sequence[str]) -> int:
+    if isinstance(name, str) and normal(name) in classes:
+        return list(classes).index(normal(name))
+    if isinstance(name, int) and 0 <= name < len(classes):
+        return name
+    raise ConfigError(f"dataset.label.map names the class {name!r}; expected one of {', '.join(classes)}, or its id")
