@@ -39,7 +39,9 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from ktb.data.sets.synthetic import CLASSES, CRATE, LOCKER, PIT, STEP, Material, draw, material_tiles, sample_scene
+from ktb.data.scenes.draw import draw
+from ktb.data.scenes.material import Material, material_tiles
+from ktb.data.scenes.scene import CLASSES, CRATE, LOCKER, PIT, STEP, sample_scene
 from ktb.data.spec import RGB
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ktb.data.sets.synthetic import draw, sample_scene
+from ktb.data.scenes.draw import draw
+from ktb.data.scenes.scene import sample_scene
 
 LARGE = (3000, 4000)
 WRITE = "colour,overlay,confidence"

@@ -18,7 +18,7 @@ from torch import Tensor
 from ktb import KTBSegmentor, load_model, load_published
 from ktb.cli.model import main, zoo
 from ktb.config.compose import conf_dir
-from ktb.data.sets.synthetic import CLASSES
+from ktb.data.scenes.scene import CLASSES
 from ktb.errors import CheckpointError
 from ktb.jobs import train as run
 from ktb.weights.files import read_file, read_state_dict

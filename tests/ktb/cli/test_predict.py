@@ -29,8 +29,10 @@ from ktb.data import dataset as base
 from ktb.data.augment import EvalTransform, resize
 from ktb.data.pictures import overlay
 from ktb.data.samples import FileSamples
+from ktb.data.scenes.draw import draw
+from ktb.data.scenes.scene import CLASSES, sample_scene
 from ktb.data.sets.mcubes import MARGIN
-from ktb.data.sets.synthetic import CLASSES, PALETTE, draw, sample_scene
+from ktb.data.sets.synthetic import PALETTE
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.engine.inference import sliding_window, whole_image
 from ktb.jobs import train as run

@@ -14,14 +14,14 @@ import yaml
 from safetensors import safe_open
 
 from ktb.config.compose import conf_dir
-from ktb.data.sets.synthetic import (
+from ktb.data.scenes.draw import NEAR, Frame, draw
+from ktb.data.scenes.scene import (
     BALL,
     CLASSES,
     CRATE,
     FLOOR,
     LIGHTS,
     LOCKER,
-    NEAR,
     PIT,
     PRINT,
     RUG,
@@ -29,11 +29,9 @@ from ktb.data.sets.synthetic import (
     STEP,
     WALL,
     Scene,
-    SyntheticDataModule,
-    draw,
-    render,
     sample_scene,
 )
+from ktb.data.sets.synthetic import SyntheticDataModule
 from ktb.errors import ConfigError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 
@@ -46,6 +44,10 @@ def defaults() -> dict[str, object]:
 
 def module(**options) -> SyntheticDataModule:
     return SyntheticDataModule(**{"streams": ["rgb", "depth"], "num_workers": 0, "size": SIZE, **options})
+
+
+def render(seed: int, index: int, height: int, width: int) -> Frame:
+    return draw(sample_scene(seed, index), height, width)
 
 
 def bare(scene: Scene, **changes) -> Scene:
