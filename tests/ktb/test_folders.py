@@ -15,7 +15,7 @@ from ktb.data.files import read_bytes
 from ktb.data.lists import read_list
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.pst900 import PST900DataModule
-from ktb.data.tools.check import plan
+from ktb.data.tools.check.plan import plan
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
 from ktb.data.tools.hha_files import plan_hha

@@ -19,7 +19,9 @@ from ktb.config.overrides import as_override
 from ktb.data.augment import TrainTransform
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, paint
 from ktb.data.spec import IGNORE, IGNORE_WIDE, MAX_CLASSES, DatasetSpec, ignore_index, voc_colour
-from ktb.data.tools.check import look, plan, summarise
+from ktb.data.tools.check.look import look
+from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.new import survey, write_yaml
 from ktb.data.tools.preview import contact_sheet, draw_samples
 from ktb.jobs import train as run

@@ -270,7 +270,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     # PyTorch and Hydra take seconds to import, which the other commands do without.
-    from ktb.data.tools.check import look, plan, show, summarise, write_report
+    from ktb.data.tools.check.look import look
+    from ktb.data.tools.check.plan import plan
+    from ktb.data.tools.check.report import show, write_report
+    from ktb.data.tools.check.summary import summarise
 
     data = _data(arguments.overrides, arguments.config_dir)
     planned = plan(data)

@@ -16,7 +16,9 @@ from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.mcubes import MCubeSDataModule
 from ktb.data.sets.nyu import NYUDataModule
 from ktb.data.sets.pst900 import PST900DataModule
-from ktb.data.tools import check
+from ktb.data.tools.check.look import look
+from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.parallel import parallel
 from ktb.errors import DataError
@@ -26,10 +28,10 @@ SIZE = (40, 48)
 
 def failures(data) -> list[str]:
     try:
-        planned = check.plan(data)
+        planned = plan(data)
     except DataError as error:
         return [str(error)]
-    return check.summarise(data, planned, parallel(check.look, planned.looks, 1))["failures"]
+    return summarise(data, planned, parallel(look, planned.looks, 1))["failures"]
 
 
 def nyu(root: Path, **settings) -> NYUDataModule:
@@ -167,8 +169,8 @@ def test_labels_off_by_one_are_pointed_out(tmp_path):
     for path in (root / "Label").iterdir():
         rewrite(path, lambda label: np.where(label == 0, 0, label - 1).astype(np.uint8))
     data = nyu(root)
-    planned = check.plan(data)
-    report = check.summarise(data, planned, parallel(check.look, planned.looks, 1))
+    planned = plan(data)
+    report = summarise(data, planned, parallel(look, planned.looks, 1))
     assert report["failures"] == []
     assert report["splits"]["train"]["classes"]["otherprop"] == 0
     assert (
@@ -247,8 +249,8 @@ def test_values_far_from_their_scale_are_pointed_out(tmp_path, scale, expected):
             tmp_path / f"x/{stem}.png"
         )
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "label/a.png")
-    planned = check.plan(data)
-    findings = check.summarise(data, planned, parallel(check.look, planned.looks, 1))["findings"]
+    planned = plan(data)
+    findings = summarise(data, planned, parallel(look, planned.looks, 1))["findings"]
     assert [line for line in findings if line.startswith("train: x")] == (
         [f"{expected}; about 1 is expected: another unit or bit depth? correct the modality's scale or hole value"]
         if expected
@@ -258,8 +260,8 @@ def test_values_far_from_their_scale_are_pointed_out(tmp_path, scale, expected):
 
 
 def findings(data) -> list[str]:
-    planned = check.plan(data)
-    return check.summarise(data, planned, parallel(check.look, planned.looks, 1))["findings"]
+    planned = plan(data)
+    return summarise(data, planned, parallel(look, planned.looks, 1))["findings"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from PIL import Image
 from ktb.data.readers import decode as readers
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.sets.folder import FolderDataModule
-from ktb.data.tools.check import look, plan, summarise
+from ktb.data.tools.check.look import look
+from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.new import survey, write_yaml
 from ktb.errors import ConfigError, DataError
 

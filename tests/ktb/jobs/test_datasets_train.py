@@ -10,7 +10,9 @@ import torch
 import yaml
 
 from ktb.config.compose import compose, conf_dir
-from ktb.data.tools import check
+from ktb.data.tools.check.look import look
+from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.jobs import train as run
 
@@ -66,8 +68,8 @@ def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
     ]  # fmt: skip
     cfg = compose("train", overrides)
     data = run.build_data(cfg)
-    planned = check.plan(data)
-    assert check.summarise(data, planned, map(check.look, planned.looks))["failures"] == []
+    planned = plan(data)
+    assert summarise(data, planned, map(look, planned.looks))["failures"] == []
     run.train(cfg)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished"

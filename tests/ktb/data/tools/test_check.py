@@ -20,7 +20,10 @@ from ktb.data.sets.nyu import NYUDataModule
 from ktb.data.sets.pst900 import PST900DataModule
 from ktb.data.sets.sunrgbd import SUNRGBDDataModule
 from ktb.data.sets.synthetic import SyntheticDataModule
-from ktb.data.tools import check
+from ktb.data.tools.check.look import look
+from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.report import _page, show, write_report
+from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.parallel import parallel
 from ktb.errors import DataError
@@ -29,8 +32,8 @@ SIZE = (40, 48)
 
 
 def report_of(data, workers=1):
-    planned = check.plan(data)
-    return check.summarise(data, planned, parallel(check.look, planned.looks, workers))
+    planned = plan(data)
+    return summarise(data, planned, parallel(look, planned.looks, workers))
 
 
 @pytest.fixture
@@ -174,13 +177,13 @@ def test_a_split_that_cannot_be_opened_fails_alone(nyu):
     assert f"{nyu / 'test.txt'}: no such file" in report["failures"][0]
     (nyu / "train.txt").unlink()
     with pytest.raises(DataError, match="train.txt: no such file"):
-        check.plan(nyu_data(nyu))
+        plan(nyu_data(nyu))
 
 
 def test_ids_that_a_data_set_of_ones_own_lets_pass(nyu):
-    job = check.plan(nyu_data(nyu)).looks[0]
+    job = plan(nyu_data(nyu)).looks[0]
     job.samples.label = lambda _: np.full(SIZE, 40, np.uint8)
-    seen = check.look(job)
+    seen = look(job)
     assert seen.state == "failed"
     assert seen.message.endswith("label ids 40; expected 0-39 and 255")
 
@@ -188,7 +191,7 @@ def test_ids_that_a_data_set_of_ones_own_lets_pass(nyu):
 def test_written_report(nyu, tmp_path):
     (nyu / "HHA/1.jpg").write_bytes(b"")
     report = report_of(nyu_data(nyu))
-    check.write_report(report, tmp_path)
+    write_report(report, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"https?:|src=|<script|<link|url\(", page)
@@ -204,7 +207,7 @@ def test_written_report(nyu, tmp_path):
 
 
 def test_page_without_failures_says_so(nyu):
-    page = check._page(report_of(nyu_data(nyu)))
+    page = _page(report_of(nyu_data(nyu)))
     assert "No failures: all 5 samples can be read" in page
     assert "class=bad>" not in page
     assert "<ul></ul>" not in page
@@ -212,14 +215,14 @@ def test_page_without_failures_says_so(nyu):
 
 def test_names_in_the_page_are_escaped(nyu):
     report = report_of(nyu_data(nyu)) | {"dataset": "<b>", "findings": ["a < b"]}
-    assert "<b>" not in check._page(report)
-    assert "<li>a &lt; b</li>" in check._page(report)
+    assert "<b>" not in _page(report)
+    assert "<li>a &lt; b</li>" in _page(report)
 
 
 def test_terminal_report(nyu):
     (nyu / "HHA/1.jpg").write_bytes(b"")
     console = Console(width=120, record=True, file=io.StringIO())
-    check.show(report_of(nyu_data(nyu)), console)
+    show(report_of(nyu_data(nyu)), console)
     text = console.export_text()
     assert re.search(r"train\W+3\W+795\W+1\W+40x48\W", text)
     assert f"failed: {nyu / 'HHA/1.jpg'}: the file is empty" in text.replace("\n", "")
@@ -266,7 +269,7 @@ def test_sizes_gaps_and_missing_labels_are_facts_of_own_data(tmp_path):
     assert "test: no sample has a label" in said
     assert "void altogether" not in said
     text = io.StringIO()
-    check.show(report, Console(file=text, width=200))
+    show(report, Console(file=text, width=200))
     assert "Gaps of pairs by time, milliseconds" in text.getvalue()
 
 
@@ -311,7 +314,7 @@ def test_how_labels_are_taken_is_listed(tmp_path):
     assert report["splits"]["train"]["labels"] == {"palette: classes by colour": 1, "uint8 x 3: classes by colour": 1}
     assert report["splits"]["train"]["classes"] == {"a": 2 * 10 * SIZE[0], "b": 2 * 38 * SIZE[0]}
     console = Console(file=io.StringIO(), width=120)
-    check.show(report, console)
+    show(report, console)
     assert re.search(r"train +│ palette +│ classes by colour +│ 1", console.file.getvalue())
 
 
@@ -329,6 +332,6 @@ def test_names_are_no_markup_in_the_terminal(tmp_path):
     for split in report["splits"].values():
         split["classes"] = {"[void]": 5, "a[/x]": 7}
     console = Console(file=io.StringIO(), width=120)
-    check.show(report, console)
+    show(report, console)
     assert "[void]" in console.file.getvalue()
     assert "a[/x]" in console.file.getvalue()

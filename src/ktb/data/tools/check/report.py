@@ -1,0 +1,150 @@
+"""The summary of a data set in the terminal, as JSON and as an HTML page."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape as plain
+from rich.table import Table
+
+from ktb.data.tools.check.summary import Report
+from ktb.io import atomic_file
+
+SHOWN = 20
+"""Failures and findings printed in the terminal; the report files have all of them."""
+
+
+def _rows(report: Report) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(title, column heads, rows) of the tables that both the terminal and the HTML page show."""
+    splits, labels, values, gaps, classes, conditions = [], [], [], [], [], []
+    for name, split in report["splits"].items():
+        published = "-" if split["published"] is None else str(split["published"])
+        void = "-" if split["void_share"] is None else f"{split['void_share']:.2%}"
+        splits.append([name, str(split["samples"]), published, str(split["failed"]), _listed(split["sizes"]), void])
+        labels += [[name, *kind.split(": "), str(count)] for kind, count in split["labels"].items()]
+        for modality, v in split["modalities"].items():
+            numbers = ["-" if v[key] is None else f"{v[key]:.5g}" for key in ("min", "max", "mean")]
+            measured = "-" if v["measured"] is None else f"{v['measured']:.2%}"
+            values.append([name, modality, _listed(v["kinds"]), _listed(v["sizes"]), *numbers, measured])
+        for partner, gap in split["gaps"].items():
+            times = [f"{1000 * gap[key]:.3f}" for key in ("median", "p95", "max")]
+            gaps.append([name, partner, str(gap["samples"]), *times])
+        for condition, counted in split["conditions"].items():
+            conditions.append([name, condition, ", ".join(f"{k} {n}" for k, n in counted.items())])
+    for i, name in enumerate(next(iter(report["splits"].values()))["classes"]):
+        classes.append([str(i), name, *(_share(s, name) for s in report["splits"].values())])
+    tables = [
+        (
+            "Splits",
+            ["split", "samples", "published", "failed", "label sizes (height x width)", "void"],
+            splits,
+        ),
+        (
+            "Values as read",
+            ["split", "modality", "type x channels", "size of files", "min", "max", "mean", "measured"],
+            values,
+        ),
+        ("Classes, share of labelled pixels", ["id", "class", *report["splits"]], classes),
+    ]
+    if labels:
+        tables.insert(2, ("Labels as read", ["split", "stored as", "taken as", "files"], labels))
+    if gaps:
+        heads = ["split", "partner", "samples", "median", "95 %", "largest"]
+        tables.append(("Gaps of pairs by time, milliseconds", heads, gaps))
+    return [*tables, ("Conditions", ["split", "condition", "samples"], conditions)] if conditions else tables
+
+
+def _share(split: Report, name: str) -> str:
+    labelled = split["pixels"] - split["void"]
+    return f"{split['classes'][name] / labelled:.2%}" if labelled else "-"
+
+
+def _listed(counted: dict[str, int]) -> str:
+    parts = [value if len(counted) == 1 else f"{value} ({n})" for value, n in list(counted.items())[:3]]
+    return ", ".join([*parts, *([f"{len(counted) - 3} more"] if len(counted) > 3 else [])]) or "-"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the report as tables, then what is odd and what failed."""
+    parts: list[RenderableType] = []
+    for title, heads, rows in _rows(report):
+        table = Table(title=title, title_justify="left")
+        for head in heads:
+            table.add_column(head, overflow="fold")
+        for row in rows:
+            table.add_row(*map(plain, row))  # names are no markup
+        parts.append(table)
+    console.print(Group(*parts))
+    for title in ("findings", "failures"):
+        lines = report[title]
+        for line in lines[:SHOWN]:
+            console.print(f"{title[:-1] if title == 'findings' else 'failed'}: {line}", markup=False, soft_wrap=True)
+        if len(lines) > SHOWN:
+            console.print(f"... and {len(lines) - SHOWN} more {title}: --out DIR writes all of them")
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json and report.html, which needs nothing from elsewhere, into the existing `folder`."""
+    for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("report.html", _page(report))):
+        with atomic_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.2rem}
+table{border-collapse:collapse;margin:0 0 1.5rem}caption{text-align:left;font-weight:600;padding:.3rem 0}
+th,td{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #ddd}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.bar{display:inline-block;height:.7em;background:#3b75af;margin-left:.4em}.track{display:inline-block;width:6em;text-align:left}
+li{overflow-wrap:anywhere}.bad{color:#a11}.good{color:#175}
+"""
+_NUMBER = re.compile(r"-|-?\d[\d.e+-]*%?")
+
+
+def _page(report: Report) -> str:
+    escape = html.escape
+    samples = sum(split["samples"] for split in report["splits"].values())
+    parts = [
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
+        f"<title>{escape(report['dataset'])}: data check</title><style>{_STYLE}</style>",
+        f"<h1>{escape(report['dataset'])}: {escape(', '.join(report['modalities']))}</h1>",
+    ]
+    if report["root"]:
+        parts.append(f"<p>{escape(report['root'])}</p>")
+    if not report["failures"]:
+        parts.append(f"<h2 class=good>No failures: all {samples} samples can be read as training reads them</h2>")
+    for title, items in (("Failures", report["failures"]), ("Findings", report["findings"])):
+        if items:
+            lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+            kind = " class=bad" if title == "Failures" else ""
+            parts.append(f"<h2{kind}>{title}: {len(items)}</h2><ul>{lines}</ul>")
+    for title, heads, rows in _rows(report):
+        numeric = [all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(heads))]
+        greatest = max((_percent(c) for row in rows for c in row[2:]), default=0) if title.startswith("Classes") else 0
+        # Above numbers, but not at the end of bars.
+        right = [n and not (greatest and i > 1) for i, n in enumerate(numeric)]
+        head = "".join(f"<th{' class=n' * r}>{escape(h)}</th>" for h, r in zip(heads, right, strict=True))
+        body = "".join(
+            f"<tr>{''.join(_cell(c, numeric[i], greatest if i > 1 else 0) for i, c in enumerate(row))}</tr>"
+            for row in rows
+        )
+        parts.append(f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{body}</table>")
+    return "\n".join(parts) + "\n"
+
+
+def _percent(text: str) -> float:
+    return 0.0 if text == "-" else float(text.removesuffix("%"))
+
+
+def _cell(text: str, numeric: bool, greatest: float) -> str:
+    """One cell; with a bar behind its percentage that the `greatest` one fills, unless that is 0."""
+    drawn = ""
+    if greatest:
+        width = 5.5 * _percent(text) / greatest
+        drawn = f'<span class="track"><span class="bar" style="width:{width:.2f}em"></span></span>'
+    return f"<td{' class=n' * numeric}>{html.escape(text)}{drawn}</td>"
