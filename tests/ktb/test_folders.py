@@ -19,7 +19,7 @@ from ktb.data.tools.check.plan import plan
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
 from ktb.data.tools.hha_files import plan_hha
-from ktb.data.tools.new import survey
+from ktb.data.tools.new.survey import survey
 from ktb.data.tree import Tree
 from ktb.errors import DataError
 from ktb.io import entries, existing, files_below, is_empty, is_hidden

@@ -22,7 +22,8 @@ from ktb.data.spec import IGNORE, IGNORE_WIDE, MAX_CLASSES, DatasetSpec, ignore_
 from ktb.data.tools.check.look import look
 from ktb.data.tools.check.plan import plan
 from ktb.data.tools.check.summary import summarise
-from ktb.data.tools.new import survey, write_yaml
+from ktb.data.tools.new.output import write_yaml
+from ktb.data.tools.new.survey import survey
 from ktb.data.tools.preview import contact_sheet, draw_samples
 from ktb.jobs import train as run
 from ktb.losses.pixel import PixelLoss, cross_entropy, ohem_cross_entropy

@@ -16,7 +16,7 @@ from ktb.data.readers.image import read_bytes
 from ktb.data.sets.folder import match_files
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import plan_hha
-from ktb.data.tools.new import survey
+from ktb.data.tools.new.survey import survey
 from ktb.data.tools.prepare import plan as plan_preparation
 from ktb.predict.pairing import plan
 from ktb.report.runs import read_run

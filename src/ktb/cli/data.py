@@ -223,7 +223,8 @@ def _hha(arguments: argparse.Namespace) -> int:
 
 def _new(arguments: argparse.Namespace) -> int:
     from ktb.config.compose import groups
-    from ktb.data.tools.new import new_file, show, survey, write_yaml
+    from ktb.data.tools.new.output import new_file, show, write_yaml
+    from ktb.data.tools.new.survey import survey
 
     name = arguments.name or re.sub(r"\W+", "_", arguments.folder.resolve().name).strip("_").lower()
     if name in groups("train")["dataset"]:

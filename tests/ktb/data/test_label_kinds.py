@@ -18,7 +18,8 @@ from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.check.look import look
 from ktb.data.tools.check.plan import plan
 from ktb.data.tools.check.summary import summarise
-from ktb.data.tools.new import survey, write_yaml
+from ktb.data.tools.new.output import write_yaml
+from ktb.data.tools.new.survey import survey
 from ktb.errors import ConfigError, DataError
 
 SIZE = (40, 56)

@@ -28,7 +28,8 @@ from torch.distributed import TCPStore
 
 from ktb.data.balance import balanced_weights
 from ktb.data.sets.synthetic import SyntheticDataModule
-from ktb.data.tools.new import survey, write_yaml
+from ktb.data.tools.new.output import write_yaml
+from ktb.data.tools.new.survey import survey
 from ktb.distributed import decisions as ranks
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
@@ -37,7 +38,7 @@ from ktb.losses.pixel import PixelLoss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor, SegOutput
-from tests.ktb.data.tools.test_new_recipe import field
+from tests.ktb.data.tools.new.test_recipe import field
 from tests.ktb.jobs.test_train import last_state, metric_rows, train
 
 STEPS = 20

@@ -12,7 +12,9 @@ from PIL import Image
 
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.spec import IGNORE
-from ktb.data.tools.new import Survey, module_settings, survey, write_yaml
+from ktb.data.tools.new.found import Survey, module_settings
+from ktb.data.tools.new.output import write_yaml
+from ktb.data.tools.new.survey import survey
 from ktb.errors import ConfigError, DataError
 
 SIZE = (40, 56)

@@ -12,8 +12,9 @@ from PIL import Image
 from ktb.config.checks import check
 from ktb.config.compose import compose
 from ktb.data.sets.synthetic import SyntheticDataModule
-from ktb.data.tools.new import survey, write_yaml
-from ktb.data.tools.new_recipe import guess_recipe
+from ktb.data.tools.new.output import write_yaml
+from ktb.data.tools.new.recipe import guess_recipe
+from ktb.data.tools.new.survey import survey
 
 
 def field(root: Path, samples: int, *pixels: int, size: tuple[int, int] = (70, 100)) -> Path:

@@ -1,0 +1,103 @@
+"""How the values of one modality are stored and what they mean: type, scale, holes, channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ktb.data.arrays import Array
+from ktb.data.tools.new.found import Guess
+from ktb.data.tools.new.stats import Stats
+
+
+def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
+    """How the values of a modality are stored and what they mean."""
+    settings: dict[str, Any] = {"files": pattern}
+    mixed = len(stats.channels) > 1
+    channels = max(stats.channels) if not mixed else 3 if name == "rgb" else 1
+    reasons = [f"{channels} channel{'s' * (channels > 1)} of {_bits(stats.dtypes)}"]
+    if mixed and name == "rgb":
+        reasons.append("grey pictures among them are taken as three equal channels, alpha is left out")
+    elif mixed:
+        reasons[0] += ", in some files saved as several equal ones"
+    elif stats.grey and name != "rgb":
+        settings["pick"] = [0]
+        reasons[0] += ", all equal: one is taken"
+        channels = 1
+    elif channels == 4 and name == "rgb":
+        settings["pick"] = [0, 1, 2]
+        reasons[0] += ", without the fourth"
+        channels = 3
+    if name != "rgb" and channels != 1:
+        settings["channels"] = channels
+    dtype = next(iter(stats.dtypes)) if len(stats.dtypes) == 1 else "uint16" if name == "rgb" else "float32"
+    if len(stats.dtypes) > 1:
+        reasons.append("files of several types: are their values in one unit?")
+    dtype = dtype if dtype in ("uint8", "uint16") else "float32"
+    if dtype != "uint8":
+        settings["dtype"] = dtype
+    if name == "rgb":
+        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if stats.most < 2**bits)
+        if dtype == "uint16" and white < 65535:
+            settings["scale"] = white
+            reasons.append(f"values up to {stats.most:g}: {white.bit_length()} bits of 16 are used, {white} is white")
+        return Guess(name, settings, tuple(reasons))
+
+    values = stats.values
+    if stats.not_finite:
+        settings["hole_value"] = float("nan")
+        reasons.append(f"NaN or infinity in {stats.not_finite:.1%} of pixels: no measurement")
+    elif (hole := _hole(values)) is not None:
+        settings["hole_value"] = hole
+        rest = values[values != hole]
+        reasons.append(
+            f"{hole:g} in {(values == hole).mean():.1%} of pixels and nothing near it (all others are "
+            f"{rest.min():g} to {rest.max():g}): no measurement"
+        )
+        values = rest
+    if "hole_value" in settings:
+        settings["holes"] = "zero"
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    reasons.insert(1, f"values {low:g} to {high:g}")
+    scale = _scale(dtype, max(abs(low), abs(high)))
+    if scale is not None:
+        settings["scale"] = scale
+        reasons.append(f"divided by {scale:g}, so that about 1 is the most")
+    if low < 0:
+        reasons.append("negative values stay negative; mean and std move them")
+    return Guess(name, settings, tuple(reasons))
+
+
+def _bits(dtypes: set[str]) -> str:
+    names = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floats", "float64": "floats", "float16": "floats"}
+    return " or ".join(sorted({names.get(d, d) for d in dtypes}))
+
+
+def _hole(values: Array) -> float | None:
+    """A value at either end of the range that is frequent and far from all others: a sensor's "no measurement"."""
+    if not values.size or values.min() == values.max():
+        return None
+    for end in (float(values.min()), float(values.max())):
+        rest = values[values != end]
+        spread = float(np.percentile(rest, 99) - np.percentile(rest, 1)) or abs(float(rest[0])) or 1.0
+        # Noise of single pixels near the end does not count.
+        gap = abs(float(np.percentile(rest, 0.1 if end < rest[0] else 99.9)) - end)
+        if len(rest) < 0.999 * len(values) and gap > spread * (0.02 if end == 0 else 1.0):
+            return end
+    return None
+
+
+def _scale(dtype: str, most: float) -> float | None:
+    """None where the default of the type fits."""
+    if dtype == "uint8" or (dtype == "float32" and 0.2 <= most <= 1.05):
+        return None
+    if dtype == "uint16" and most > 32767:
+        return None
+    for bits in (10, 12, 14):
+        if dtype == "uint16" and most == 2**bits - 1:
+            return most
+    if most <= 0:
+        return None
+    step = 10.0 ** np.floor(np.log10(most))
+    return float(next(m * step for m in (1, 2, 5, 10) if most <= m * step * 1.0001))

@@ -1,0 +1,168 @@
+"""Which kind of files holds the labels, which one RGB, and which modalities the others are."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ktb.data.tools.new.found import Guess
+from ktb.data.tools.new.kinds import File, Kind, example
+from ktb.data.tools.new.labels import VOID_IDS, ClassNames
+from ktb.data.tools.new.modality import guess_modality
+from ktb.data.tools.new.stats import Stats
+from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS, X_WORDS
+from ktb.errors import DataError
+from ktb.io import normal
+
+
+def given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> Kind:
+    """The kind of files that the user names by their folder or a pattern."""
+    pattern = Path(wanted)
+    for base in (root, root.resolve()):  # also from where the user stands
+        pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
+    text = normal(pattern.as_posix())
+
+    def fits(f: File) -> bool:
+        if set("*?[") & set(text):
+            return fnmatch.fnmatchcase(normal(f.path), text)
+        path = PurePosixPath(normal(f.path))
+        return text in (str(path), *f.folders, *(p.as_posix() for p in path.parents))
+
+    fitting = {id(k): sum(map(fits, k.files.values())) for k in kinds}
+    best = max(kinds, key=lambda k: (fitting[id(k)] == len(k.files), fitting[id(k)]))
+    if not fitting[id(best)]:
+        raise DataError(
+            f"--label {wanted}: no files of {root} lie there; it has "
+            f"{', '.join(sorted(map(example, kinds))[:9])}{unread}"
+        )
+    if fitting[id(best)] < len(best.files):
+        raise DataError(
+            f"--label {wanted}: takes {fitting[id(best)]} of {len(best.files)} files like {example(best)}; expected "
+            "all of them: name their folder, or a wider pattern"
+        )
+    return best
+
+
+def choose_label(root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], names: ClassNames, unread: str) -> Kind:
+    named = [k for k in kinds if k.says(LABEL_WORDS)]
+    by_look = [k for k in kinds if stats[id(k)].labelled and not k.says(RGB_WORDS)]
+    candidates = (
+        [k for k in named if stats[id(k)].labelled] or [k for k in named if stats[id(k)].patches] or by_look or named
+    )
+    if not candidates:
+        raise DataError(
+            f"{root}: none of {', '.join(sorted({k.title for k in kinds})[:9])} looks like labels; expected PNG or NPY "
+            f"files with few values in a folder called label, mask or the like{unread}"
+        )
+
+    # Of several renderings of one label the plain ids are wanted, not instances or colours for the eye; of several
+    # labels the one that the list of classes is about, and then the one that tells more apart.
+    def rank(k: Kind) -> tuple[Any, ...]:
+        text = k.title.lower()
+        return (
+            "instance" in text,
+            _misfit(stats[id(k)], names),
+            "color" in text or "colour" in text,
+            not k.says(LABEL_WORDS),
+            "trainid" not in text,
+            "id" not in text,
+            -len(_classes_seen(stats[id(k)])),
+            max(stats[id(k)].channels),
+            -len(k.files),
+        )
+
+    return min(candidates, key=rank)
+
+
+def _classes_seen(stats: Stats) -> set[int]:
+    """Ids or colours that seem to be classes: in several of the files that were looked at, and not what void is."""
+    files = max(stats.codes.values(), default=0)
+    return {c for c, n in stats.codes.items() if (n > 1 or files <= 2) and c >= 0 and c not in VOID_IDS}
+
+
+def _misfit(stats: Stats, names: ClassNames) -> tuple[int, int, int]:
+    """How far the ids or colours are from the list of classes, all 0 without a list: those without a name, but for a 0
+    that may be void; names that none of them has; those without a name, 0 included."""
+    if not names.ids:
+        return 0, 0, 0
+    seen = {c for c in stats.codes if c >= 0 and c not in VOID_IDS}
+    known = {r << 16 | g << 8 | b for r, g, b in names.colours}
+    if known and seen & known and max(seen) > 255:
+        ways = [known]
+    elif max(seen, default=0) > max(*names.ids, 255):  # colours without names: as many as there are classes
+        return max(0, len(seen) - len(names.ids) - 1), max(0, len(names.ids) - len(seen)), len(seen)
+    else:
+        ways = [set(names.ids)] if names.numbered else [set(names.ids), {i + 1 for i in names.ids}]
+    return min((len(seen - way - {0}), len(way - seen), len(seen - way)) for way in ways)
+
+
+def richness(stats: Stats, names: ClassNames) -> str:
+    count = len(_classes_seen(stats))
+    without = _misfit(stats, names)[0]
+    return f"{count} ids or colours" + (f", {without} of them not in {names.source}" if without else "")
+
+
+def guess_modalities(
+    root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], patterns: Mapping[int, str], notes: list[str]
+) -> list[Guess]:
+    def colourful(k: Kind) -> bool:
+        s = stats[id(k)]
+        if not k.says(RGB_WORDS) and example(k).endswith(".npy"):
+            return False  # some sensor's channels; whoever stores colours in NPY names them
+        if s.one_channel and len(s.channels) > 1 and not k.says(RGB_WORDS):
+            return False
+        return bool(s.channels & {3, 4}) and not s.grey and s.dtypes <= {"uint8", "uint16"}
+
+    usable = [k for k in kinds if max(stats[id(k)].channels) <= 4]
+    colour = [k for k in usable if colourful(k)]
+    rgb = next(
+        (k for word in RGB_WORDS for k in colour if k.says([word]) and not k.says(ALL_X_WORDS)),
+        colour[0] if len(colour) == 1 and not colour[0].says(ALL_X_WORDS) else None,
+    )
+    # Colour pictures may have grey ones or some with alpha among them, those of a sensor with one channel some with
+    # equal channels; all others must be alike.
+    usable = [k for k in usable if k is rgb or len(stats[id(k)].channels) == 1 or stats[id(k)].one_channel]
+    for k in kinds:
+        if k not in usable:
+            counts = " and ".join(map(str, sorted(stats[id(k)].channels)))
+            notes.append(f"{example(k)} and others like it have {counts} channels and are left out: convert them first")
+    if not usable:
+        raise DataError(f"{root}: no modality whose files have one number of channels, 1 to 4; convert them first")
+    guesses: list[Guess] = []
+    taken = {"label", "rgb"}
+    known = Counter(_sensor_named(k) for k in usable if k is not rgb)
+    for k in sorted(usable, key=lambda k: k is not rgb):
+        s, pattern = stats[id(k)], patterns[id(k)]
+        name = (
+            "rgb"
+            if k is rgb
+            else _name([_sensor_named(k) if known[_sensor_named(k)] == 1 else "", k.words[0], k.title], taken)
+        )
+        taken.add(name)
+        why = "colours, and named like it" if k is rgb and k.says(RGB_WORDS) else "colours" if k is rgb else None
+        guess = guess_modality(name, pattern, s)
+        guesses.append(Guess(name, guess.settings, (*([why] if why else []), *guess.reasons)))
+        if k is rgb and s.alpha and s.channels == {4}:
+            x = _name(["x"], taken)
+            taken.add(x)
+            reasons = ("the fourth channel of the colour pictures varies: another sensor's picture, as in MFNet",)
+            guesses.append(Guess(x, {"files": pattern, "pick": [3]}, reasons))
+    return guesses
+
+
+def _sensor_named(kind: Kind) -> str:
+    """The modality that the kind's words name, those of its folder first; "" if none."""
+    return next((name for w in kind.words for name, words in X_WORDS.items() if Kind((w,), {}).says(words)), "")
+
+
+def _name(wanted: Sequence[str], taken: set[str]) -> str:
+    """The first of `wanted` that is free, as a modality can be called; else one of them with a number."""
+    plain = [re.sub(r"[\W_]+", "_", w).strip("_").lower() for w in wanted]
+    plain = [f"x{w}" if w[0].isdigit() else w for w in plain if w] or ["x"]
+    numbered = (f"{plain[0]}_{i}" for i in itertools.count(2))
+    return next(name for name in itertools.chain(plain, numbered) if name not in taken)

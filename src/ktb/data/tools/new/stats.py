@@ -1,0 +1,87 @@
+"""What some files of a kind hold: types, sizes, channels, values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ktb.data.arrays import Array
+from ktb.data.readers.decode import decode
+from ktb.data.readers.image import as_grey
+from ktb.data.tools.new.kinds import File
+from ktb.data.tools.new.labels import MAX_COLOURS, MOST
+
+LOOKED_AT = 16
+"""Files of a modality whose values are looked at; labels are read all, up to `MAX_LABELS`."""
+
+
+@dataclass
+class Stats:
+    """What some files of a kind hold. values: a sample of all finite ones, of the first three channels; most: the
+    largest of all."""
+
+    dtypes: set[str]
+    channels: set[int]
+    sizes: Counter[tuple[int, int]]
+    values: Array
+    not_finite: float
+    grey: bool
+    one_channel: bool
+    """All files are read as one channel: grey, or saved as colours with equal channels."""
+    alpha: bool
+    patches: bool
+    """Whole numbers in patches, as ids are."""
+    labelled: bool
+    """The same, and few of them in each file."""
+    codes: Counter[Any]
+    """Id or colour → how many of the files have it."""
+    most: float = 0.0
+
+
+def look_at(root: Path, files: Sequence[File]) -> Stats:
+    """Raises DataError if a file cannot be read."""
+    chosen = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, LOOKED_AT).round().astype(int).tolist()))]
+    values, bad, total = [], 0, 0
+    stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, True, False, True, True, Counter())
+    for f in chosen:
+        image = decode(root / f.path, expand_palette=True)
+        stored = decode(root / f.path)
+        image = image[..., None] if image.ndim == 2 else image
+        stats.dtypes.add(image.dtype.name)
+        stats.channels.add(image.shape[2])
+        stats.sizes[image.shape[0], image.shape[1]] += 1
+        colour = image[..., :3]
+        stats.grey &= image.shape[2] >= 3 and bool((colour == colour[..., :1]).all())
+        stats.one_channel &= as_grey(image).shape[2] == 1
+        stats.alpha |= image.shape[2] == 4 and bool((image[..., 3] != image[0, 0, 3]).any())
+        step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 20_000)))
+        sample = colour[::step, ::step].astype(np.float64)
+        finite = np.isfinite(sample)
+        bad, total = bad + int((~finite).sum()), total + finite.size
+        values.append(sample[finite])
+        if image.dtype.kind in "ui":
+            stats.most = max(stats.most, float(colour.max()))
+        codes = _codes(stored)
+        changes = float((codes[:, 1:] != codes[:, :-1]).mean()) if codes.shape[1] > 1 else 0.0
+        whole = stored.dtype.kind in "ui" or bool((np.isfinite(stored) & (np.rint(stored) == stored)).all())
+        stats.patches &= whole and changes < 0.1 and f.suffix.lower() in (".png", ".npy")
+        different = np.unique(codes).tolist() if stats.patches else []
+        stats.labelled &= stats.patches and len(different) <= MAX_COLOURS
+        stats.codes.update(different[:MOST])
+    stats.values, stats.not_finite = np.concatenate(values), bad / max(total, 1)
+    return stats
+
+
+def _codes(stored: Array) -> Array:
+    """One number per pixel (H, W): the id, also where all channels have it, or the colour as (r << 16 | g << 8 | b)."""
+    if stored.ndim == 2:
+        return stored
+    channels = stored[..., :3] if stored.shape[2] > 2 else stored[..., :1]
+    if (channels == channels[..., :1]).all():
+        return channels[..., 0]
+    return channels.astype(np.int64) @ (1 << 16, 1 << 8, 1)
