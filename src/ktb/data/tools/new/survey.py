@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from ktb.data.arrays import Size
 from ktb.data.files import similar
 from ktb.data.readers.decode import MAX_PIXELS, pixel_limit
 from ktb.data.resizing import ASPECT_TOLERANCE, aspect_difference
 from ktb.data.tools.new.found import Guess, Survey
-from ktb.data.tools.new.kinds import example, find_files, find_kinds, pattern_of, split_level_of
-from ktb.data.tools.new.labels import LabelSeen, guess_labels, look_at_label, read_class_names
+from ktb.data.tools.new.kinds import Kind, example, find_files, find_kinds, pattern_of, split_level_of
+from ktb.data.tools.new.labels import ClassNames, LabelSeen, guess_labels, look_at_label, read_class_names
 from ktb.data.tools.new.roles import choose_label, given_label, guess_modalities, richness
 from ktb.data.tools.new.splits import find_splits
-from ktb.data.tools.new.stats import look_at
+from ktb.data.tools.new.stats import Stats, look_at
 from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS
 from ktb.data.tools.parallel import Outcome, parallel
 from ktb.errors import DataError
@@ -75,6 +76,51 @@ def _survey(root: Path, label_files: str | None, watch: Watch, workers: int | No
         label = choose_label(root, kinds, stats, names, unread)
     else:
         label = given_label(root, kinds, label_files, unread)
+    partners = _partners(label, kinds, stats, names, level, notes)
+    if not partners:
+        raise DataError(
+            f"{root / example(label)}: taken for a label, but no other files have names that go with the labels'; "
+            f"expected folders side by side, such as rgb/1.png, depth/1.png and label/1.png{unread}"
+        )
+    split_level = split_level_of([f for k in (label, *partners) for f in k.files.values()])
+    patterns = _patterns(root, label, partners, level, split_level, notes)
+    partners = [k for k in partners if id(k) in patterns]
+    modalities = guess_modalities(root, partners, stats, patterns, notes)
+    seen = _read_labels([root / f.path for f in label.files.values()], watch, workers, max_pixels, notes)
+    meant = guess_labels(seen, names)
+    if names.source:
+        meant.reasons.append(f"names from {names.source}")
+    sizes = Counter(s.size for s in seen)
+    resized = _note_sizes(partners, stats, sizes, modalities[0].name, notes)
+    if resized:  # crops are cut from the first modality
+        sizes = next(stats[id(k)].sizes for k in partners if patterns[id(k)] == modalities[0].settings["files"])
+    found = Survey(
+        root=root,
+        modalities=modalities,
+        label=Guess("label", {"files": patterns[id(label)]} | meant.settings, tuple(meant.reasons)),
+        classes=meant.classes,
+        palette=meant.palette,
+        splits={},
+        split_reason="",
+        crop=_crop(sizes),
+        batch_size=4,
+        notes=notes + meant.notes,
+        resized=resized,
+        max_pixels=max_pixels,
+    )
+    find_splits(found, split_level)
+    return found
+
+
+def _partners(
+    label: Kind,
+    kinds: Sequence[Kind],
+    stats: Mapping[int, Stats],
+    names: ClassNames,
+    level: int | None,
+    notes: list[str],
+) -> list[Kind]:
+    """The kinds of files that belong to the labels and are none themselves; a note for each that is left out."""
     partners = []
     for k in (k for k in kinds if k is not label):
         like = f"{example(k)} and {len(k.files) - 1} like it are left out"
@@ -88,36 +134,69 @@ def _survey(root: Path, label_files: str | None, watch: Watch, workers: int | No
             )
         else:
             partners.append(k)
-    if not partners:
-        raise DataError(
-            f"{root / next(iter(label.files.values())).path}: taken for a label, but no other files have names that go "
-            f"with the labels'; expected folders side by side, such as rgb/1.png, depth/1.png and label/1.png{unread}"
-        )
-    split_level = split_level_of([f for k in (label, *partners) for f in k.files.values()])
-    patterns = {id(k): pattern_of(k, level, split_level) for k in (label, *partners)}
-    for k in [k for k in (label, *partners) if patterns[id(k)] is None]:
-        if k is label:
+    return partners
+
+
+def _patterns(
+    root: Path,
+    label: Kind,
+    partners: Sequence[Kind],
+    level: int | None,
+    split_level: int | None,
+    notes: list[str],
+) -> dict[int, str]:
+    """Id of a kind → its pattern, of those that a pattern finds; a note for each other one.
+
+    Raises:
+        DataError: no pattern finds the labels.
+    """
+    patterns: dict[int, str] = {}
+    for k in (label, *partners):
+        pattern = pattern_of(k, level, split_level)
+        if pattern is not None:
+            patterns[id(k)] = pattern
+        elif k is label:
             raise DataError(
                 f"{root / example(k)}: labels lie at different depths; expected them in folders of one depth"
             )
-        notes.append(f"{example(k)} and others like it lie at different depths and are left out: no pattern finds them")
-        partners.remove(k)
-    modalities = guess_modalities(root, partners, stats, {k: p for k, p in patterns.items() if p}, notes)
+        else:
+            notes.append(
+                f"{example(k)} and others like it lie at different depths and are left out: no pattern finds them"
+            )
+    return patterns
 
-    paths = [root / f.path for f in label.files.values()]
+
+def _read_labels(
+    paths: Sequence[Path], watch: Watch, workers: int | None, max_pixels: int, notes: list[str]
+) -> list[LabelSeen]:
+    """What the labels hold; of very many, those of some, spread evenly, with a note.
+
+    Raises:
+        DataError: a label cannot be read.
+    """
     if len(paths) > MAX_LABELS:
         notes.append(f"{MAX_LABELS} of {len(paths)} labels were read: rare classes may be missing")
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, MAX_LABELS).astype(int)]
-    outcomes = list(
-        watch(parallel(partial(_label_within, max_pixels=max_pixels), paths, workers), len(paths), "labels")
-    )
+    work = partial(_label_within, max_pixels=max_pixels)
+    outcomes = list(watch(parallel(work, paths, workers), len(paths), "labels"))
     if failed := [o for o in outcomes if o.state == "failed"]:
         raise DataError(min(o.message for o in failed))
-    seen = [o for o in outcomes if isinstance(o, LabelSeen)]
-    found = guess_labels(seen, names)
-    if names.source:
-        found.reasons.append(f"names from {names.source}")
-    sizes = Counter(s.size for s in seen)
+    return [o for o in outcomes if isinstance(o, LabelSeen)]
+
+
+def _note_sizes(
+    partners: Sequence[Kind],
+    stats: Mapping[int, Stats],
+    sizes: Counter[Size],
+    first: str,
+    notes: list[str],
+) -> bool:
+    """Whether pictures have sizes that no label has, with a note for each such size.
+
+    Args:
+        sizes: those of the labels.
+        first: the modality to whose size files are resized.
+    """
     resized = False
     for k in partners:
         for size in stats[id(k)].sizes:
@@ -127,31 +206,12 @@ def _survey(root: Path, label_files: str | None, watch: Watch, workers: int | No
                 notes.append(
                     f"{example(k)}: pictures of {size[0]}x{size[1]} (height x width), but no label has this size; "
                     + (
-                        f"files of unequal size are resized to {modalities[0].name} (resize: first)"
+                        f"files of unequal size are resized to {first} (resize: first)"
                         if alike
                         else "their aspect ratio is another one too, so they are refused: cut the larger view"
                     )
                 )
-    if resized:  # crops are cut from the first modality
-        sizes = next(stats[id(k)].sizes for k in partners if patterns[id(k)] == modalities[0].settings["files"])
-    pattern = patterns[id(label)]
-    assert pattern is not None
-    result = Survey(
-        root=root,
-        modalities=modalities,
-        label=Guess("label", {"files": pattern} | found.settings, tuple(found.reasons)),
-        classes=found.classes,
-        palette=found.palette,
-        splits={},
-        split_reason="",
-        crop=_crop(sizes),
-        batch_size=4,
-        notes=notes + found.notes,
-        resized=resized,
-        max_pixels=max_pixels,
-    )
-    find_splits(result, split_level)
-    return result
+    return resized
 
 
 def _crop(sizes: Counter[tuple[int, int]]) -> tuple[int, int]:
