@@ -23,7 +23,7 @@ from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig, poly_with_warmup
 from ktb.errors import CheckpointError, ConfigError, KTBError
 from ktb.jobs import resume
-from tests.ktb.config.test_config import OWN_DATA
+from tests.ktb.config.composed import OWN_DATA
 from tests.ktb.jobs.test_train import configured, metric_rows, train
 
 QUICK = ["test=false", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=1", "dataset.train=12"]
