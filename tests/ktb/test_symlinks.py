@@ -11,13 +11,13 @@ from PIL import Image
 from ktb.cli import common as commands
 from ktb.cli import report as report_cli
 from ktb.cli.arguments import config_dirs
-from ktb.data.module import Tree
-from ktb.data.readers.image import read_bytes
-from ktb.data.sets.folder import match_files
+from ktb.data.files import read_bytes
+from ktb.data.globs import match_files
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new.survey import survey
 from ktb.data.tools.prepare import plan as plan_preparation
+from ktb.data.tree import Tree
 from ktb.predict.pairing import plan
 from ktb.report.runs import read_run
 from ktb.report.sweep_summary import summarise

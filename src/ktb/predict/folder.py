@@ -23,11 +23,14 @@ import numpy as np
 from torch import Tensor
 
 from ktb import __version__
-from ktb.data.augment import Size
-from ktb.data.module import Reader, read_images, say_converted
+from ktb.data.arrays import Size
+from ktb.data.dataset import say_converted
+from ktb.data.files import similar
 from ktb.data.pictures import RGBImage
-from ktb.data.readers.image import Reading, pixel_limit, similar
+from ktb.data.readers.decode import pixel_limit
+from ktb.data.readers.image import Reading
 from ktb.data.readers.png import png_text
+from ktb.data.samples import Reader, read_images
 from ktb.data.tools.parallel import Outcome
 from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.errors import ConfigError, DataError, KTBError, NotFiniteError, is_out_of_gpu_memory, is_out_of_memory

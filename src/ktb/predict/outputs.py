@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ktb.data.augment import Array, Size
+from ktb.data.arrays import Array, Size
 from ktb.data.pictures import RGBImage, overlay, to_picture
 from ktb.data.readers.png import png_text
 from ktb.data.spec import DatasetSpec, ModalitySpec

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from ktb.data.globs import fixed_parts
-from ktb.data.module import Tree, inside_root
-from ktb.data.readers.image import read_text, similar
-from ktb.data.sets.folder import match_files
+from ktb.data.files import read_text, similar
+from ktb.data.globs import fixed_parts, match_files
+from ktb.data.lists import inside_root
 from ktb.data.tools.parallel import Outcome
+from ktb.data.tree import Tree
 from ktb.errors import DataError, did_you_mean
 from ktb.io import existing, files_below, normal
 

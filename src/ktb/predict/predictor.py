@@ -11,8 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ktb.data.augment import Array, EvalTransform, Size
-from ktb.data.module import RawSample, RGBXDataModule, to_sample
+from ktb.data.arrays import Array, Size
+from ktb.data.augment import EvalTransform
+from ktb.data.dataset import to_sample
+from ktb.data.module import RGBXDataModule
+from ktb.data.samples import RawSample
 from ktb.data.spec import ModalitySpec, normalize
 from ktb.engine.inference import BAND_VALUES, most_likely, sliding_bands
 from ktb.errors import NotFiniteError

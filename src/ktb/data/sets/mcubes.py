@@ -15,17 +15,8 @@ from typing import Any, Unpack
 import cv2
 import numpy as np
 
-from ktb.data.augment import (
-    A,
-    Array,
-    Label,
-    RandomResizedCrop,
-    Size,
-    TrainTransform,
-    Transform,
-    resize,
-    resize_nearest,
-)
+from ktb.data.arrays import Array, Label, Size
+from ktb.data.augment import A, RandomResizedCrop, TrainTransform, Transform, resize, resize_nearest
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader, Reading
