@@ -54,6 +54,7 @@ from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference, describe, inference
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
+from ktb.engine.scoring import ScoringModule
 from ktb.errors import CheckpointError, ConfigError, NotFiniteError, WriteError
 from ktb.io import atomic_file
 from ktb.jobs import finetune, resume
@@ -278,14 +279,11 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     with open_dict(cfg):
         cfg.run_dir = str(run_dir)
     _make_folder(run_dir)
-    module = SegmentationModule(
+    module = ScoringModule(
         model,
-        PixelLoss(),
         modalities=data.modalities,
         classes=data.spec.classes,
         mean_without=data.spec.ids_without,
-        optim=OptimConfig(lr=0.0, weight_decay=0.0),
-        seed=cfg.seed,
         inference=how,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
@@ -619,7 +617,7 @@ def _write_failure(run_dir: Path, error: NotFiniteError, saving: Saving, facts: 
         write_text(run_dir / PAGE, page([read_run(run_dir)]))
 
 
-def _scored(module: SegmentationModule, data: RGBXDataModule) -> dict[str, Any]:
+def _scored(module: ScoringModule, data: RGBXDataModule) -> dict[str, Any]:
     """Test scores in [0, 1], per class and per condition too; null where there was nothing to score, and for a split
     without labels the folder of the predictions."""
     evaluation, spec = module.evaluation, data.spec

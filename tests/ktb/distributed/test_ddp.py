@@ -32,9 +32,8 @@ from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.survey import survey
 from ktb.distributed import decisions as ranks
 from ktb.engine.module import SegmentationModule
-from ktb.engine.optim import OptimConfig
+from ktb.engine.scoring import ScoringModule
 from ktb.errors import KTBError
-from ktb.losses.pixel import PixelLoss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor, SegOutput
@@ -328,10 +327,7 @@ def count_as(rank: int, world: int, file: Path) -> None:
     matrices = []
     for count in range(1, 10):
         data = SyntheticDataModule(size=(32, 40), train=1, val=1, test=count, streams=["rgb", "depth"], num_workers=0)
-        module = SegmentationModule(
-            model, PixelLoss(), modalities=data.modalities, classes=data.spec.classes, seed=0,
-            optim=OptimConfig(lr=0.0, weight_decay=0.0),
-        )  # fmt: skip
+        module = ScoringModule(model, modalities=data.modalities, classes=data.spec.classes)
         options: dict[str, Any] = {"strategy": "ddp", "devices": world} if world > 1 else {"devices": 1}
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -31,7 +31,7 @@ from ktb.engine.callbacks.panel_drawing import (
     within,
     write_panels,
 )
-from ktb.engine.module import SegmentationModule
+from ktb.engine.scoring import ScoringModule
 from ktb.io import atomic_file
 from ktb.metrics.scores import finite
 
@@ -79,7 +79,7 @@ class Panels(Callback):
         if not self.count:
             return
         labels, predictions = batch["label"].cpu(), outputs.to(batch["label"].dtype).cpu()
-        rows = cast(SegmentationModule, pl_module).evaluation.images[-len(labels) :]  # the step just counted them
+        rows = cast(ScoringModule, pl_module).evaluation.images[-len(labels) :]  # the step just counted them
         for i, (row, truth, prediction) in enumerate(zip(rows, labels, predictions, strict=True)):
             kept = {key: finite(row[key]) for key in ("miou", "pixel_acc")}
             make = partial(self._panel, batch, i, truth.numpy(), prediction.numpy(), kept)
@@ -133,7 +133,7 @@ class Panels(Callback):
         for i, panel in numbered[: self.EXPLAINED]:
             batch = {m: x[None].to(pl_module.device) for m, x in panel.stored.items()}
             inputs = within(normalize(batch, self.modalities), EXPLAINED_PIXELS)
-            if stages := explain_fusion(cast(SegmentationModule, pl_module).model, inputs):
+            if stages := explain_fusion(cast(ScoringModule, pl_module).model, inputs):
                 explained.append({"panel": i, "stages": stages})
         if explained:
             content = {"modalities": titles(self.modalities), "samples": explained}

@@ -11,10 +11,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
+from ktb.engine.answers import Answers
 from ktb.engine.disturbances import Inputs, SampleNoise, noisy, randomly_zeroed, without
 from ktb.engine.inference import Model, most_likely
-from ktb.engine.module import SegmentationModule
 from ktb.engine.robustness import FUSED, Case, cases, summarise
+from ktb.engine.scoring import ScoringModule
 from ktb.metrics.counts import ConfusionMatrix
 from ktb.metrics.scores import scores
 from ktb.models.segmentor import KTBSegmentor, SegOutput
@@ -56,8 +57,8 @@ class Robustness(Callback):
         """After the test: what robustness.json holds."""
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        module = cast(SegmentationModule, pl_module)
-        self._answered: dict[Case, list[tuple[list[str], Tensor]]] = {case: [] for case in self.cases}
+        module = cast(ScoringModule, pl_module)
+        self._answers = {case: Answers() for case in self.cases}
         self._counts = {
             (case, head): ConfusionMatrix(module.model.num_classes).to(module.device)
             for case in self.cases
@@ -75,7 +76,7 @@ class Robustness(Callback):
     ) -> None:
         if not batch["id"]:  # a process that no sample was left for
             return
-        module = cast(SegmentationModule, pl_module)
+        module = cast(ScoringModule, pl_module)
         with trainer.precision_plugin.test_step_context():  # which sets the type of inputs as well
             inputs = normalize(batch["inputs"], self.modalities)
         draws = SampleNoise(self.seed, batch["id"])
@@ -90,13 +91,13 @@ class Robustness(Callback):
                 logits = module.inference(model, self._changed(inputs, case, draws), size)
             for head, part in zip(heads, logits.split(module.model.num_classes, dim=1), strict=True):
                 prediction, answered = most_likely(part)
-                self._answered[case].append((batch["id"], answered))
+                self._answers[case].add(batch["id"], answered)
                 self._counts[case, head].update(prediction, batch["label"])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        module = cast(SegmentationModule, pl_module)
-        for case, answered in self._answered.items():
-            module.require_answers(answered, f" in the case {case}")
+        module = cast(ScoringModule, pl_module)
+        for case, answers in self._answers.items():
+            answers.require(module.device, case=f" in the case {case}")
         without = module.mean_without
         found = {key: scores(metric.compute().cpu().numpy(), without) for key, metric in self._counts.items()}
         self.result = summarise(found, [m.name for m in self.modalities], self.expected)

@@ -1,0 +1,67 @@
+"""What a training's checkpoint holds of its model, and whether a checkpoint is of this model.
+
+Checkpoints keep what training changed, trained parameters and running statistics; the rest is the backbone's file, and
+output norms that are as they are built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ktb.errors import CheckpointError
+from ktb.models.segmentor import KTBSegmentor
+
+
+def without_frozen(state: Mapping[str, Tensor], model: KTBSegmentor) -> dict[str, Tensor]:
+    """The entries of a LightningModule's state ("model.NAME" → tensor) that can't be had from elsewhere."""
+    frozen = {
+        f"model.{k}"
+        for k, p in model.named_parameters()
+        if not p.requires_grad and (k.startswith("backbone.") or bool((p == (1 if k.endswith(".weight") else 0)).all()))
+    }
+    return {k: v for k, v in state.items() if k not in frozen}
+
+
+def refuse_other_model(
+    checkpoint: Mapping[str, Any], model: KTBSegmentor, *, base: str | None, holds_frozen: bool
+) -> None:
+    """Refuse to go on from a checkpoint of another model; loading itself is not strict, as frozen parameters may be
+    absent.
+
+    Args:
+        checkpoint: its content.
+        model: what is being trained.
+        base: SHA-256 of the backbone's weights here; None: not known.
+        holds_frozen: whether checkpoints of this run hold the backbone too.
+
+    Raises:
+        CheckpointError: another architecture, other modalities, other backbone weights, or trained parameters missing.
+    """
+    theirs = checkpoint.get("ktb", {}).get("model")
+    if theirs != model.config:
+        raise CheckpointError(f"the checkpoint holds another model: {_difference(theirs, model.config)}")
+    trained = {f"model.{k}" for k, p in model.named_parameters() if p.requires_grad}
+    if missing := sorted(trained - set(checkpoint["state_dict"])):
+        raise CheckpointError(f"the checkpoint lacks {len(missing)} trained parameters, {missing[0]} among them")
+    if list(theirs["modalities"]) != list(model.modalities):  # equal as dicts, in another order
+        raise CheckpointError(
+            f"the checkpoint's modalities are {list(theirs['modalities'])}, here {list(model.modalities)}"
+        )
+    its_base = checkpoint["ktb"].get("backbone", {})
+    its_frozen = any(k.startswith("model.backbone.") for k in checkpoint["state_dict"])
+    if its_frozen != holds_frozen or (base and not its_frozen and its_base.get("sha256") != base):
+        raise CheckpointError(
+            f"the checkpoint was trained on other backbone weights, backbone.weights={its_base.get('weights')}; pass "
+            "those"
+        )
+
+
+def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> str:
+    """The settings of the model that differ, those of its backbone by their own names."""
+    if theirs is None:
+        return "it was not written by ktb-train"
+    theirs, ours = ({**config, **config.get("arch", {})} for config in (theirs, ours))
+    return "; ".join(f"{k} is {theirs.get(k)}, here {v}" for k, v in ours.items() if k != "arch" and theirs.get(k) != v)
