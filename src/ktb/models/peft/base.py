@@ -1,0 +1,57 @@
+"""The contract of a PEFT method: what is trained inside, or beside, a frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+Adapt = Callable[[Tensor, Tensor], Tensor]
+"""One block's adapter: adds to its second argument what it makes of the first, both (M·B, H, W, C), modality-major."""
+
+
+class HasBlocks(Protocol):
+    """What a method that works inside the backbone's layers needs of it."""
+
+    def blocks(self, stage: int) -> Sequence[nn.Module]:
+        """The blocks of a stage, in order."""
+        ...
+
+
+class Peft(nn.Module):
+    """Nothing is trained in or beside the backbone; other methods derive from this class.
+
+    What a method trains are its own parameters, so that the structure decides and not a list of names. Only a method
+    that sets `trains_backbone` lets the backbone itself move.
+
+    Args:
+        modalities: names, in stream order.
+        widths: channels inside the blocks of each stage.
+        depths: blocks of each stage.
+        backbone: with its weights loaded. A method that puts something into its layers does so here; it never keeps
+            the backbone as a part of itself.
+    """
+
+    trains_backbone: ClassVar[bool] = False
+
+    def __init__(
+        self, modalities: Sequence[str], widths: Sequence[int], depths: Sequence[int], backbone: nn.Module
+    ) -> None:
+        super().__init__()
+
+    def prompt(self, stage: int, streams: Tensor) -> Tensor:
+        """The streams (M, B, H, W, C) as they enter a stage's blocks."""
+        return streams
+
+    def adapters(self, stage: int) -> Sequence[Adapt] | None:
+        """One callable per block of a stage; None: none."""
+        return None
+
+    def lr_factors(self, backbone: nn.Module) -> Mapping[str, float]:
+        """Name of a parameter of the backbone → factor on the learning rate; only of a method that trains it."""
+        return {}
+
+    def merge(self) -> None:
+        """Fold into the backbone's own weights what can be folded, for inference: the model then computes the same for
+        less, and is not for training or saving any more."""
