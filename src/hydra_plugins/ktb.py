@@ -18,13 +18,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from ktb.cli.hydra_flags import config_dir
 from ktb.config.compose import groups
 from ktb.data.cores import usable_cores
 from ktb.errors import ConfigError
@@ -34,8 +34,11 @@ from ktb.sweeps.folder import Interrupted, Job, Sweep
 
 
 class ProcessLauncher(Launcher):
-    """What launchers share. Those of other packages (joblib, Ray, ...) work too, through `ktb.cli.train`, without
-    resuming by overrides and without the display."""
+    """What launchers share.
+
+    Those of other packages (joblib, Ray, ...) work too, through `ktb.cli.hydra_command`, without resuming by overrides
+    and without the display.
+    """
 
     poll_s = 0.2
     detaches = False
@@ -46,7 +49,7 @@ class ProcessLauncher(Launcher):
         self.config = config
         self.command = str(config.hydra.job.name)
         self.program = sweep.program(self.command)
-        own = get_args_parser().parse_known_args()[0].config_dir
+        own = config_dir()
         self.flags = ["--config-dir", str(Path(own).absolute())] if own else []
         # hydra.verbose=true and the like are for the jobs; where and how they run is not.
         given = [str(text) for text in config.hydra.overrides.hydra]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from ktb.cli.train import _sweep_word
+from ktb.cli.train_sweep import sweep_word
 from ktb.config.compose import conf_dir
 
 README = Path(__file__).parents[2] / "README.md"
@@ -41,7 +41,7 @@ def test_settings_compose(words: list[str]) -> None:
     overrides = [w for w in words[1:] if "=" in w]
     if "-m" in words:  # a sweep: its first job
         overrides = [f"{key}={values.split(',')[0]}" for key, _, values in (o.partition("=") for o in overrides)]
-        overrides = [_sweep_word(text) for text in overrides]
+        overrides = [sweep_word(text) for text in overrides]
     assert overrides
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         compose(words[0].removeprefix("ktb-"), overrides=overrides)

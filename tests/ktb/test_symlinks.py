@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ktb.cli import common as commands
 from ktb.cli import report as report_cli
 from ktb.cli.arguments import config_dirs
+from ktb.cli.run import run_command
 from ktb.data.files import read_bytes
 from ktb.data.globs import match_files
 from ktb.data.tools.hha import Camera
@@ -57,7 +57,7 @@ def test_a_circle_of_links_is_called_one(
         FOLLOWED[what](loop)
         return 0
 
-    assert commands.run("ktb-x", work) == 2
+    assert run_command("ktb-x", work) == 2
     said = capsys.readouterr().err
     assert said.startswith("ktb-x: error: ")
     assert "symlink loop" in said

@@ -1,13 +1,18 @@
-"""What the argparse commands share."""
+"""Arguments that several of the argparse commands have: paths, numbers, sizes, and how their help is laid out."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
+from typing import TypeAlias
 
 from ktb.errors import ConfigError
 from ktb.io import absent
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What `add_subparsers` returns, to which a subcommand is added; argparse has no public name for it."""
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -36,3 +41,28 @@ def config_dirs(folder: Path | None) -> list[Path]:
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {folder} is {absent(folder, 'not a folder')}")
     return [folder]
+
+
+def positive(text: str, least: int = 1) -> int:
+    """A whole number of at least `least`, for argparse."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return int(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH as (height, width), for argparse."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None or 0 in (int(match[1]), int(match[2])):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 480x640")
+    return int(match[1]), int(match[2])
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """As `size`, no larger than a picture that ktb reads."""
+    from ktb.data.readers.decode import MAX_PIXELS
+
+    height, width = size(text)
+    if height * width > MAX_PIXELS:
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {MAX_PIXELS:,} pixels (8192x8192)")
+    return height, width

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktb.cli import common as commands
-from ktb.cli.arguments import HelpFormatter, config_dirs, home
-from ktb.cli.data import positive, print_outcomes, watch
+from ktb.cli.arguments import HelpFormatter, config_dirs, home, positive
+from ktb.cli.composing import checked
+from ktb.cli.run import run_command
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = f"; finished pictures are in {arguments.out}, the same call goes on from there" if arguments else ""
         return word + kept
 
-    return commands.run("ktb-predict", work, stopped=stopped)
+    return run_command("ktb-predict", work, stopped=stopped)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,6 +147,7 @@ def _share(text: str) -> float:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from ktb.cli.progress import print_outcomes, watch
     from ktb.data.values import known
     from ktb.predict.folder import FolderPredictor, claimed, predict_folder
     from ktb.predict.outputs import Outputs
@@ -218,9 +219,6 @@ def _device(name: str) -> torch.device:
 
 def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXDataModule, KTBSegmentor]:
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
-    from ktb.config.checks import check
-    from ktb.config.compose import compose
-    from ktb.config.mistakes import mistake
     from ktb.config.overrides import as_override, at_home, quoted_paths
     from ktb.config.saved import inherit
     from ktb.jobs import train as run
@@ -230,10 +228,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     extra = config_dirs(arguments.config_dir)
     overrides = quoted_paths(at_home(arguments.overrides))
     given = [as_override("checkpoint", str(file)), *overrides]
-    if text := mistake("eval", given := inherit(given, extra), extra):
-        raise ConfigError(text)
-    cfg = compose("eval", given, extra)
-    check(cfg)
+    cfg = checked("eval", inherit(given, extra), extra)
     cfg, data, model = run.open_checkpoint(file, cfg, overrides)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ktb.cli import common as commands
 from ktb.cli import data as data_cli
 from ktb.cli import model as model_cli
 from ktb.cli import predict as predict_cli
 from ktb.cli import report as report_cli
+from ktb.cli.run import run_command
 from ktb.errors import DataError
 from ktb.io import expanded
 
@@ -60,14 +60,14 @@ def with_closed(stream: str, code: str, **more: str) -> tuple[int, str]:
 
 OF_A_COMMAND = """
     import sys
-    from ktb.cli import common as commands
+    from ktb.cli.run import run_command
     from ktb.errors import KTBError
     from rich.console import Console
     from rich.progress import track
     def work():
         {work}
         return 0
-    sys.exit(commands.run("ktb-x", work))
+    sys.exit(run_command("ktb-x", work))
 """
 
 
@@ -166,7 +166,7 @@ def outcome(error: BaseException, capsys: pytest.CaptureFixture[str], command: s
     def work() -> int:
         raise error
 
-    code = commands.run(command, work)
+    code = run_command(command, work)
     return code, capsys.readouterr().err
 
 
@@ -183,7 +183,7 @@ def test_a_mistake_an_interruption_and_a_bug(capsys: pytest.CaptureFixture[str])
 
 def test_an_intended_exit_keeps_its_code() -> None:
     with pytest.raises(SystemExit) as stop:
-        commands.run("ktb-data", lambda: sys.exit(5))
+        run_command("ktb-data", lambda: sys.exit(5))
     assert stop.value.code == 5
 
 
@@ -346,7 +346,7 @@ def test_missing_semaphores_are_named(capsys: pytest.CaptureFixture[str], monkey
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
     monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", refuse)  # type: ignore[attr-defined]
-    code = commands.run("ktb-data check", lambda: bool(multiprocessing.Lock()))
+    code = run_command("ktb-data check", lambda: bool(multiprocessing.Lock()))
     said = capsys.readouterr().err
     assert code == 2
     assert "/dev/shm is missing" in said

@@ -16,7 +16,8 @@ from omegaconf import open_dict
 from torch import Tensor
 
 from ktb import KTBSegmentor, load_model, load_published
-from ktb.cli.model import main, zoo
+from ktb.cli.model import main
+from ktb.cli.model_zoo import zoo
 from ktb.config.compose import conf_dir
 from ktb.data.scenes.scene import CLASSES
 from ktb.errors import CheckpointError

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from ktb import load_model
-from ktb.cli import common as commands
+from ktb.cli.run import run_command
 from ktb.config.compose import compose
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.spec import normalize
@@ -355,7 +355,7 @@ def test_a_fault_while_training_is_told_as_what_it_is(
         raise fault(folder)
 
     monkeypatch.setattr(SegmentationModule, "training_step", training_step)
-    assert commands.run("ktb-train", lambda: bool(train(folder, "trainer.max_steps=1", "test=false"))) == 2
+    assert run_command("ktb-train", lambda: bool(train(folder, "trainer.max_steps=1", "test=false"))) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("ktb-train: error: " + said.format(folder=folder))
 

@@ -1,0 +1,34 @@
+"""The checked configuration that an argparse command reads its key=value arguments into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ktb.errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def checked(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
+    """The configuration of ktb-train or ktb-eval with these settings.
+
+    Args:
+        config_name: "train" or "eval".
+        overrides: as the user wrote them, paths quoted and homes replaced.
+        folders: further config folders of the user (--config-dir).
+
+    Raises:
+        ConfigError: a setting that there is not, or a value that cannot work.
+    """
+    from ktb.config.checks import check
+    from ktb.config.compose import compose
+    from ktb.config.mistakes import mistake
+
+    if text := mistake(config_name, overrides, folders):
+        raise ConfigError(text)
+    cfg = compose(config_name, overrides, folders)
+    check(cfg)
+    return cfg

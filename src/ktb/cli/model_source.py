@@ -1,0 +1,131 @@
+"""The model that a `ktb-model` subcommand is asked about: of a run, a checkpoint, a published file or a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ktb.cli.arguments import home
+from ktb.errors import CheckpointError, ConfigError
+from ktb.io import absent
+
+if TYPE_CHECKING:
+    from ktb.models.backbones.swin import SwinArch
+    from ktb.models.segmentor import KTBSegmentor
+
+SOURCE = "a run folder, a checkpoint of ktb-train, a published file or a bundle"
+
+
+def add_source_options(sub: argparse.ArgumentParser) -> None:
+    """The options of every subcommand that takes a source."""
+    sub.add_argument(
+        "--modalities",
+        type=_modalities,
+        metavar="NAME,...",
+        help="of a published file (default: rgb,depth) or an architecture; NAME:CHANNELS where it is not 3",
+    )
+    sub.add_argument(
+        "--base",
+        type=home,
+        metavar="FILE",
+        help="the frozen backbone's weights, where the source names a file that is elsewhere",
+    )
+
+
+def _modalities(text: str) -> dict[str, int]:
+    found = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"([A-Za-z_]\w*)(?::([1-9]\d*))?", part)
+        if match is None or match[1] in found:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of names such as rgb,depth or rgb,lidar:1")
+        found[match[1]] = int(match[2] or 3)
+    return found
+
+
+@dataclass
+class Source:
+    model: KTBSegmentor
+    file: Path
+    published: bool
+
+
+def open_source(arguments: argparse.Namespace, path: str) -> Source:
+    """The model of a run, checkpoint, published file or bundle, in evaluation mode."""
+    from ktb.weights.checkpoint import load_published, model_from_checkpoint
+    from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
+    from ktb.weights.naming import is_published
+
+    file = find_checkpoint(path)
+    content = read_file(file)
+    if is_ours(content):
+        if arguments.modalities:
+            raise ConfigError(f"{file} says its own modalities; leave --modalities out")
+        model = model_from_checkpoint(content, str(file), weights=_base(arguments)).eval()
+        return Source(model, file, published=False)
+    if not is_published(state := read_state_dict(state_dict_in(content, file))):
+        raise CheckpointError(
+            f"{file}: neither a checkpoint of ktb nor a published one (names like {next(iter(state))}); backbone "
+            "weights can only be converted"
+        )
+    streams = arguments.modalities or {"rgb": 3, "depth": 3}
+    if next(iter(streams)) != "rgb" or list(streams.values()) != [3, 3]:
+        raise ConfigError(f"--modalities {','.join(streams)}: a published file has rgb and one other of 3 channels")
+    model = load_published(content, ("rgb", list(streams)[1]))
+    if arguments.base:
+        model.about["backbone"] = _base_of(model, arguments.base)
+    return Source(model, file, published=True)
+
+
+def state_dict_in(content: Any, file: Path) -> Mapping[str, Any]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
+    return content
+
+
+def _base(arguments: argparse.Namespace) -> str | None:
+    base: str | None = arguments.base
+    if base and base not in ("hub", "bundled") and not Path(base).is_file():
+        raise CheckpointError(f"--base {base}: {absent(Path(base), 'no such file')}; check the path")
+    return base
+
+
+def _base_of(model: KTBSegmentor, weights: str) -> dict[str, Any]:
+    """What a bundle says about the base weights of a published model, once they are the ones in it."""
+    from ktb.weights.backbone import load_backbone
+    from ktb.weights.states import fingerprint
+
+    name, known = _known_backbone(model.backbone.arch)
+    base = load_backbone(model.backbone.arch, weights, name=name, timm_name=known.get("timm_name"))
+    if (sha256 := fingerprint(base)) != fingerprint(model.backbone):
+        raise CheckpointError(f"--base {weights}: not the weights that are frozen in this model")
+    return {"name": name, "timm_name": known.get("timm_name"), "weights": weights, "sha256": sha256}
+
+
+def _known_backbone(arch: SwinArch) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of the backbone with this architecture; ("swin", {}) if none has."""
+    for name, values in backbones().items():
+        numbers = ("embed_dim", "window_size", "depths", "num_heads")
+        if all(_plain(getattr(arch, key)) == values[key] for key in numbers):
+            return name, values
+    return "swin", {}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def backbones() -> dict[str, dict[str, Any]]:
+    return {file.stem: values for file, values in group_members("backbone")}
+
+
+def group_members(group: str) -> list[tuple[Path, dict[str, Any]]]:
+    import yaml
+
+    from ktb.config.compose import conf_dir
+
+    files = sorted((conf_dir() / group).glob("*.yaml"))
+    return [(file, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]
