@@ -1,0 +1,44 @@
+"""What is found before any file is opened."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+from ktb.data.tools.check.plan import plan
+from ktb.errors import DataError
+from tests.ktb.data.tools.check.reports import nyu_data, report_of
+
+
+def test_equal_samples_and_unnamed_files_are_findings(nyu):
+    for folder, suffix in (("RGB", "jpg"), ("HHA", "jpg"), ("Label", "png")):
+        shutil.copy(nyu / f"{folder}/0.{suffix}", nyu / f"{folder}/3.{suffix}")
+        shutil.copy(nyu / f"{folder}/0.{suffix}", nyu / f"{folder}/77.{suffix}")
+    findings = report_of(nyu_data(nyu))["findings"]
+    (same,) = [line for line in findings if line.startswith("equal content")]
+    assert re.fullmatch(r"equal content: test: .*3.*, train: .*0.*", same)
+    assert f"{nyu / 'HHA'}: 1 files that no split names (first: 77.jpg)" in findings
+    assert len([line for line in findings if "no split names" in line]) == 3
+
+
+def test_a_sample_in_two_splits_is_a_finding(nyu):
+    with (nyu / "test.txt").open("a") as file:
+        file.write((nyu / "train.txt").read_text().splitlines()[0] + "\n")
+    findings = report_of(nyu_data(nyu))["findings"]
+    (line,) = [line for line in findings if "label of 2 samples" in line]
+    assert line.startswith(f"{nyu / 'Label/0.png'}: ")
+    assert "train: " in line
+    assert "test: " in line
+
+
+def test_a_split_that_cannot_be_opened_fails_alone(nyu):
+    (nyu / "test.txt").unlink()
+    report = report_of(nyu_data(nyu))
+    assert list(report["splits"]) == ["train"]
+    assert len(report["failures"]) == 1
+    assert f"{nyu / 'test.txt'}: no such file" in report["failures"][0]
+    (nyu / "train.txt").unlink()
+    with pytest.raises(DataError, match="train.txt: no such file"):
+        plan(nyu_data(nyu))
