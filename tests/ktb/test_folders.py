@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ktb.config.compose import groups
 from ktb.data.files import read_bytes
@@ -25,6 +24,7 @@ from ktb.errors import DataError
 from ktb.io import entries, existing, files_below, is_empty, is_hidden
 from ktb.predict.pairing import plan as plan_predict
 from ktb.predict.pairing import plan_csv
+from tests.ktb.data.written import save
 
 JUNK = (".DS_Store", "._1.png", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/1-checkpoint.png", "__MACOSX/._1.png",
         "__MACOSX/1.png", ".git/1.png", "@eaDir/1.png/SYNOPHOTO_THUMB_M.png", "@eaDir/2.png")  # fmt: skip
@@ -38,11 +38,6 @@ def litter(*folders: Path) -> None:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"\0\5\x16\7not a picture")
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 def fields(root: Path, names: dict[str, list[str]], suffix: str = ".png") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ktb.data.stand_ins import save
+from tests.ktb.data.written import save
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
-"""Samples without files, and a way to write pictures, for tests of what reads and loads samples."""
+"""Samples without files, for tests of what loads samples."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 
 from ktb.data.module import RGBXDataModule
 from ktb.data.samples import RawSample
@@ -51,8 +48,3 @@ class ToyModule(RGBXDataModule):
 
     def open_split(self, split):
         return self.toy
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(array).save(path)

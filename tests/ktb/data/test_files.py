@@ -7,7 +7,8 @@ import pytest
 
 from ktb.data.lists import read_list
 from ktb.data.readers.decode import decode
-from tests.ktb.data.readers.pictures import message, save
+from tests.ktb.data.readers.common_checks import message
+from tests.ktb.data.written import save
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -18,7 +18,8 @@ from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples
 from ktb.data.spec import IGNORE
 from ktb.errors import DataError
-from tests.ktb.data.readers.pictures import RNG, message, save
+from tests.ktb.data.readers.common_checks import RNG, message
+from tests.ktb.data.written import save
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ktb.data.readers.holes import fill_holes
-from tests.ktb.data.readers.pictures import RNG
+from tests.ktb.data.readers.common_checks import RNG
 
 
 def test_fill_is_smooth_local_and_leaves_measurements_alone():

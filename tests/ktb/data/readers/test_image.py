@@ -8,7 +8,8 @@ import pytest
 from ktb.data.readers.image import ImageReader
 from ktb.data.sets.folder_settings import FolderModality
 from ktb.errors import ConfigError, DataError
-from tests.ktb.data.readers.pictures import RNG, message, save
+from tests.ktb.data.readers.common_checks import RNG, message
+from tests.ktb.data.written import save
 
 NAN = float("nan")
 

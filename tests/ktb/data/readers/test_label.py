@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ktb.data.readers.label import LabelReader, id_table
-from tests.ktb.data.readers.pictures import RNG, message, save
+from tests.ktb.data.readers.common_checks import RNG, message
+from tests.ktb.data.written import save
 
 
 def test_label_tables():

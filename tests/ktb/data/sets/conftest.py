@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ktb.data.sets.own import SIZE, STEMS, save
+from tests.ktb.data.sets.own import SIZE, STEMS
+from tests.ktb.data.written import save
 
 
 @pytest.fixture

@@ -6,20 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ktb.data.sets.folder import FolderDataModule
+from tests.ktb.data.written import save
 
 SIZE = (36, 44)
 STEMS = ("a_01", "a_02", "b_01", "b_02", "b_03")
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, array)
-    else:
-        Image.fromarray(array).save(path)
 
 
 def module(root: Path, **changes: Any) -> FolderDataModule:

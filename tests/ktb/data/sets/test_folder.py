@@ -15,7 +15,8 @@ from ktb.config.compose import conf_dir
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError
-from tests.ktb.data.sets.own import SIZE, STEMS, ids, module, save
+from tests.ktb.data.sets.own import SIZE, STEMS, ids, module
+from tests.ktb.data.written import save
 
 
 def test_lists_name_samples(root):

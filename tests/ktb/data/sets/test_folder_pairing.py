@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ktb.errors import DataError
-from tests.ktb.data.sets.own import SIZE, ids, module, save, timed
+from tests.ktb.data.sets.own import SIZE, ids, module, timed
+from tests.ktb.data.written import save
 
 
 def test_wildcards(tmp_path):

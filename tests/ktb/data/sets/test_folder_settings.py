@@ -10,7 +10,8 @@ import pytest
 
 from ktb.data.spec import IGNORE, IMAGENET_MEAN
 from ktb.errors import ConfigError, DataError
-from tests.ktb.data.sets.own import SIZE, STEMS, module, save, timed
+from tests.ktb.data.sets.own import SIZE, STEMS, module, timed
+from tests.ktb.data.written import save
 
 
 def test_modalities_without_rgb(root):

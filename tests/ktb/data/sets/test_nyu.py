@@ -11,6 +11,7 @@ from PIL import Image
 from ktb.data.sets.nyu import CLASSES, NYUDataModule
 from ktb.data.spec import IGNORE
 from ktb.errors import ConfigError, DataError
+from tests.ktb.data.written import save
 
 SIZE = (40, 56)
 IDS = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) % 41  # every stored id, 0 = void
@@ -19,14 +20,6 @@ EXPECTED = np.where(IDS == 0, IGNORE, IDS - 1)
 
 def module(root: Path, **options) -> NYUDataModule:
     return NYUDataModule(root, **{"streams": ["rgb", "depth"], "num_workers": 0, "batch_size": 2, **options})
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, array)
-    else:
-        Image.fromarray(array).save(path)
 
 
 @pytest.fixture

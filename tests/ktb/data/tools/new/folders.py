@@ -6,21 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.new.found import Survey, module_settings
 from ktb.data.tools.new.survey import survey
+from tests.ktb.data.written import save
 
 SIZE = (40, 56)
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        np.save(path, array)
-    else:
-        Image.fromarray(array).save(path)
 
 
 def rgb(seed: int = 0) -> np.ndarray:

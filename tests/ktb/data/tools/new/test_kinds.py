@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ktb.data.tools.new.output import write_yaml
-from tests.ktb.data.tools.new.folders import depth, label, look, modalities, opened, rgb, save
+from tests.ktb.data.tools.new.folders import depth, label, look, modalities, opened, rgb
+from tests.ktb.data.written import save
 
 
 def test_words_in_names(tmp_path):

@@ -11,7 +11,8 @@ from PIL import Image
 from ktb.data.spec import IGNORE
 from ktb.data.tools.new.found import Survey
 from ktb.errors import DataError
-from tests.ktb.data.tools.new.folders import label, look, opened, rgb, save
+from tests.ktb.data.tools.new.folders import label, look, opened, rgb
+from tests.ktb.data.written import save
 
 
 def test_class_names_in_utf_16(tmp_path):

@@ -9,7 +9,8 @@ import yaml
 from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.survey import survey
 from ktb.errors import DataError
-from tests.ktb.data.tools.new.folders import SIZE, depth, guessed, label, look, modalities, opened, rgb, save
+from tests.ktb.data.tools.new.folders import SIZE, depth, guessed, label, look, modalities, opened, rgb
+from tests.ktb.data.written import save
 
 
 def test_no_rgb_at_all(tmp_path):

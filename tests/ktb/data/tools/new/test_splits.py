@@ -10,7 +10,8 @@ import yaml
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.new.found import module_settings
 from ktb.data.tools.new.output import write_yaml
-from tests.ktb.data.tools.new.folders import label, look, modalities, opened, rgb, save
+from tests.ktb.data.tools.new.folders import label, look, modalities, opened, rgb
+from tests.ktb.data.written import save
 
 
 @pytest.mark.parametrize("pattern", ["{split}/{kind}/{name}.png", "{kind}/{split}/{name}.png"])

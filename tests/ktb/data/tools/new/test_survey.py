@@ -10,7 +10,8 @@ from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.new.found import module_settings
 from ktb.data.tools.new.output import write_yaml
 from ktb.errors import DataError
-from tests.ktb.data.tools.new.folders import depth, guessed, label, look, modalities, opened, rgb, save
+from tests.ktb.data.tools.new.folders import depth, guessed, label, look, modalities, opened, rgb
+from tests.ktb.data.written import save
 
 
 def test_parallel_folders(tmp_path):

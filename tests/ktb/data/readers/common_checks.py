@@ -1,24 +1,13 @@
-"""Small files written, and the one line of an error read, for tests of the readers."""
+"""What the tests of the readers share: one source of random values, and the one line of an error."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from ktb.errors import DataError
 
 RNG = np.random.default_rng(0)
-
-
-def save(path: Path, array: np.ndarray, **options) -> Path:
-    if path.suffix == ".npy":
-        np.save(path, array)
-    else:
-        Image.fromarray(array).save(path, **options)
-    return path
 
 
 def message(call, *args) -> str:
