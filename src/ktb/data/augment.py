@@ -47,6 +47,7 @@ class ColorJitter(A.ColorJitter):
         super().__init__(brightness=factor, contrast=factor, saturation=factor, hue=(0.0, 0.0), p=p)
 
     def get_params(self) -> dict[str, Any]:
+        """Draw the factors; the order is fixed."""
         draw = [self.py_random.uniform(*limits) for limits in (self.brightness, self.contrast, self.saturation)]
         return {"brightness": draw[0], "contrast": draw[1], "saturation": draw[2], "hue": 0.0, "order": [0, 1, 2]}
 
@@ -67,6 +68,8 @@ class RandomResizedCrop(A.DualTransform):
     _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.MASK)
 
     class InitSchema(A.core.transforms_interface.BaseTransformInitSchema):
+        """The types of the constructor's arguments, by which albumentations checks them."""
+
         size: tuple[int, int]
         ratio: tuple[float, float]
 
@@ -77,11 +80,21 @@ class RandomResizedCrop(A.DualTransform):
         self._scratch = np.empty(0, np.uint8)
 
     def add_targets(self, additional_targets: dict[str, str]) -> None:
+        """Name further modalities, which are cropped as images."""
         super().add_targets(additional_targets)
         # Further modalities are declared as masks so that photometry passes them by, but they are images here.
         self._key2func.update(dict.fromkeys(additional_targets, self.apply))
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the ratio and the corner of the crop.
+
+        Args:
+            params: has "shape", (height, width, ...) of the images.
+            data: the images; not used.
+
+        Returns:
+            "scaled": (height, width) after scaling; "corner": (row, column) of the crop in the scaled image.
+        """
         height, width = params["shape"][:2]
         rho = self.py_random.uniform(*self.ratio)
         scaled = scaled_size((height, width), (self.size[0] * rho, 4 * self.size[1] * rho))
@@ -89,9 +102,11 @@ class RandomResizedCrop(A.DualTransform):
         return {"scaled": scaled, "corner": tuple(corner)}
 
     def apply(self, img: Array, scaled: Size, corner: Size, **params: Any) -> Array:
+        """(H, W, C) → (tH, tW, C), bilinear, padded with 0."""
         return self._crop(img, scaled, corner, cv2.INTER_LINEAR, fill=0)
 
     def apply_to_mask(self, mask: Array, scaled: Size, corner: Size, **params: Any) -> Array:
+        """Label (H, W) → (tH, tW), nearest, padded with the greatest value of its type, which is void."""
         return self._crop(mask, scaled, corner, cv2.INTER_NEAREST_EXACT, fill=int(np.iinfo(mask.dtype).max))
 
     def _crop(self, image: Array, scaled: Size, corner: Size, interpolation: int, fill: int) -> Array:
@@ -113,13 +128,30 @@ class RandomResizedCrop(A.DualTransform):
 
 
 def scaled_size(size: Size, target: tuple[float, float]) -> Size:
-    """The largest size of the same aspect whose long side is ≤ max(target) and short side ≤ min(target), rounded."""
+    """The largest size of the same aspect ratio that fits a target of either orientation.
+
+    Args:
+        size: (height, width) in pixels.
+        target: limits of the two sides, in any order: the long side must be ≤ the greater, the short side ≤ the
+            smaller.
+
+    Returns:
+        (height, width), rounded, each 1 or more.
+    """
     scale = min(max(target) / max(size), min(target) / min(size))
     return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
 
 def resize(image: Array, size: Size) -> Array:
-    """(H, W, C) → (*size, C), bilinear on half-pixel centres."""
+    """Resize an image bilinearly on half-pixel centres.
+
+    Args:
+        image: (H, W, C) of any type that OpenCV resizes.
+        size: (height, width) of the result.
+
+    Returns:
+        (*size, C) of the same type; `image` itself if it has that size.
+    """
     if image.shape[:2] == size:
         return image
     resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -127,7 +159,15 @@ def resize(image: Array, size: Size) -> Array:
 
 
 def resize_nearest(label: Array, size: Size) -> Array:
-    """(H, W) → size, nearest on half-pixel centres, so that a label stays where its bilinear image goes."""
+    """Resize by the nearest pixel on half-pixel centres, so that a label stays where its bilinear image goes.
+
+    Args:
+        label: (H, W) or (H, W, C).
+        size: (height, width) of the result.
+
+    Returns:
+        The same type at `size`; `label` itself if it has that size.
+    """
     if label.shape[:2] == size:
         return label
     return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
@@ -166,8 +206,12 @@ class TrainTransform:
 def reseed(compose: A.Compose, entropy: Sequence[int]) -> None:
     """Make what `compose` draws next depend on `entropy` alone.
 
-    Not `set_random_seed`: that gives every transform its own generator with the same seed, so that one number would
-    decide over jitter, flip and blur together.
+    `set_random_seed` of albumentations would not do: it gives every transform a generator of its own with the same
+    seed, so one random number would decide about jitter, flip and blur together.
+
+    Args:
+        compose: the transform.
+        entropy: whole numbers, 0 or more, such as (seed, epoch, index).
     """
     sequence = np.random.SeedSequence(entropy)
     compose.set_random_state(

@@ -37,6 +37,7 @@ class WorkerDataError(DataError):
 
 @contextmanager
 def errors_leave_workers_as_one_line() -> Iterator[None]:
+    """Within the block, a `DataError` in a loader process becomes a `WorkerDataError`, whose message stays one line."""
     try:
         yield
     except DataError as error:
@@ -98,7 +99,14 @@ _said = mmap.mmap(-1, 1)
 
 @rank_zero_only
 def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check counts them)") -> None:
-    """Say once, whichever process finds the first, that pictures are read that are no plain RGB."""
+    """Print one line to standard error, the first time only, that pictures are read that are not plain RGB.
+
+    Whichever process finds the first says so, as long as loader processes are forks of the main one.
+
+    Args:
+        converted: file → what was done to it, as in `RawSample`.
+        more: the end of the sentence.
+    """
     if _said[0]:
         return
     _said[0] = 1
@@ -113,10 +121,16 @@ def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check co
 def to_sample(
     raw: RawSample, modalities: Sequence[ModalitySpec], transform: Transform, *, entropy: Sequence[int] = ()
 ) -> Sample:
-    """A sample as read → as the engine takes it: transformed, holes as they are meant, as tensors.
+    """A sample as read → as the engine takes it: transformed, holes set to 0 or masked, as tensors.
+
+    Args:
+        raw: the sample.
+        modalities: those wanted, in the model's order.
+        transform: joint transform of all images and the label.
+        entropy: decides the transform's random draws.
 
     Raises:
-        DataError: a value that is not finite; readers refuse those of files, so it comes of extreme ones.
+        DataError: a value that is not finite. Readers refuse such values in files, so it comes of extreme ones.
     """
     images = {
         name: premultiply(image, raw.valid[name]) if name in raw.valid else image for name, image in raw.images.items()

@@ -20,7 +20,15 @@ def fixed_parts(pattern: str) -> tuple[str, ...]:
 
 
 def match_files(tree: Tree, glob: str) -> dict[str, str]:
-    """Key → file, for all files that match. The key joins what the wildcards matched with "/", but for a suffix ".*".
+    """All files that match a pattern, by what its wildcards matched.
+
+    Args:
+        tree: what lies below the data root.
+        glob: pattern below the root; `*` and `?` match within a name, `**` any folders. A suffix ".*" matches any
+            suffix, which does not become part of the key.
+
+    Returns:
+        Key → file. The key joins what the wildcards matched with "/".
 
     Raises:
         DataError: two files have the same key.

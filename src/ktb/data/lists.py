@@ -59,10 +59,17 @@ def read_list(path: Path, root: Path, *, spaces: bool = True) -> list[ListLine]:
 
 
 def below_root(name: str, root: Path) -> str | None:
-    """A name in a list as a relative path below `root`; None if it is none.
+    """A name in a list as a relative path below the data root.
 
     Backslashes separate parts too. An absolute path counts if it lies below the root, and so does one that is meant
-    from the root on ("/JPEGImages/1.jpg", as the lists of PASCAL VOC's extended labels have it) if that is there.
+    from the root on ("/JPEGImages/1.jpg", as the lists of PASCAL VOC's extended labels have it) if that file is there.
+
+    Args:
+        name: as it is written, with or without quotes.
+        root: data root.
+
+    Returns:
+        The path with "/" between its parts; None if it leaves the root.
     """
     plain = name.strip("\"'").replace("\\", "/")
     if plain.startswith("/") or PureWindowsPath(plain).drive:

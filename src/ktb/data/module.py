@@ -154,7 +154,11 @@ class RGBXDataModule(L.LightningDataModule):
         return ids
 
     def readers(self) -> Mapping[str, Reader]:
-        """Modality → how files of it are read, also those of the user's own pictures."""
+        """Modality → how its files are read, those of the user's own pictures included.
+
+        Raises:
+            NotImplementedError: a subclass does not say.
+        """
         raise NotImplementedError
 
     def train_transform(self) -> Transform:
@@ -166,7 +170,16 @@ class RGBXDataModule(L.LightningDataModule):
         return EvalTransform(self.short_side, resize_label=self.scoring == "published")
 
     def dataset(self, split: str, *, train: bool = False) -> RGBXDataset:
-        """One split, with the training augmentation or the evaluation transform."""
+        """One split as a torch data set.
+
+        Args:
+            split: one of `spec.splits`.
+            train: with the training augmentation; otherwise with the evaluation transform.
+
+        Raises:
+            ConfigError: there is no such split.
+            DataError: it cannot be opened, see `open_split`.
+        """
         if split not in self._samples:
             if split not in self.spec.splits:
                 raise ConfigError(f"{self.spec.name} has no split {split!r}; it has {', '.join(self.spec.splits)}")
@@ -182,7 +195,14 @@ class RGBXDataModule(L.LightningDataModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Find and check the splits that `stage` ("fit", "validate", "test" or "predict") needs."""
+        """Open and check the splits that a stage needs.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
+
+        Raises:
+            DataError: a split cannot be opened, or the train split makes no batch in each process.
+        """
         selection, report = self.spec.selection_split, self.spec.report_split
         needed = {"fit": ("train", selection), "validate": (selection,)}.get(stage, (report,))
         for split in needed:
@@ -192,7 +212,15 @@ class RGBXDataModule(L.LightningDataModule):
             raise DataError(text)
 
     def too_few(self, found: int, world_size: int = 1) -> str | None:
-        """What to say if the train split's `found` samples don't make one batch in each of `world_size` processes."""
+        """What to say if the train split does not make one batch in each process.
+
+        Args:
+            found: number of its samples.
+            world_size: number of processes.
+
+        Returns:
+            The message; None if there are enough.
+        """
         if found >= self.batch_size * world_size:
             return None
         return (
@@ -202,20 +230,28 @@ class RGBXDataModule(L.LightningDataModule):
         )
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Let the training loader begin in the middle of an epoch, after so many batches of it, as an interrupted run
-        has to."""
+        """Let the training loader begin in the middle of an epoch, as an interrupted run has to.
+
+        Args:
+            epoch: number of the epoch, from 0.
+            batch: how many of its batches are done.
+        """
         self._start = (epoch, batch)
 
     def train_dataloader(self) -> DataLoader[Sample]:
+        """The train split, augmented, in a random order that the seed and the epoch decide."""
         return self._loader("train", train=True)
 
     def val_dataloader(self) -> DataLoader[Sample]:
+        """The split on which the best checkpoint is chosen, in its own order."""
         return self._loader(self.spec.selection_split, train=False)
 
     def test_dataloader(self) -> DataLoader[Sample]:
+        """The split that is reported on, in its own order."""
         return self._loader(self.spec.report_split, train=False)
 
     def predict_dataloader(self) -> DataLoader[Sample]:
+        """The same as `test_dataloader`."""
         return self.test_dataloader()
 
     def _loader(self, split: str, *, train: bool) -> DataLoader[Sample]:

@@ -19,10 +19,17 @@ VOID_LIGHT, VOID_DARK = 255, 150
 
 
 def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
-    """(C, H, W) as stored → (H, W, 3) for the eye.
+    """A stored modality as a picture for the eye.
 
-    RGB as it is; of other modalities three channels are shown as colours, one channel as a colour map, both stretched
-    between the 1st and 99th percentile of the image.
+    RGB stays as it is; of other modalities three channels are shown as colours, one channel as a colour map, both
+    stretched between the 1st and 99th percentile of the image.
+
+    Args:
+        stored: (C, H, W) as in `ktb.data.spec.Sample`.
+        modality: what it is.
+
+    Returns:
+        (H, W, 3) uint8.
     """
     x = stored.cpu().float().numpy()
     if modality.validity:  # the last channel says where something was measured
@@ -39,7 +46,15 @@ def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
 
 
 def paint(label: NDArray[Any], palette: Sequence[Colour]) -> RGBImage:
-    """Class ids (H, W) → colours (H, W, 3); void is white with grey hatching."""
+    """Class ids as colours; void is white with grey hatching.
+
+    Args:
+        label: (H, W) class ids and void.
+        palette: a colour per class.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     colours = np.array([*palette, (VOID_LIGHT,) * 3], np.uint8)
     picture = colours[np.minimum(label, np.intp(len(palette)))]
     picture[(label == ignore_index(len(palette))) & _hatching(label.shape)] = VOID_DARK
@@ -47,7 +62,17 @@ def paint(label: NDArray[Any], palette: Sequence[Colour]) -> RGBImage:
 
 
 def overlay(picture: RGBImage, label: NDArray[Any], palette: Sequence[Colour], alpha: float = 0.55) -> RGBImage:
-    """The label's colours over a greyed picture (H, W, 3), dark lines between classes, void hatched."""
+    """The label's colours over a greyed picture, with dark lines between classes and hatched void.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        label: (H, W) class ids and void.
+        palette: a colour per class.
+        alpha: share of the label's colours in the mixture, 0 to 1.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
     grey = picture.mean(axis=2, keepdims=True)
     mixed = (1 - alpha) * grey + alpha * paint(label, palette)
     edge = np.zeros(label.shape, bool)

@@ -44,7 +44,16 @@ class Resizing:
         return Reading(values, weighted[..., -1] >= HALF)
 
     def check(self, size: Size, what: str, like: tuple[Size, str]) -> None:
-        """Raise DataError if something of `size` can't be the same view as `like`, a size and what has it."""
+        """Check that what is resized shows the same view.
+
+        Args:
+            size: (height, width) of something.
+            what: its name, for messages.
+            like: the size it must have the aspect ratio of, and what has that size.
+
+        Raises:
+            DataError: the aspect ratios differ by more than `ASPECT_TOLERANCE` and resizing is smooth.
+        """
         if self.smooth and aspect_difference(size, like[0]) > ASPECT_TOLERANCE:
             raise DataError(
                 f"{what} is {size[1]} x {size[0]} pixels but {like[1]} is {like[0][1]} x {like[0][0]}: another aspect "
@@ -57,7 +66,14 @@ SAME_SIZE = Resizing()
 
 
 def aspect_difference(a: Size, b: Size) -> float:
-    """How far the aspect ratios of two sizes differ, as a share; what rounding to whole pixels explains is 0."""
+    """How far the aspect ratios of two sizes differ.
+
+    Args:
+        a, b: (height, width) in pixels.
+
+    Returns:
+        The ratio of the two aspect ratios less 1; 0 where rounding to whole pixels explains the difference.
+    """
     if any(abs(a[i] * b[1 - i] / a[1 - i] - b[i]) <= 1 for i in (0, 1)):
         return 0.0
     ratio = a[0] * b[1] / (a[1] * b[0])
@@ -65,9 +81,16 @@ def aspect_difference(a: Size, b: Size) -> float:
 
 
 def premultiply(image: Array, valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(H, W, C) and its mask → (H, W, C + 1) float32, holes zeroed, the mask as last channel.
+    """An image and its mask in one array that may be interpolated.
 
     Interpolated as it is and divided by the interpolated mask, it gives the mean of the valid neighbours only.
+
+    Args:
+        image: (H, W, C).
+        valid: (H, W) bool, False in holes.
+
+    Returns:
+        (H, W, C + 1) float32, holes 0, the mask as last channel.
     """
     mask = valid[..., None].astype(np.float32)
     return np.concatenate([np.where(valid[..., None], image, 0).astype(np.float32), mask], axis=-1)
@@ -78,6 +101,13 @@ HALF = 0.5
 
 
 def measured_means(weighted: Array) -> Array:
-    """What `premultiply` gave, interpolated → (H, W, C) float32: means over measured neighbours, else 0."""
+    """What `premultiply` gave, interpolated → means over measured neighbours.
+
+    Args:
+        weighted: (H, W, C + 1).
+
+    Returns:
+        (H, W, C) float32, 0 where less than `HALF` of the weight was measured.
+    """
     weight = weighted[..., -1:]
     return np.where(weight >= HALF, weighted[..., :-1] / np.maximum(weight, HALF), 0)

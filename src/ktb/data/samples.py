@@ -50,7 +50,11 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int, streams: Sequence[str]) -> RawSample:
-        """Sample `index` with exactly the modalities `streams`.
+        """One sample.
+
+        Args:
+            index: from 0.
+            streams: exactly the modalities to read; may be empty.
 
         Raises:
             DataError: a file is missing, damaged or not as expected.
@@ -118,6 +122,7 @@ class FileSamples:
         return len(self.entries)
 
     def read(self, index: int, streams: Sequence[str]) -> RawSample:
+        """One sample from its files, see `Samples.read`."""
         entry = self.entries[index]
         files = {name: [self.root / file for file in entry.files[name]] for name in streams}
         if entry.label is None:

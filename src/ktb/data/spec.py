@@ -112,6 +112,7 @@ class DatasetSpec:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes, void not counted."""
         return len(self.classes)
 
     @property
@@ -132,5 +133,13 @@ class DatasetSpec:
 
 
 def normalize(inputs: Mapping[str, Tensor], modalities: Sequence[ModalitySpec]) -> dict[str, Tensor]:
-    """Stored batches → model inputs, in the order of `modalities`."""
+    """Stored batches → model inputs.
+
+    Args:
+        inputs: modality name → (B, C, H, W) as stored.
+        modalities: those wanted, in the model's order.
+
+    Returns:
+        Modality name → (B, channels, H, W), in the order of `modalities`.
+    """
     return {m.name: m.normalize(inputs[m.name]) for m in modalities}

@@ -83,8 +83,15 @@ def _time(stamp: str, unit: str | None, where: str) -> int:
 
 
 def named_frames(files: Mapping[str, str], unit: str | None) -> dict[str, list[Frame]]:
-    """Frames of files with their times in their names: what a pattern's wildcards match → file. The last wildcard
-    matches the time, those before it the sequence.
+    """Frames of files that have their times in their names.
+
+    Args:
+        files: what a pattern's wildcards match → file. The last wildcard matches the time, those before it the
+            sequence.
+        unit: of the times, see `nanoseconds`.
+
+    Returns:
+        Sequence → its frames.
 
     Raises:
         DataError: a name without a time.
@@ -97,12 +104,20 @@ def named_frames(files: Mapping[str, str], unit: str | None) -> dict[str, list[F
 
 
 def list_frames(root: Path, lists: Mapping[str, str], unit: str | None) -> dict[str, list[Frame]]:
-    """Frames of lists: sequence → list below `root`, with "time file" per line, files relative to the list's folder.
+    """Frames of lists with "time file" per line, files relative to the list's folder.
 
-    Empty lines and those that begin with # don't count; columns are separated by spaces, a tab or a comma.
+    Empty lines and those that begin with # do not count; columns are separated by spaces, a tab or a comma.
+
+    Args:
+        root: data root.
+        lists: sequence → list below the root.
+        unit: of the times, see `nanoseconds`.
+
+    Returns:
+        Sequence → its frames.
 
     Raises:
-        DataError: a list that cannot be read, a line that is none, a file outside the root.
+        DataError: a list that cannot be read, a line without a time and a file, a file outside the root.
     """
     found: dict[str, list[Frame]] = {}
     for sequence, path in lists.items():
@@ -134,9 +149,16 @@ class Pairs(NamedTuple):
 
 
 def pair(first: Frames, others: Mapping[str, Frames], max_gap: float) -> Pairs:
-    """Every frame of `first` with the nearest of each of `others`, of the same sequence and at most `max_gap` seconds
-    away. No frame is used twice: the closest pair comes first, and who loses a partner to a closer frame gets the next
-    nearest."""
+    """Every frame of one sensor with the nearest frame of each of the others, of the same sequence.
+
+    No frame is used twice: the closest pair comes first, and a frame that loses its partner to a closer one gets the
+    next nearest.
+
+    Args:
+        first: frames of the sensor that the samples are named after.
+        others: sensor → its frames.
+        max_gap: seconds that a partner may be away.
+    """
     most = round(max_gap * NS)
     result = Pairs({}, [], Counter())
     for sequence, frames in sorted(first.items()):

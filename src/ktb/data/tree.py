@@ -58,7 +58,13 @@ class Tree:
         return names.get(name) is False or (is_hidden(name) and (self.root / file).is_file())
 
     def find(self, folders: Sequence[str], stem: str, suffixes: Sequence[str]) -> str:
-        """The first existing file of that stem in any of `folders`; if there is none, the first that was looked for."""
+        """The first file of a stem that exists, or the first that was looked for if none does.
+
+        Args:
+            folders: below the root, in the order in which they are searched.
+            stem: name without suffix.
+            suffixes: in the order in which they are tried.
+        """
         candidates = [f"{folder}/{stem}{suffix}" for folder in folders for suffix in suffixes]
         return next((file for file in candidates if file in self), candidates[0])
 
@@ -67,7 +73,16 @@ class Tree:
         return [file for file in files if file not in self]
 
     def require(self, files: Iterable[str], named_by: str, remedy: str) -> None:
-        """Raise DataError unless all of `files` exist; `named_by` says who asks for them, `remedy` what else helps."""
+        """Check that files exist.
+
+        Args:
+            files: paths below the root.
+            named_by: who asks for them, for messages.
+            remedy: what helps beside adding them.
+
+        Raises:
+            DataError: one of them does not exist.
+        """
         missing = self.missing(files)
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -71,7 +71,12 @@ def sizes(read: Reading) -> Sizes:
 
 
 def read_measured(reader: Reader, paths: Sequence[Path]) -> tuple[Reading, Reading]:
-    """What a file holds before normalisation, and what `reader` makes of it; the file is read once."""
+    """What a file holds before normalisation, and what `reader` makes of it; the file is read once.
+
+    Args:
+        reader: of the modality.
+        paths: the file or files of one sample.
+    """
     if isinstance(reader, ImageReader):
         measured = reader.measure(paths)
         return measured, reader.finish(paths, measured)
@@ -124,7 +129,15 @@ def _looks(data: RGBXDataModule, split: str) -> list[dict[str, Sizes]]:
 
 
 def measure(data: RGBXDataModule, split: str) -> dict[str, dict[str, Any]]:
-    """Modality → `Magnitude` as plain values, from a few samples of a split; no random draw is made."""
+    """How large the values of each modality are in a few samples of a split; no random number is drawn.
+
+    Args:
+        data: the data set.
+        split: one of its splits.
+
+    Returns:
+        Modality → `Magnitude` as plain values.
+    """
     looks, readers = _looks(data, split), data.readers()
     result = {}
     for m in data.modalities:
@@ -146,7 +159,14 @@ def measure(data: RGBXDataModule, split: str) -> dict[str, dict[str, Any]]:
 
 
 def known(record: Any) -> dict[str, Magnitude]:
-    """What a checkpoint says, without what is not as `measure` writes it; nothing of a checkpoint that says nothing."""
+    """What a checkpoint says of the values seen in training.
+
+    Args:
+        record: what stands in the checkpoint; parts that are not as `measure` writes them are left out.
+
+    Returns:
+        Modality → what was seen; empty if the checkpoint says nothing.
+    """
     found = {}
     for name, about in record.items() if isinstance(record, Mapping) else ():
         try:
@@ -160,7 +180,17 @@ def known(record: Any) -> dict[str, Magnitude]:
 
 
 def unlike(picture: Sizes, training: Magnitude, reader: Reader | None, modality: ModalitySpec) -> str | None:
-    """What is far outside of what training saw, in words that follow the modality's name; None if nothing is."""
+    """What is far outside of what training saw.
+
+    Args:
+        picture: values of one picture of the modality.
+        training: what training saw of it.
+        reader: of the modality; None: its own numbers are not known.
+        modality: what it is.
+
+    Returns:
+        Words that follow the modality's name; None if nothing is far outside.
+    """
     values, share, small = picture
     if share < training.measured / FACTOR_8_BITS:
         seen = f"is measured at {share:.1%} of the pixels" if share else "has no measured pixel"
@@ -189,7 +219,16 @@ REMEDY = "another unit or bit depth? convert the files, or correct the modality'
 
 
 def compare(data: RGBXDataModule, split: str, record: Any) -> list[str]:
-    """A line per modality of which most samples looked at are unlike those of the training."""
+    """Modalities of a split of which most samples looked at are unlike those of the training.
+
+    Args:
+        data: the data set.
+        split: one of its splits.
+        record: what `measure` gave at training.
+
+    Returns:
+        A line for each such modality.
+    """
     training, readers = known(record), data.readers()
     if not training:
         return []

@@ -40,7 +40,7 @@ _limit: ContextVar[int] = ContextVar("pixel_limit", default=MAX_PIXELS)
 
 @contextmanager
 def pixel_limit(pixels: int) -> Iterator[None]:
-    """Within the block, and in this thread, `decode` takes pictures of up to so many pixels instead of `MAX_PIXELS`."""
+    """Within the block, and in this thread, `decode` takes pictures of up to `pixels` pixels, not of `MAX_PIXELS`."""
     token = _limit.set(pixels)
     try:
         yield
@@ -309,4 +309,5 @@ def _check_shape(path: Path, image: Array, size: tuple[int, int]) -> Array:
 
 
 def channels_in_words(count: int) -> str:
+    """The number in words: 1 channel, 3 channels."""
     return f"{count} channel" + ("s" if count != 1 else "")

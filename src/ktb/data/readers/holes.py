@@ -9,10 +9,17 @@ from ktb.data.arrays import Array, Mask
 
 
 def fill_holes(image: Array, valid: Mask) -> Array:
-    """Holes of (H, W, C) filled smoothly from the valid pixels around them, which stay as they are; all 0 if none is.
+    """Fill holes smoothly from the valid pixels around them.
 
-    Push-pull: means over valid pixels on coarser and coarser grids, then back, each hole taking the finest grid that
-    has a value. Linear in the number of pixels, whatever the size of the holes.
+    Means over valid pixels are taken on coarser and coarser grids; on the way back each hole takes the finest grid that
+    has a value. The time is linear in the number of pixels, whatever the size of the holes.
+
+    Args:
+        image: (H, W, C).
+        valid: (H, W) bool, False in holes.
+
+    Returns:
+        (H, W, C) of the same type; valid pixels as they were; all 0 if there is no valid pixel.
     """
     if not valid.any():
         return np.zeros_like(image)
@@ -23,7 +30,15 @@ def fill_holes(image: Array, valid: Mask) -> Array:
 
 
 def _push_pull(image: Array, weight: Array) -> Array:
-    """Fill where weight is 0; image is premultiplied by weight, the result is not."""
+    """Values where the weight is 0 from those where it is not.
+
+    Args:
+        image: (H, W, C) float32, multiplied by the weight already.
+        weight: (H, W) float32.
+
+    Returns:
+        (H, W, C) float32, no longer multiplied by the weight.
+    """
     height, width, channels = image.shape
     known = (weight > 0)[..., None]
     values = np.divide(image, weight[..., None], out=np.zeros_like(image), where=known)

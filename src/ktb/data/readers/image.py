@@ -88,7 +88,14 @@ class ImageReader:
         return self.finish(paths, self.measure(paths))
 
     def measure(self, paths: Sequence[Path]) -> Reading:
-        """Values in the unit of the result, before they are rounded to its type, normalised or filled."""
+        """Values in the unit of the result, before they are rounded to its type, normalised or filled.
+
+        Args:
+            paths: the file or files of one sample.
+
+        Raises:
+            DataError: a file is missing, damaged or not as expected.
+        """
         read = [self._read(path) for path in paths]
         parts = [image for image, _ in read]
         image = parts[0] if len(parts) == 1 else _stack(paths, parts)
@@ -109,7 +116,12 @@ class ImageReader:
         return Reading(image, self._valid(paths[0], image), read[0][1])
 
     def finish(self, paths: Sequence[Path], measured: Reading) -> Reading:
-        """What `measure` gave → the result."""
+        """What `measure` gave → the result: normalised or rounded to its type, holes filled or masked.
+
+        Args:
+            paths: the files, for messages.
+            measured: what `measure` gave for them.
+        """
         image, valid, converted = measured
         if self.normalise != "fixed":
             image = self._normalised(paths[0], image, valid)
@@ -181,7 +193,14 @@ def _as_colour(image: Array) -> tuple[Array, str]:
 
 
 def as_grey(image: Array) -> Array:
-    """A grey picture saved as colour → (H, W, 1); one whose channels differ, or with transparency, stays as it is."""
+    """A grey picture that was saved as colour, with one channel.
+
+    Args:
+        image: (H, W, C).
+
+    Returns:
+        (H, W, 1); `image` itself if its channels differ, or if pixels are transparent.
+    """
     colours = image
     if image.shape[2] in (2, 4):
         opaque = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max

@@ -168,6 +168,13 @@ class LabelReader:
 def whole_numbers(path: Path, stored: Array) -> Array:
     """Ids of any stored type as whole numbers.
 
+    Args:
+        path: the file, for messages.
+        stored: (H, W) of any numeric type.
+
+    Returns:
+        (H, W) of a type of whole numbers.
+
     Raises:
         DataError: fractions, NaN or infinity.
     """
@@ -212,9 +219,18 @@ def _transparent(path: Path, data: bytes, stored: Array) -> Mask | None:
 def id_table(
     num_classes: int, *, offset: int = 0, ignore: Iterable[int] = (IGNORE,), void: int = IGNORE
 ) -> dict[int, int]:
-    """Stored id → class id: id + offset where that is a class, `void` for ids in `ignore`.
+    """A table of stored ids for `LabelReader`.
 
     NYU's labels, 1..40 with 0 = void, are `id_table(40, offset=-1, ignore=(0, 255))`.
+
+    Args:
+        num_classes: number of classes.
+        offset: class id minus stored id.
+        ignore: stored ids that are void.
+        void: label value of void, see `ktb.data.spec.ignore_index`.
+
+    Returns:
+        Stored id → class id or `void`.
     """
     return {i - offset: i for i in range(num_classes)} | dict.fromkeys(ignore, void)
 
@@ -224,7 +240,12 @@ def _listed(ids: Array) -> str:
 
 
 def ranges(ids: Sequence[int], most: int | None = None) -> str:
-    """[0, 1, 2, 255] → "0-2, 255"; with `most`, "..." stands for all ranges after so many."""
+    """Ids in words: [0, 1, 2, 255] → "0-2, 255".
+
+    Args:
+        ids: in order.
+        most: so many ranges at most, then "..."; None: all.
+    """
     parts: list[list[int]] = []
     for i in ids:
         if parts and parts[-1][1] == i - 1:

@@ -9,10 +9,17 @@ from ktb.data.arrays import Mask
 
 
 def plane_residual(image: NDArray[np.float32], valid: Mask | None) -> NDArray[np.float32]:
-    """(H, W) minus its dominating plane a + b·row + c·column, in the image's unit.
+    """A map minus its dominating plane a + b·row + c·column.
 
     Least squares over a grid of about 2500 valid pixels, repeated without those beyond 2.5 robust standard deviations
     (1.4826 times the median absolute residual), so that what sticks out of the surface does not tilt it.
+
+    Args:
+        image: (H, W) float32.
+        valid: (H, W) bool, False in holes; None: no holes.
+
+    Returns:
+        (H, W) float32 in the image's unit; above the plane is positive.
     """
     height, width = image.shape
     step = max(int(np.sqrt(height * width / 2500)), 1)

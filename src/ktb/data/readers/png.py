@@ -75,7 +75,15 @@ def alpha(data: bytes, stored: Array) -> Array | None:
 
 
 def png_text(path: Path, key: str) -> str | None:
-    """The text chunk `key` of a complete PNG; None for anything else, a file that does not exist included."""
+    """The text chunk `key` of a PNG file.
+
+    Args:
+        path: the file.
+        key: name of the chunk.
+
+    Returns:
+        The text; None where there is none, where the file does not exist, is no PNG or is cut short.
+    """
     try:
         # Not by Image.open, which has a limit of its own for the number of pixels.
         with PngImageFile(path) as image:

@@ -21,8 +21,11 @@ Bytes = NDArray[np.uint8]
 class Frame(NamedTuple):
     """One rendered view.
 
-    rgb: (H, W, 3) uint8. depth: (H, W) uint8, inverse depth 255 · NEAR / z (so planes are linear ramps), larger is
-    nearer, 0 = no measurement. label: (H, W) uint8, index into `CLASSES`.
+    Attributes:
+        rgb: (H, W, 3) uint8.
+        depth: (H, W) uint8, inverse depth 255 · NEAR / z (so planes are linear ramps): larger is nearer, 0 is no
+            measurement.
+        label: (H, W) uint8, index into `CLASSES`.
     """
 
     rgb: Bytes
@@ -124,7 +127,15 @@ def _shade(lambert: Any) -> Any:
 
 
 def draw(scene: Scene, height: int, width: int) -> Frame:
-    """A scene as a picture of height × width pixels (each at least 32); the geometry does not depend on the size."""
+    """A scene as a picture; the geometry does not depend on the size.
+
+    Args:
+        scene: what stands where.
+        height, width: in pixels, each at least `MIN_SIZE`.
+
+    Raises:
+        ValueError: a smaller size.
+    """
     if min(height, width) < MIN_SIZE:
         raise ValueError(f"size {height}x{width}: at least {MIN_SIZE} pixels per side")
     view = _View(scene, height, width)

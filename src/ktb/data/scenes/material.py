@@ -60,7 +60,14 @@ def material_tiles() -> dict[str, Floats]:
 
 @dataclass(frozen=True)
 class Material:
-    """A tile, metres per tile, turned by `angle`, running from colour `dark` to `bright` (linear RGB in [0, 1])."""
+    """A surface that repeats one tile, from a dark to a bright colour.
+
+    Args:
+        tile: key of `material_tiles`.
+        scale: metres per tile.
+        angle: by which the tile is turned, in radians.
+        dark, bright: linear RGB in [0, 1] where the tile is 0 and 1.
+    """
 
     tile: str
     scale: float
@@ -69,7 +76,16 @@ class Material:
     bright: tuple[float, float, float]
 
     def colour(self, u: Floats, v: Floats, footprint: Floats | float) -> Floats:
-        """Albedo (..., 3) at surface coordinates in metres; fades to the mean where a pixel spans many texels."""
+        """Colours of points of the surface.
+
+        Args:
+            u, v: coordinates on the surface in metres.
+            footprint: width of a pixel on the surface in metres; where it spans many texels the colour fades to the
+                mean.
+
+        Returns:
+            (..., 3) linear RGB.
+        """
         per_metre = TILE / self.scale
         cos, sin = math.cos(self.angle) * per_metre, math.sin(self.angle) * per_metre
         column = (cos * u - sin * v).astype(np.int32) & (TILE - 1)

@@ -16,7 +16,17 @@ LIGHTS = ("day", "dark", "glare")
 
 @dataclass(frozen=True)
 class Thing:
-    """An object on the floor at (x, z), turned by `yaw`: half sizes (a, c), height (below the floor for a pit)."""
+    """An object on the floor.
+
+    Args:
+        kind: index into `CLASSES`.
+        x, z: position on the floor in metres, to the right and ahead.
+        yaw: in radians.
+        a, c: half width and half length in metres.
+        height: in metres; of a pit, its depth below the floor.
+        material: of its surface.
+        printed: it is only a picture of the object, on floor and walls.
+    """
 
     kind: int
     x: float
@@ -77,7 +87,12 @@ PRINTED = 0.42
 
 
 def sample_scene(seed: int, index: int) -> Scene:
-    """The scene number `index` of a seed."""
+    """A room drawn at random.
+
+    Args:
+        seed: 0 or more.
+        index: number of the scene of that seed.
+    """
     rng = np.random.default_rng([seed, index])
     distance = rng.uniform(3.7, 4.7)
     floor = _material(

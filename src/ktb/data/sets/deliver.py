@@ -95,10 +95,12 @@ class DELIVERDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
+        """RGB without its alpha; all others by `read_rendering`."""
         rgb = ImageReader(channels=3, pick=(0, 1, 2))
         return {"rgb": rgb, "depth": read_rendering, "event": read_rendering, "lidar": read_rendering}
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples of the chosen weathers and cases in the split's folders; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         if not tree.names("").get("img"):
             path = self.root / "img"
@@ -172,7 +174,14 @@ def _chosen(key: str, names: Sequence[str] | None, known: Sequence[str]) -> tupl
 
 
 def read_rendering(paths: Sequence[Path]) -> Reading:
-    """(H, W, 3) uint8 of a picture with 1, 3 or 4 channels; grey is repeated, alpha dropped."""
+    """A rendered picture with 1, 3 or 4 channels as RGB: grey is taken three times, alpha is left out.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        DataError: it cannot be read, or is no such picture.
+    """
     image = decode(paths[0], expand_palette=True)
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype != np.uint8 or channels == 2:

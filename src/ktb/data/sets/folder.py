@@ -128,9 +128,11 @@ class FolderDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
+        """A reader for every modality in the configuration."""
         return self._readers
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples of a split, as its list, its folder or its share says; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         pool = self._pool(tree, split, labelled=True)
         if self._by_list:
@@ -174,6 +176,7 @@ class FolderDataModule(RGBXDataModule):
         return samples
 
     def as_stored(self, ids: NDArray[Any]) -> NDArray[Any]:
+        """Class ids (H, W) as the label files hold them: ids (H, W) or colours (H, W, 3)."""
         return self._label.stored(self.spec)[ids]
 
     def _may_lack_labels(self, split: str) -> bool:

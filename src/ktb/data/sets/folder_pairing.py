@@ -21,7 +21,16 @@ LISTS = (".txt", ".csv")
 
 
 def require_matches(root: Path, matches: Matches, globs: Mapping[str, str]) -> None:
-    """Raise DataError if the pattern of a modality, or of the label, matches no file."""
+    """Check that every pattern matches a file.
+
+    Args:
+        root: data root.
+        matches: modality or "label" → key → file.
+        globs: modality or "label" → its pattern.
+
+    Raises:
+        DataError: one of them matches none.
+    """
     for name, files in matches.items():
         if not files:
             fixed = itertools.takewhile(lambda part: not set("*?") & set(part), PurePosixPath(globs[name]).parts)
@@ -161,8 +170,13 @@ Matches = Mapping[str, Mapping[str, str]]
 
 
 class Pool(NamedTuple):
-    """found: key → sample, of which a split's are chosen. dropped: names of samples that lack a partner in time, which
-    a list may hold. notes: in words, what was done."""
+    """The samples that a split's are chosen from.
+
+    Attributes:
+        found: key → sample.
+        dropped: names of samples that lack a partner in time; lists may hold them.
+        notes: in words, what was done.
+    """
 
     found: dict[str, Entry]
     dropped: set[str]

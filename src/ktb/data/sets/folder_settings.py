@@ -27,16 +27,17 @@ T = TypeVar("T")
 class FolderModality:
     """`dataset.modalities.<name>`: where the files of a modality are and what their values mean.
 
-    files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder. With
-        `max_gap` also a list, ending in .txt or .csv, with "time file" per line.
-    channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is 3
-        for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit; then `scale` becomes 255 and it is rounded to 8
-        bits. A grey picture among "rgb" is taken three times, alpha is left out.
-    scale: values are divided by it; null: 255, 65535 or 1 for uint8, uint16, float32. Without effect unless normalise
-        is "fixed".
-    mean, std: subtracted and divided by after scaling, one per channel or one for all; null: ImageNet's for "rgb", 0
-        and 1 otherwise.
-    title: in pictures and tables.
+    Args:
+        files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder.
+            With `max_gap` also a list, ending in .txt or .csv, with "time file" per line.
+        channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is
+            3 for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit; then `scale` becomes 255 and it is rounded
+            to 8 bits. A grey picture among "rgb" is taken three times, alpha is left out.
+        scale: values are divided by it; null: 255, 65535 or 1 for uint8, uint16, float32. Without effect unless
+            normalise is "fixed".
+        mean, std: subtracted and divided by after scaling, one per channel or one for all; null: ImageNet's for "rgb",
+            0 and 1 otherwise.
+        title: in pictures and tables.
     """
 
     files: str
@@ -54,6 +55,14 @@ class FolderModality:
     title: str = ""
 
     def reader(self, name: str) -> ImageReader:
+        """The reader of its files.
+
+        Args:
+            name: of the modality; "rgb" is read as colours.
+
+        Raises:
+            ConfigError: settings that cannot work.
+        """
         low, high = self.percentiles
         reduced = self._reduced(name)
         return ImageReader(
@@ -70,6 +79,14 @@ class FolderModality:
         )
 
     def spec(self, name: str) -> ModalitySpec:
+        """What the model receives of it.
+
+        Args:
+            name: of the modality.
+
+        Raises:
+            ConfigError: settings that cannot work.
+        """
         stored = self._channels(name) + (self.holes == "validity")
         rgb = name == "rgb"
         scale = 255.0 if self._reduced(name) else self._scale(name)
@@ -114,15 +131,19 @@ class FolderModality:
 class FolderLabel:
     """`dataset.label`: where the labels are and what their values mean.
 
-    files: glob below the root, with the same wildcards as those of the modalities.
-    offset: class id minus stored id (-1 for labels stored as 1..K).
-    map: stored id → class, by name or id; then offset is not used, and ids that are not listed must not occur.
-    colours: labels are stored in the colours of `dataset.palette`.
-    ignore: stored ids (with colours: [r, g, b]) that take part in neither loss nor metrics.
-    channel: of label images with several channels that differ, the one with the ids.
-    alpha: "void": transparent pixels are unlabelled; "unused": alpha says nothing.
-    palettes: "equal": an id has one colour in the palettes of all files, else the ids are no class ids and the data set
-        is refused; "unused": palettes say nothing. Without effect on labels read as colours.
+    Args:
+        files: glob below the root, with the same wildcards as those of the modalities.
+        offset: class id minus stored id (-1 for labels stored as 1..K).
+        map: stored id → class, by name or id; then offset is not used, and ids that are not listed must not occur.
+        colours: labels are stored in the colours of `dataset.palette`.
+        ignore: stored ids (with colours: [r, g, b]) that take part in neither loss nor metrics.
+        channel: of label images with several channels that differ, the one with the ids.
+        alpha: "void": transparent pixels are unlabelled; "unused": alpha says nothing.
+        palettes: "equal": an id has one colour in the palettes of all files, else the ids are no class ids and the data
+            set is refused; "unused": palettes say nothing. Without effect on labels read as colours.
+
+    Raises:
+        ConfigError: an unknown value of `palettes`.
     """
 
     files: str
@@ -141,6 +162,14 @@ class FolderLabel:
             )
 
     def reader(self, spec: DatasetSpec) -> LabelReader:
+        """The reader of label files.
+
+        Args:
+            spec: classes and palette of the data set.
+
+        Raises:
+            ConfigError: an id, class or colour that there is not.
+        """
         void = spec.ignore_index
         if self.colours:
             ignored = {checked_colour("label.ignore", c): void for c in self.ignore or ()}
@@ -156,8 +185,13 @@ class FolderLabel:
         return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
 
     def stored(self, spec: DatasetSpec) -> NDArray[Any]:
-        """What stands for each class in label files: ids (K,), of several for one class the first in `map`, or colours
-        (K, 3).
+        """What stands for each class in label files.
+
+        Args:
+            spec: classes and palette of the data set.
+
+        Returns:
+            Ids (K,), of several for one class the first in `map`; or colours (K, 3).
 
         Raises:
             ConfigError: a class that no stored id stands for.
@@ -179,6 +213,16 @@ class FolderLabel:
 
 
 def checked_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
+    """Settings as the user gives them → the settings of a modality or of the label.
+
+    Args:
+        kind: `FolderModality` or `FolderLabel`.
+        given: name → value.
+        where: the key of the configuration that they stand under, for messages.
+
+    Raises:
+        ConfigError: an unknown setting, or a value of the wrong type.
+    """
     known = [f.name for f in fields(cast("Any", kind))]
     for key in given:
         if key not in known:
@@ -220,6 +264,16 @@ def _value(where: str, key: str, value: Any) -> Any:
 
 
 def named(where: str, make: Any, name: str) -> Any:
+    """`make(name)`, with the key of the configuration in front of the message if it fails.
+
+    Args:
+        where: the key.
+        make: a function that may raise ConfigError.
+        name: its argument.
+
+    Raises:
+        ConfigError: what `make` says, after `where`.
+    """
     try:
         return make(name)
     except ConfigError as error:
@@ -238,6 +292,15 @@ def _per_channel(
 
 
 def checked_colour(where: str, value: Any) -> tuple[int, int, int]:
+    """A colour as the user gives it → (red, green, blue).
+
+    Args:
+        where: the key of the configuration below `dataset`, for messages.
+        value: three numbers of 0 to 255.
+
+    Raises:
+        ConfigError: it is no colour.
+    """
     try:
         red, green, blue = (int(v) for v in value)
     except (TypeError, ValueError):

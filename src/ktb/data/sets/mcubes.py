@@ -84,9 +84,11 @@ class MCubeSDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def train_transform(self) -> Transform:
+        """The data set's own augmentation (docs/method.md#augmentation)."""
         return MCubeSTrainTransform([m.name for m in self.modalities], self.crop)
 
     def eval_transform(self) -> Transform:
+        """Evaluation on the largest centred square."""
         return CentreSquare(self.short_side, resize_label=self.scoring == "published")
 
     def readers(self) -> Mapping[str, Reader]:
@@ -99,6 +101,7 @@ class MCubeSDataModule(RGBXDataModule):
         }
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples that the split's list names; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         below = "multimodal_dataset/" if tree.names("").get("multimodal_dataset") else ""
         path = self.root / below / "list_folder" / f"{split}.txt"
@@ -193,6 +196,7 @@ class RandomShortSideCrop(RandomResizedCrop):
     """
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the short side and the corner; see `RandomResizedCrop`."""
         height, width = params["shape"][:2]
         low, high = (int(min(self.size) * ratio) for ratio in self.ratio)
         short = self.py_random.randint(low, high)
@@ -208,9 +212,11 @@ class RandomRadiusBlur(A.ImageOnlyTransform):
         super().__init__(p=p)
 
     def get_params(self) -> dict[str, Any]:
+        """Draw the radius σ in pixels."""
         return {"sigma": max(self.py_random.random(), 1e-3)}  # OpenCV takes 0 for "not given"
 
     def apply(self, img: Array, sigma: float, **params: Any) -> Array:
+        """(H, W, C) → the same, blurred."""
         return cv2.GaussianBlur(img, (0, 0), sigma).reshape(img.shape)
 
 

@@ -73,6 +73,7 @@ class MFNetDataModule(RGBXDataModule):
         return {"rgb": RGBA_READERS["rgb"], "thermal": _read_thermal}
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples that the split's list names; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         files = self.lists[split]
         paths = [self.root / file for file in ([files] if isinstance(files, str) else files)]

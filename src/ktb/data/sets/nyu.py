@@ -92,9 +92,11 @@ class NYUDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
+        """RGB in 8 bits; depth as `depth_source` says."""
         return {"rgb": ImageReader(channels=3, colour=True), "depth": READERS[self.depth_source]}
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples that the split's list names; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         path = self.root / self.lists[split]
         lines = read_list(path, self.root)

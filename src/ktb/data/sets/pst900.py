@@ -67,6 +67,7 @@ class PST900DataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
+        """RGB in 8 bits; thermal as `thermal_source` says; depth in 16 bits."""
         return {
             "rgb": ImageReader(channels=3, colour=True),
             "thermal": ImageReader(channels=1)
@@ -76,6 +77,7 @@ class PST900DataModule(RGBXDataModule):
         }
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples in the split's folder; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         folder = f"{split}/rgb"
         names = sorted(name for name, is_dir in tree.names(folder).items() if name.endswith(".png") and not is_dir)

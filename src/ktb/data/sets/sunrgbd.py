@@ -58,9 +58,11 @@ class SUNRGBDDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
+        """RGB in 8 bits; depth by `read_depth`."""
         return {"rgb": ImageReader(channels=3, colour=True), "depth": read_depth}
 
     def open_split(self, split: str) -> FileSamples:
+        """The samples that the split's list names; see `RGBXDataModule.open_split`."""
         tree = Tree(self.root)
         path = self.root / self.lists[split]
         entries = [_entry(tree, path, line) for line in read_list(path, self.root)]
@@ -88,7 +90,11 @@ def _entry(tree: Tree, path: Path, line: ListLine) -> Entry:
 
 
 def read_depth(paths: Sequence[Path]) -> Reading:
-    """Depth (H, W, 1) uint8; of 16-bit files the high byte, as an 8-bit reader (the published one) sees it."""
+    """Depth (H, W, 1) uint8; of 16-bit files the high byte, which is what the published 8-bit reader sees.
+
+    Raises:
+        DataError: it cannot be read, or is not grey in 8 or 16 bits.
+    """
     image = decode(paths[0])
     if image.ndim == 3 and (image == image[..., :1]).all():
         image = image[..., 0]  # grey saved as colour

@@ -46,7 +46,12 @@ class SyntheticSamples:
         return self.count
 
     def read(self, index: int, streams: Sequence[str]) -> RawSample:
-        """As `ktb.data.samples.Samples`; id "<split>/<index>", condition {"light": "day" | "dark" | "glare"}."""
+        """As `ktb.data.samples.Samples.read`; the id is "<split>/<index>", the condition "light" day, dark or glare.
+
+        Args:
+            index: from 0.
+            streams: modalities to return.
+        """
         if index not in self._kept:
             scene = sample_scene(self.seed, index)
             drawn = draw(scene, *self.size), scene.light
@@ -114,6 +119,7 @@ class SyntheticDataModule(RGBXDataModule):
 
     def open_split(self, split: str) -> SyntheticSamples:
         # One seed per split: no scene can stand in two of them, however many there are.
+        """The split's scenes, drawn from a seed that no other split has."""
         splits = list(self.spec.counts)
         seed = len(splits) * self.scene_seed + splits.index(split)
         return SyntheticSamples(split, seed, self.spec.counts[split], self.size)

@@ -32,8 +32,11 @@ VOID = -1
 class Picture:
     """What all modalities of one sample show.
 
-    label: (H, W) int, class ids and VOID. rgb: (H, W, 3) uint8. x: (H, W) float in [0, 1], another view of the same
-    patches, as a sensor would have it. hole: (H, W) bool, where that sensor measured nothing.
+    Attributes:
+        label: (H, W) int, class ids and `VOID`.
+        rgb: (H, W, 3) uint8.
+        x: (H, W) float in [0, 1], another view of the same patches, as a sensor would have it.
+        hole: (H, W) bool, where that sensor measured nothing.
     """
 
     label: Array
@@ -45,7 +48,16 @@ class Picture:
 def draw(
     size: tuple[int, int], num_classes: int, index: int, *, void: bool, seed: int = 0, patches: int = 24
 ) -> Picture:
-    """Patches of all kinds; picture `index` continues the round of classes where the one before it ended."""
+    """One picture of coloured patches; picture `index` continues the round of classes where the one before it ended.
+
+    Args:
+        size: (height, width) in pixels.
+        num_classes: number of classes.
+        index: number of the picture.
+        void: whether there are void patches.
+        seed: of positions and looks.
+        patches: how many.
+    """
     rng = np.random.default_rng((seed, index))
     height, width = size
     y, x = np.mgrid[:height, :width]
@@ -71,12 +83,23 @@ def make_fixture(
     size: tuple[int, int] = (96, 128),
     seed: int = 0,
 ) -> Path:
-    """Write a tiny data set `name` (see `FIXTURES`) into the new or empty folder `root`; returns `root`.
+    """Write a tiny data set into a new or empty folder.
 
-    layout: one of the data set's layouts; None is its usual one. counts: samples per split, 4 each by default. size:
-    (height, width) of the pictures, at least 32 each; data sets with a fixed margin or of mixed sizes add to it.
+    Args:
+        name: one of `FIXTURES`.
+        root: the folder.
+        layout: one of the data set's layouts; None: its usual one.
+        counts: samples per split; 4 each by default.
+        size: (height, width) of the pictures, at least 32 each; data sets with a fixed margin or of mixed sizes add to
+            it.
+        seed: of the pictures.
 
-    Raises ConfigError for a name, layout, split or size there is not, DataError when `root` holds files already.
+    Returns:
+        `root`.
+
+    Raises:
+        ConfigError: a name, layout, split or size there is not.
+        DataError: `root` holds files already.
     """
     root = Path(root)
     if name not in FIXTURES:

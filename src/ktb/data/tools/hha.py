@@ -1,4 +1,4 @@
-"""HHA from depth: horizontal disparity, height above ground, angle with gravity.
+"""HHA from depth (docs/method.md#hha): horizontal disparity, height above ground, angle with gravity.
 
 The encoding of Gupta et al., "Learning Rich Features from RGB-D Images" (ECCV 2014), in the numerical form that
 reproduces the distributed NYU Depth V2 files pixel for pixel. NumPy and OpenCV only.
@@ -19,7 +19,7 @@ from ktb.errors import ConfigError, DataError
 
 __all__ = ["NYU_CAMERA", "Camera", "hha"]
 
-Array = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 ANGLE_RADIUS = 3
 """Half width in pixels of the window behind the angle channel."""
@@ -33,8 +33,14 @@ GRAVITY_STEPS = (45.0,) * 5 + (15.0,) * 5
 class Camera:
     """Pinhole camera in pixels.
 
-    fx, fy: focal lengths. cx, cy: principal point, the centre of the top left pixel being (1, 1); add 1 to a
-    calibration that counts from 0. size: (height, width) the calibration holds for; None skips the check.
+    Args:
+        fx, fy: focal lengths.
+        cx, cy: principal point, the centre of the top left pixel being (1, 1); add 1 to a calibration that counts from
+            0.
+        size: (height, width) the calibration holds for; None: any size, unchecked.
+
+    Raises:
+        ConfigError: numbers that no camera has.
     """
 
     fx: float
@@ -53,7 +59,11 @@ class Camera:
             raise ConfigError(f"camera size {self.size}: expected (height, width) of at least 1 pixel each")
 
     def scaled(self, size: tuple[int, int]) -> Camera:
-        """The same camera after its whole image is resized to `size` = (height, width) pixels."""
+        """The same camera after its whole image is resized to `size` = (height, width) pixels.
+
+        Raises:
+            ConfigError: the camera has no size of its own.
+        """
         if self.size is None:
             raise ConfigError("camera without a size cannot be scaled: give size=(height, width) of its calibration")
         sy, sx = size[0] / self.size[0], size[1] / self.size[1]
@@ -68,19 +78,23 @@ NYU_CAMERA = Camera(518.857901, 519.469611, 325.582449, 253.736166, (480, 640))
 
 
 def hha(depth_m: ArrayLike, *, raw_depth_m: ArrayLike | None = None, camera: Camera = NYU_CAMERA) -> NDArray[np.uint8]:
-    """Encode a depth map.
+    """Encode a depth map (docs/method.md#hha).
 
-    depth_m: (H, W) float, metres along the optical axis, holes filled as well as may be. raw_depth_m: (H, W) the
-    sensor's own map; only where it has a measurement does the depth take part in the surface normals. Values that
-    are NaN, infinite, not positive or outside 10 µm … 10,000 km are holes in either map.
+    Args:
+        depth_m: (H, W) float, metres along the optical axis, holes filled as well as may be. Values that are NaN,
+            infinite, not positive or outside 10 µm … 10,000 km are holes.
+        raw_depth_m: (H, W) the sensor's own map, with holes as above; only where it has a measurement does the depth
+            take part in the surface normals. None: `depth_m` says where there is one.
+        camera: that of the depth map.
 
-    Returns (H, W, 3) uint8, channels disparity (310 / metres), height in cm above the lowest point, and angle with
-    gravity in degrees + 38, each rounded half to even and clipped to 255. A hole in `depth_m` has disparity 255 and
-    the camera's own height; a pixel without a surface (fewer than three measurements, or all on one line, in its
-    window) counts as 180 degrees. Without any surface in the whole map gravity points down the image.
+    Returns:
+        (H, W, 3) uint8: disparity (310 / metres), height in cm above the lowest point, and angle with gravity in
+        degrees + 38, each rounded half to even and clipped to 255. A hole in `depth_m` has disparity 255 and the
+        camera's own height; a pixel without a surface (fewer than three measurements, or all on one line, in its
+        window) counts as 180 degrees. Without any surface in the whole map gravity points down the image.
 
-    Raises DataError when a map is not a 2-D array of floats, when the sizes differ, or when the size is not the
-    camera's.
+    Raises:
+        DataError: a map is not a 2-D array of floats, the sizes differ, or the size is not the camera's.
     """
     z, measured = _centimetres(depth_m, "depth_m")
     if raw_depth_m is not None:
@@ -123,7 +137,7 @@ def _hw(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Array, NDArray[np.bool_]]:
+def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Floats, NDArray[np.bool_]]:
     """Depth in cm with 0 at holes, and the mask of measurements."""
     depth = np.asarray(depth_m)
     if depth.ndim != 2 or depth.size == 0:
@@ -136,8 +150,8 @@ def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Array, NDArray[np.bool_
     return np.where(measured, z, 0.0), measured
 
 
-def _normals(z: Array, measured: NDArray[np.bool_], camera: Camera, radius: int) -> Array:
-    """Unit surface normals (3, H, W) facing away from the camera, NaN without support.
+def _normals(z: Floats, measured: NDArray[np.bool_], camera: Camera, radius: int) -> Floats:
+    """Unit surface normals (3, H, W) that point away from the camera; NaN where no plane can be fitted.
 
     Least squares fit of 1/z = m · (u, v, 1) over the measurements in a (2·radius+1)² window.
     """
@@ -147,7 +161,7 @@ def _normals(z: Array, measured: NDArray[np.bool_], camera: Camera, radius: int)
     weight = measured.astype(np.float64)
     inverse = np.divide(1.0, z, out=np.zeros_like(z), where=measured)
 
-    def box(values: Array) -> Array:
+    def box(values: Floats) -> Floats:
         side = 2 * radius + 1
         summed = cv2.boxFilter(values, cv2.CV_64F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
         return np.asarray(summed, np.float64).reshape(height, width)
@@ -188,8 +202,8 @@ def _normals(z: Array, measured: NDArray[np.bool_], camera: Camera, radius: int)
     return normals
 
 
-def _gravity(normals: Array) -> Array:
-    """Direction of gravity (3,), unit length: the axis along floor normals and across wall normals."""
+def _gravity(normals: Floats) -> Floats:
+    """Direction of gravity (3,), unit length: the axis along the normals of floors and across those of walls."""
     n = np.nan_to_num(normals.reshape(3, -1), copy=False)
     products = np.stack([n[i] * n[j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))])
     gravity = np.array([0.0, 1.0, 0.0])

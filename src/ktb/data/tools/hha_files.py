@@ -31,7 +31,14 @@ _METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6}
 
 
 def parse_unit(text: str) -> float:
-    """Metres per stored unit from "mm", "0.1mm", "cm", "m" or a plain number of metres such as "0.0001"."""
+    """Metres per stored unit.
+
+    Args:
+        text: "mm", "0.1mm", "cm", "m", or a plain number of metres such as "0.0001".
+
+    Raises:
+        DataError: it is none of these.
+    """
     match = re.fullmatch(r"\s*([0-9.eE+-]*?)\s*(um|mm|cm|m)?\s*", text)
     try:
         unit = float(match[1] or "1") * _METRES[match[2] or "m"] if match and (match[1] or match[2]) else 0.0
@@ -48,8 +55,13 @@ def parse_unit(text: str) -> float:
 class HHAJob:
     """One depth map to encode.
 
-    source: its file. raw: the sensor's own map (see `hha`), or None. target: the PNG to write. unit_m: metres per
-    stored unit. scale_camera: resize the camera to the map's size where the two differ.
+    Args:
+        source: its file.
+        raw: the sensor's own map (see `hha`), or None.
+        target: the PNG to write.
+        unit_m: metres per stored unit.
+        camera: that of the map.
+        scale_camera: resize the camera to the map's size where the two differ.
     """
 
     source: Path
@@ -69,13 +81,19 @@ def plan_hha(
     raw: Path | None = None,
     scale_camera: bool = False,
 ) -> list[HHAJob]:
-    """One job per depth map, sorted.
+    """Find the depth maps to encode.
 
-    source: a folder, searched with its subfolders for .png, .npy and .tif(f), or a glob pattern (`**` included).
-    target: folder of the results, laid out as the source. raw: folder of the sensor's own maps, laid out as the
-    source (same stems).
+    Args:
+        source: a folder, searched with its subfolders for .png, .npy and .tif(f), or a glob pattern (`**` included).
+        target: folder of the results, laid out as the source.
+        unit_m, camera, scale_camera: as in `HHAJob`.
+        raw: folder of the sensor's own maps, laid out as the source (same stems).
 
-    Raises DataError when nothing is found, or when results would overwrite inputs or each other.
+    Returns:
+        One job per depth map, sorted.
+
+    Raises:
+        DataError: nothing is found, or results would overwrite inputs or each other.
     """
     if Path(source).is_dir():
         root = Path(source)
@@ -116,10 +134,17 @@ def plan_hha(
 
 
 def convert_hha(job: HHAJob, *, overwrite: bool = False) -> Outcome:
-    """Encode one map; "kept" when the result is already there, made from the same bytes with the same settings.
+    """Encode one map and write it, or keep a result made from the same bytes with the same settings.
 
     The PNG carries the settings and a hash of its source as a text chunk, so that a stopped conversion goes on where it
-    stopped and a changed input or camera is noticed, whatever became of the file times.
+    stopped and a changed input or camera is noticed, whatever the times of the files.
+
+    Args:
+        job: the map.
+        overwrite: encode it again even if the result is there.
+
+    Returns:
+        What became of it; it never raises for what a file holds.
     """
     try:
         data = _read_bytes(job.source)

@@ -21,7 +21,13 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: `message` says why it failed, or what is odd about it."""
+    """What became of one file.
+
+    Attributes:
+        path: the file.
+        state: "written", "kept" (it was there already) or "failed".
+        message: why it failed, or what is odd about it.
+    """
 
     path: Path
     state: Literal["written", "kept", "failed"]
@@ -29,10 +35,19 @@ class Outcome:
 
 
 def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int | None = None) -> Iterator[Outcome]:
-    """Outcomes of `work` on every job, in the order they finish.
+    """Work on many jobs in several processes.
 
-    work: a picklable function; what the user can mend it reports as an `Outcome`, anything it raises ends the whole.
-    workers: processes; None takes one per usable core. One worker, or one job, runs in this process.
+    Args:
+        work: a picklable function; what the user can mend it reports as an `Outcome`, anything it raises ends the
+            whole.
+        jobs: its arguments.
+        workers: processes; None: one per usable core. One worker, or one job, runs in this process.
+
+    Yields:
+        The outcomes, in the order in which the jobs finish.
+
+    Raises:
+        KTBError: a process was killed.
     """
     workers = min(workers or usable_cores(), len(jobs))
     if workers <= 1:

@@ -37,7 +37,14 @@ MANIFEST = "prepared.json"
 
 @dataclass(frozen=True)
 class Conversion:
-    """One sample to convert: `make(**given)` returns target path (below `target`) → array, or file to copy."""
+    """One sample to convert.
+
+    Args:
+        target: folder of the results.
+        writes: the files that it makes, below `target`.
+        make: `make(**given)` returns file below `target` → array, or file to copy.
+        given: its arguments.
+    """
 
     target: Path
     writes: tuple[str, ...]
@@ -47,7 +54,14 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Plan:
-    """jobs: all samples. lists: split → lines. origin: what the manifest says. notes: oddities of the download."""
+    """What a download holds.
+
+    Args:
+        jobs: all samples.
+        lists: split → lines of its list.
+        origin: what the manifest says.
+        notes: oddities of the download.
+    """
 
     jobs: list[Conversion]
     lists: Mapping[str, Sequence[str]]
@@ -56,7 +70,12 @@ class Plan:
 
 
 def plan(name: str, source: Path, target: Path) -> Plan:
-    """Look at the download of data set `name` in `source`; make or continue the folder `target`.
+    """Look at a download; make or continue the folder of the results.
+
+    Args:
+        name: one of `SOURCES`.
+        source: folder of the downloaded files.
+        target: folder of the results.
 
     Raises:
         DataError: files of the download are missing or not what they should be; `target` holds something else.
@@ -74,7 +93,15 @@ def plan(name: str, source: Path, target: Path) -> Plan:
 
 
 def convert(job: Conversion, *, overwrite: bool = False) -> Outcome:
-    """Write the files of one sample that are not there yet; what is wrong with it is told in the outcome."""
+    """Write the files of one sample that are not there yet.
+
+    Args:
+        job: the sample.
+        overwrite: write them even if they are there.
+
+    Returns:
+        What became of it; it never raises for what a file holds.
+    """
     first = job.target / job.writes[0]
     try:
         if not overwrite and all((job.target / file).is_file() for file in job.writes):
@@ -101,7 +128,12 @@ def convert(job: Conversion, *, overwrite: bool = False) -> Outcome:
 
 
 def finish(planned: Plan, target: Path) -> None:
-    """Write the split lists; to be called when every sample is there."""
+    """Write the split lists; to be called when every sample is there.
+
+    Args:
+        planned: what `plan` gave.
+        target: folder of the results.
+    """
     for split, lines in planned.lists.items():
         with atomic_file(target / f"{split}.txt") as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -372,7 +404,12 @@ SOURCES: dict[str, Callable[[Path, Path], Plan]] = {"nyu": _nyu, "sunrgbd": _sun
 
 
 def next_steps(name: str, target: Path) -> list[str]:
-    """Commands that come between `finish` and training."""
+    """Commands that come between `finish` and training.
+
+    Args:
+        name: of the data set.
+        target: folder of the results.
+    """
     folder = shlex.quote(str(target))
     hha = f"ktb-data hha {folder}/Depth {folder}/HHA --raw {folder}/RawDepth --unit m"
     return [*([hha] if name == "nyu" else []), f"ktb-data check dataset={name} dataset.root={folder}"]

@@ -41,8 +41,14 @@ def draw_samples(
     epoch: int = 0,
     watch: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> list[Sample]:
-    """`count` samples spread evenly over the split (all, if it has fewer), as the loaders of that epoch would give
-    them: augmented if the split is "train". `watch` wraps the indices, for a progress bar.
+    """Samples spread evenly over a split, as the loaders of an epoch would give them: augmented if it is "train".
+
+    Args:
+        data: the data set.
+        split: one of its splits.
+        count: how many; all if the split has fewer.
+        epoch: number of the epoch, from 0.
+        watch: wraps the indices, for a progress bar.
 
     Raises:
         DataError: the split or one of the samples cannot be read.
@@ -53,7 +59,13 @@ def draw_samples(
 
 
 def contact_sheet(data: RGBXDataModule, split: str, samples: Sequence[Sample], *, epoch: int = 0) -> Figure:
-    """The sheet as a matplotlib figure, one row of tiles per sample or two samples side by side if they fit."""
+    """The sheet as a matplotlib figure, one row of tiles per sample, or two samples side by side if they fit.
+
+    Args:
+        data: the data set.
+        split, epoch: of the samples, for the heading.
+        samples: what `draw_samples` gave.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -156,6 +168,11 @@ def _percent(share: float) -> str:
 
 
 def write_sheet(figure: Figure, path: Path) -> None:
-    """As PNG; the file is complete or not there."""
+    """Write a sheet as PNG; the file is complete or not there.
+
+    Args:
+        figure: what `contact_sheet` gave.
+        path: the file.
+    """
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

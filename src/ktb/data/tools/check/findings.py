@@ -22,7 +22,17 @@ FAR_FROM_OTHERS = 8.0
 
 
 def batch_faults(data: RGBXDataModule, split: str, count: int, seen: Sequence[Seen]) -> list[str]:
-    """What would stop the loaders although each sample by itself can be read: sizes that make no batch, too few."""
+    """What would stop the loaders although each sample by itself can be read: unequal sizes, too few samples.
+
+    Args:
+        data: the data set.
+        split: one of its splits.
+        count: samples of the split.
+        seen: those that could be read, in order.
+
+    Returns:
+        A line for each fault.
+    """
     stops = []
     names: dict[tuple[int, int], Path] = {}  # size of the images → the first sample of it
     for s in seen:
@@ -69,7 +79,16 @@ def _evaluated(
 
 
 def oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str]:
-    """What a training takes but its owner should know."""
+    """What a training takes but its owner should know.
+
+    Args:
+        data: the data set.
+        split: one of its splits.
+        seen: the samples that could be read.
+
+    Returns:
+        A line for each finding.
+    """
     found = []
     empty = [str(s.path) for s in seen if s.labelled and s.histogram is not None and not s.histogram[:-1].any()]
     if empty:

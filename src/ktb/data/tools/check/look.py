@@ -21,8 +21,17 @@ from ktb.errors import DataError
 
 @dataclass(frozen=True)
 class Look:
-    """One sample to read: `index` of `samples`, with the modalities `streams`; `num_classes` its label may have;
-    `max_pixels` a picture."""
+    """One sample to read.
+
+    Args:
+        split: its split.
+        name: its name, for messages.
+        samples: where it is read from.
+        index: its place in `samples`.
+        streams: modalities to read.
+        num_classes: that its label may have.
+        max_pixels: that a picture may have.
+    """
 
     split: str
     name: str
@@ -37,7 +46,12 @@ class Look:
 class Values:
     """What one modality of one sample holds: values as read, before rounding to 8 bits, over all channels.
 
-    size: (height, width) of its file. measured: share of valid pixels.
+    Attributes:
+        dtype: of the image that training reads.
+        channels: number of channels.
+        size: (height, width) of its file.
+        low, high, mean: of the valid values.
+        measured: share of valid pixels.
     """
 
     dtype: str
@@ -53,10 +67,18 @@ class Values:
 class Seen(Outcome):
     """What became of one `Look`.
 
-    size: (height, width) of the label. inputs: that of the images. histogram: (K + 1,) pixels per class id, then void.
-    digest: of all values read, equal for samples of equal content. labelled: whether it has a label. label: how its
-    file was taken, in words; empty where there is none. failures: one line per unusable file. converted: file → what
-    was done to it because it is no plain RGB picture.
+    Attributes:
+        split: of the sample.
+        size: (height, width) of the label.
+        inputs: that of the images.
+        values: modality → what it holds.
+        histogram: (K + 1,) pixels per class id, then void; None where the sample could not be read.
+        condition: as in `Sample`.
+        digest: of all values read, equal for samples of equal content.
+        labelled: whether it has a label.
+        label: how its file was taken, in words; empty where there is none.
+        failures: one line per unusable file.
+        converted: file → what was done to it because it is not a plain RGB picture.
     """
 
     split: str = ""

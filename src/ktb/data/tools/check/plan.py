@@ -17,8 +17,14 @@ from ktb.io import entries
 
 @dataclass(frozen=True)
 class Plan:
-    """looks: every sample of every split that could be opened. counts: split → its number of samples. unopened:
-    split → why it could not be opened. findings: oddities known without opening a file."""
+    """The splits, opened.
+
+    Args:
+        looks: every sample of every split that could be opened.
+        counts: split → its number of samples.
+        unopened: split → why it could not be opened.
+        findings: oddities known without opening a file.
+    """
 
     looks: list[Look]
     counts: dict[str, int]
@@ -28,6 +34,9 @@ class Plan:
 
 def plan(data: RGBXDataModule) -> Plan:
     """Open all splits.
+
+    Args:
+        data: the data set.
 
     Raises:
         DataError: none of them can be opened; what is wrong with the first one.

@@ -69,7 +69,12 @@ def _listed(counted: dict[str, int]) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the report as tables, then what is odd and what failed."""
+    """Print the report as tables, then what is odd and what failed.
+
+    Args:
+        report: what `summarise` gave.
+        console: where to print.
+    """
     parts: list[RenderableType] = []
     for title, heads, rows in _rows(report):
         table = Table(title=title, title_justify="left")
@@ -88,7 +93,12 @@ def show(report: Report, console: Console) -> None:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.json and report.html, which needs nothing from elsewhere, into the existing `folder`."""
+    """Write report.json and report.html, which needs no other file.
+
+    Args:
+        report: what `summarise` gave.
+        folder: an existing folder.
+    """
     for name, text in (("report.json", json.dumps(report, indent=2) + "\n"), ("report.html", _page(report))):
         with atomic_file(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -19,7 +19,13 @@ Report = dict[str, Any]
 
 
 def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) -> Report:
-    """Everything seen, as plain values: what report.json holds."""
+    """Everything seen, as plain values: what report.json holds.
+
+    Args:
+        data: the data set.
+        planned: its splits, opened.
+        outcomes: what `look` gave for `planned.looks`, in any order.
+    """
     seen = [outcome for outcome in outcomes if isinstance(outcome, Seen)]
     # Outcomes come as they finish; batches are made in the order of the split.
     place = {(job.split, job.name): i for i, job in enumerate(planned.looks)}

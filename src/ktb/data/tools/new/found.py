@@ -12,7 +12,13 @@ from ktb.data.tools.new.recipe import Setting
 
 @dataclass(frozen=True)
 class Guess:
-    """Settings of one modality or of the labels, and why."""
+    """Settings of one modality or of the labels, and why.
+
+    Args:
+        name: of the modality, or "label".
+        settings: as in `conf/dataset/folder.yaml`.
+        reasons: in words.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -44,7 +50,7 @@ class Survey:
 
 
 def module_settings(found: Survey) -> dict[str, Any]:
-    """The arguments of `FolderDataModule`."""
+    """The arguments of `FolderDataModule` that the survey found."""
     return {
         "root": found.root,
         "modalities": {g.name: g.settings for g in found.modalities},

@@ -36,6 +36,14 @@ BESIDE = (
 
 @dataclass(frozen=True)
 class File:
+    """A file below the folder looked at.
+
+    Args:
+        path: relative to it, as on disk.
+        folders, stem: the parts of the path, in one Unicode form.
+        suffix: as on disk.
+    """
+
     path: str
     folders: tuple[str, ...]
     stem: str
@@ -44,13 +52,19 @@ class File:
 
 @dataclass
 class Kind:
-    """Files that belong to different samples and are alike otherwise. words: what is particular in their names."""
+    """Files that belong to different samples and are alike otherwise.
+
+    Args:
+        words: what is particular in their names: folder, beginning of the name, end of the name, perhaps the suffix.
+        files: sample → file.
+    """
 
     words: tuple[str, ...]
     files: dict[Any, File]
 
     @property
     def title(self) -> str:
+        """Its words as one name."""
         return "_".join(w for w in self.words if w) or "file"
 
     def says(self, vocabulary: Iterable[str]) -> bool:
@@ -62,7 +76,14 @@ class Kind:
 
 
 def find_files(root: Path) -> tuple[list[File], list[str]]:
-    """All files of readable kinds below `root`, hidden ones left out, and notes on others."""
+    """All files of readable kinds below `root`, hidden ones left out.
+
+    Returns:
+        The files, and notes on others.
+
+    Raises:
+        DataError: there is none.
+    """
     found, others = [], Counter[str]()
     for file in files_below(root):
         path = PurePosixPath(file.relative_to(root).as_posix())
@@ -164,7 +185,16 @@ def _means_something(word: str) -> bool:
 
 
 def pattern_of(kind: Kind, level: int | None, split_level: int | None) -> str | None:
-    """The glob that finds the files of a kind; None if there is none, because they lie at different depths."""
+    """The glob that finds the files of a kind.
+
+    Args:
+        kind: the files.
+        level: the level of folders that tells kinds apart; None: names do.
+        split_level: the level of folders that holds the splits; None: there is none.
+
+    Returns:
+        The pattern; None if the files lie at different depths, so that no pattern finds them.
+    """
     files = list(kind.files.values())
     parts = []
     if len({len(f.folders) for f in files}) > 1:
@@ -192,4 +222,5 @@ def split_level_of(files: Iterable[File]) -> int | None:
 
 
 def example(kind: Kind) -> str:
+    """Path of one of its files, for messages."""
     return next(iter(kind.files.values())).path

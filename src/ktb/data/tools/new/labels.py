@@ -42,10 +42,15 @@ CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "
 class LabelSeen(Outcome):
     """What a label file holds.
 
-    ids: stored id → visible pixels; None if its channels differ, so that it holds colours. colours: the same by colour
-    (r, g, b); None if it has none. channels: of the file, alpha not counted. has_alpha: there is a channel for it.
-    palette: of a palette PNG. hidden: transparent pixels, by id where there are ids, else by colour. smooth_alpha:
-    alpha is more than on and off.
+    Attributes:
+        ids: stored id → visible pixels; None if its channels differ, so that it holds colours.
+        colours: the same by colour (r, g, b); None if it has none.
+        channels: of the file, alpha not counted.
+        has_alpha: there is a channel for it.
+        size: (height, width).
+        palette: of a palette PNG.
+        hidden: transparent pixels, by id where there are ids, else by colour.
+        smooth_alpha: alpha is more than on and off.
     """
 
     ids: Counts | None = None
@@ -59,6 +64,7 @@ class LabelSeen(Outcome):
 
 
 def look_at_label(path: Path) -> LabelSeen:
+    """What a label file holds; what is wrong with it is told in the outcome."""
     try:
         return _look(path)
     except DataError as error:
@@ -120,6 +126,8 @@ def _rgb(code: int) -> Colour:
 
 @dataclass
 class Labels:
+    """What the labels mean: settings of `dataset.label` and why, classes, palette, notes for the user."""
+
     settings: dict[str, Any]
     reasons: list[str]
     classes: list[tuple[str, str]]
@@ -130,6 +138,10 @@ class Labels:
 
 def guess_labels(seen: Sequence[LabelSeen], names: ClassNames) -> Labels:
     """What the ids or colours of the labels mean.
+
+    Args:
+        seen: what the files hold.
+        names: the list of classes in the folder, empty if there is none.
 
     Raises:
         DataError: labels of several forms, no class in them, or more ids or colours than there can be classes.

@@ -12,7 +12,13 @@ from ktb.data.tools.new.stats import Stats
 
 
 def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
-    """How the values of a modality are stored and what they mean."""
+    """How the values of a modality are stored and what they mean.
+
+    Args:
+        name: of the modality.
+        pattern: that finds its files.
+        stats: what some of them hold.
+    """
     settings: dict[str, Any] = {"files": pattern}
     mixed = len(stats.channels) > 1
     channels = max(stats.channels) if not mixed else 3 if name == "rgb" else 1

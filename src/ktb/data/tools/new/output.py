@@ -21,7 +21,11 @@ from ktb.io import atomic_file
 
 
 def new_file(name: str, folder: Path) -> Path:
-    """`folder`/dataset/`name`.yaml, which is yet to be written.
+    """The file that a configuration will be written to: `folder`/dataset/`name`.yaml.
+
+    Args:
+        name: of the data set.
+        folder: of configurations.
 
     Raises:
         DataError: there is such a file already.
@@ -38,7 +42,15 @@ def new_file(name: str, folder: Path) -> Path:
 
 
 def write_yaml(found: Survey, name: str, folder: Path) -> Path:
-    """Write `folder`/dataset/`name`.yaml (and lists beside it, where needed); returns its path.
+    """Write the configuration, and lists beside it where they are needed.
+
+    Args:
+        found: what the folder holds.
+        name: of the data set.
+        folder: of configurations.
+
+    Returns:
+        The file, `folder`/dataset/`name`.yaml.
 
     Raises:
         DataError: there is such a file already, or it cannot be written.
@@ -64,7 +76,12 @@ def write_yaml(found: Survey, name: str, folder: Path) -> Path:
 
 
 def show(found: Survey, console: Console) -> None:
-    """Print what was guessed, and why."""
+    """Print what was guessed, and why.
+
+    Args:
+        found: what the folder holds.
+        console: where to print.
+    """
     table = Table(title=str(found.root), title_justify="left")
     for head in ("what", "files", "why"):
         table.add_column(head, overflow="fold")

@@ -21,7 +21,17 @@ from ktb.io import normal
 
 
 def given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> Kind:
-    """The kind of files that the user names by their folder or a pattern."""
+    """The kind of files that the user names as the labels.
+
+    Args:
+        root: the folder looked at.
+        kinds: all kinds of files in it.
+        wanted: their folder, or a pattern.
+        unread: what is to be said of files that cannot be read, for messages.
+
+    Raises:
+        DataError: no files lie there, or only some of a kind.
+    """
     pattern = Path(wanted)
     for base in (root, root.resolve()):  # also from where the user stands
         pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
@@ -49,6 +59,18 @@ def given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> 
 
 
 def choose_label(root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], names: ClassNames, unread: str) -> Kind:
+    """The kind of files that is most likely the labels, by names and by look.
+
+    Args:
+        root: the folder looked at.
+        kinds: all kinds of files in it.
+        stats: id of a kind → what some of its files hold.
+        names: the list of classes in the folder.
+        unread: what is to be said of files that cannot be read, for messages.
+
+    Raises:
+        DataError: none looks like labels.
+    """
     named = [k for k in kinds if k.says(LABEL_WORDS)]
     by_look = [k for k in kinds if stats[id(k)].labelled and not k.says(RGB_WORDS)]
     candidates = (
@@ -102,6 +124,12 @@ def _misfit(stats: Stats, names: ClassNames) -> tuple[int, int, int]:
 
 
 def richness(stats: Stats, names: ClassNames) -> str:
+    """How many classes a kind of files seems to tell apart, in words.
+
+    Args:
+        stats: what some of its files hold.
+        names: the list of classes in the folder.
+    """
     count = len(_classes_seen(stats))
     without = _misfit(stats, names)[0]
     return f"{count} ids or colours" + (f", {without} of them not in {names.source}" if without else "")
@@ -110,6 +138,19 @@ def richness(stats: Stats, names: ClassNames) -> str:
 def guess_modalities(
     root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], patterns: Mapping[int, str], notes: list[str]
 ) -> list[Guess]:
+    """A modality for each kind of files, RGB first, and how its values are stored.
+
+    Args:
+        root: the folder looked at.
+        kinds: those beside the labels.
+        stats: id of a kind → what some of its files hold.
+        patterns: id of a kind → the pattern that finds its files.
+        notes: what the user has to know is added to it.
+
+    Raises:
+        DataError: no kind of files can be a modality.
+    """
+
     def colourful(k: Kind) -> bool:
         s = stats[id(k)]
         if not k.says(RGB_WORDS) and example(k).endswith(".npy"):

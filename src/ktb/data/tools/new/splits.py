@@ -21,7 +21,15 @@ from ktb.io import entries
 
 
 def find_splits(found: Survey, split_level: int | None) -> None:
-    """By folders if there are any, else by lists that name samples, else by shares."""
+    """Find the splits: by folders if there are any, else by lists that name samples, else by shares.
+
+    Args:
+        found: its splits, lists, batch size and notes are filled in.
+        split_level: the level of folders that holds the splits; None: there is none.
+
+    Raises:
+        DataError: no sample has all its files, or too few for two splits.
+    """
     tree = Tree(found.root)
     guesses = (*found.modalities, found.label)
     # With folders of splits, keys begin with them or have them in between: names may occur in several splits.

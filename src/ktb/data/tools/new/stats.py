@@ -44,7 +44,15 @@ class Stats:
 
 
 def look_at(root: Path, files: Sequence[File]) -> Stats:
-    """Raises DataError if a file cannot be read."""
+    """What some files, spread evenly over all, hold.
+
+    Args:
+        root: the folder looked at.
+        files: those of one kind.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     chosen = [files[i] for i in sorted(set(np.linspace(0, len(files) - 1, LOOKED_AT).round().astype(int).tolist()))]
     values, bad, total = [], 0, 0
     stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, True, False, True, True, Counter())
