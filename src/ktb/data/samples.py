@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ktb.data.arrays import Array, Label, Size
 from ktb.data.readers.image import Reading
+from ktb.data.readers.label import label_type
 from ktb.data.resizing import SAME_SIZE, Resizing
 from ktb.data.spec import IGNORE
 from ktb.errors import DataError
@@ -128,7 +129,7 @@ class FileSamples:
         if entry.label is None:
             images, valid, converted, stored = read_images(files, self.readers, resizing=self.resizing)
             height, width = next(iter(images.values())).shape[:2]
-            void = np.full((height, width), self.void, np.uint8 if self.void == IGNORE else np.uint16)
+            void = np.full((height, width), self.void, label_type(self.void))
             return RawSample(images, void, entry.id, dict(entry.condition), valid, converted, stored)
         label = self.label(self.root / entry.label)
         own, what = (label.shape[0], label.shape[1]), f"its label {self.root / entry.label}"

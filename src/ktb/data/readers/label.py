@@ -97,7 +97,7 @@ class LabelReader:
 
     @cached_property
     def _dtype(self) -> type[np.uint8] | type[np.uint16]:
-        return np.uint8 if self.void == IGNORE else np.uint16
+        return label_type(self.void)
 
     @cached_property
     def _bytes(self) -> tuple[Array, Array]:
@@ -163,6 +163,11 @@ class LabelReader:
                 "colours); expected those of the palette or ignored ones: add it, or store labels without smoothing"
             )
         return label
+
+
+def label_type(void: int) -> type[np.uint8] | type[np.uint16]:
+    """The type of labels in which void has this value: two bytes where one does not hold it."""
+    return np.uint8 if void <= np.iinfo(np.uint8).max else np.uint16
 
 
 def whole_numbers(path: Path, stored: Array) -> Array:

@@ -22,7 +22,7 @@ from ktb.data.readers.image import ImageReader, Reading
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader
-from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec
+from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError, did_you_mean
 
@@ -129,7 +129,7 @@ class DELIVERDataModule(RGBXDataModule):
             self.root,
             entries,
             self.readers(),
-            LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE)), channel=0),
+            LabelReader(id_table(self.spec.num_classes, offset=-1, ignore=(0, self.spec.ignore_index)), channel=0),
             resizing=self.resizing,
         )
 

@@ -122,7 +122,7 @@ class MCubeSDataModule(RGBXDataModule):
         streams = [m.name for m in self.modalities]
         wanted = [file for entry in entries for file in entry.paths(streams)]
         readers = dict(self.readers())
-        label: Callable[[Path], Label] = LabelReader(id_table(len(CLASSES)))
+        label: Callable[[Path], Label] = LabelReader(id_table(self.spec.num_classes))
         if split == "train" and self.ignore_without_nir:
             wanted += [f"{below}NIR_warped_mask/{stem}.png" for stem in stems]
             label = _WithoutNIR(label)

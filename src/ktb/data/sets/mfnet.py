@@ -95,7 +95,8 @@ class MFNetDataModule(RGBXDataModule):
         wanted = (file for entry in entries.values() for file in entry.paths(streams))
         tree.require(wanted, " and ".join(map(str, paths)), "copy the files there")
         readers = RGBA_READERS if rgba else READERS
-        return FileSamples(self.root, list(entries.values()), readers, LabelReader(id_table(len(CLASSES), ignore=())))
+        label = LabelReader(id_table(self.spec.num_classes, ignore=()))
+        return FileSamples(self.root, list(entries.values()), readers, label)
 
 
 def _read_thermal(paths: Sequence[Path]) -> Reading:

@@ -17,7 +17,7 @@ from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
-from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
+from ktb.data.spec import RGB, DatasetSpec, ModalitySpec, voc_colour
 from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError
 
@@ -119,14 +119,12 @@ class NYUDataModule(RGBXDataModule):
                 str(path),
                 "copy the files there, or set dataset.missing=skip",
             )
-        return FileSamples(
-            self.root,
-            entries,
-            self.readers(),
-            LabelReader(
-                id_table(len(CLASSES)) if columns == 3 else id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE))
-            ),
+        table = (
+            id_table(self.spec.num_classes)
+            if columns == 3
+            else id_table(self.spec.num_classes, offset=-1, ignore=(0, self.spec.ignore_index))
         )
+        return FileSamples(self.root, entries, self.readers(), LabelReader(table))
 
     def _entry(self, tree: Tree, path: Path, line: ListLine) -> Entry:
         columns = line.columns

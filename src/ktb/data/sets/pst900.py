@@ -108,5 +108,5 @@ class PST900DataModule(RGBXDataModule):
             self.root,
             entries,
             self.readers(),
-            LabelReader(id_table(len(CLASSES), ignore=())),
+            LabelReader(id_table(self.spec.num_classes, ignore=())),
         )

@@ -20,7 +20,7 @@ from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.sets.nyu import CLASSES as NYU_CLASSES
-from ktb.data.spec import IGNORE, RGB, DatasetSpec, ModalitySpec, voc_colour
+from ktb.data.spec import RGB, DatasetSpec, ModalitySpec, voc_colour
 from ktb.data.tree import Tree
 from ktb.errors import DataError
 
@@ -72,7 +72,7 @@ class SUNRGBDDataModule(RGBXDataModule):
             self.root,
             entries,
             self.readers(),
-            LabelReader(id_table(len(CLASSES), offset=-1, ignore=(0, IGNORE))),
+            LabelReader(id_table(self.spec.num_classes, offset=-1, ignore=(0, self.spec.ignore_index))),
             resizing=self.resizing,
         )
 

@@ -19,7 +19,7 @@ from ktb.data.globs import fixed_parts
 from ktb.data.readers.png import png_text
 from ktb.data.tools.hha import Camera, hha
 from ktb.data.tools.parallel import Outcome
-from ktb.errors import DataError
+from ktb.errors import DataError, first_line
 from ktb.io import atomic_file, files_below, is_hidden, leads_back
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
@@ -205,7 +205,9 @@ def _decode_depth(data: bytes, path: Path) -> NDArray[np.float64]:
             with Image.open(BytesIO(data)) as image:
                 values = np.array(ImageOps.exif_transpose(image))
     except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"{path}: not a readable depth map ({error}): fetch or write the file again") from None
+        raise DataError(
+            f"{path}: not a readable depth map ({first_line(error)}): fetch or write the file again"
+        ) from None
     if values.dtype == np.uint8 or values.dtype == bool:
         raise DataError(
             f"{path}: 8-bit {'x'.join(map(str, values.shape))}, expected metric depth in 16 bits or as floats: "

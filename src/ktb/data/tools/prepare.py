@@ -25,7 +25,7 @@ from ktb.data.files import similar
 from ktb.data.lists import read_list
 from ktb.data.readers.decode import decode
 from ktb.data.tools.parallel import Outcome
-from ktb.errors import ConfigError, DataError
+from ktb.errors import ConfigError, DataError, first_line
 from ktb.io import atomic_file, is_empty
 
 __all__ = ["SOURCES", "Conversion", "convert", "finish", "next_steps", "plan"]
@@ -195,7 +195,7 @@ def _load_mat(path: Path, *names: str) -> list[Any]:
     try:
         stored = loadmat(path, squeeze_me=True, struct_as_record=False)
     except Exception as error:  # damaged bytes raise ValueError, TypeError, OSError, zlib.error, MatReadError, ...
-        raise DataError(f"{path}: is no readable MATLAB file ({error}); download it again") from None
+        raise DataError(f"{path}: is no readable MATLAB file ({first_line(error)}); download it again") from None
     if missing := [name for name in names if name not in stored]:
         there = ", ".join(sorted(n for n in stored if not n.startswith("__")))
         raise DataError(f"{path}: has no variable {missing[0]!r}, only {there}; expected the original file")
@@ -210,15 +210,17 @@ NYU_MAT = "nyu_depth_v2_labeled.mat"
 def _nyu(source: Path, target: Path) -> Plan:
     """`nyu_depth_v2_labeled.mat` (images, labels 0..894, depths and rawDepths in metres), `splits.mat` (frames from 1)
     and `classMapping40.mat` (894 classes → 40). Frame i of the file, from 0, becomes sample i."""
+    from ktb.data.sets.nyu import CLASSES
+
     mat = _need(source / NYU_MAT, "the labelled part of NYU Depth V2 (2.8 GB) from its page")
     splits = _need(source / "splits.mat", "the file with trainNdxs and testNdxs from the data set's page")
     classes = _need(source / "classMapping40.mat", "the mapping of 894 classes to 40 (S. Gupta et al., CVPR 2013)")
     (mapping,) = _load_mat(classes, "mapClass")
     mapping = np.asarray(mapping).ravel()
-    if mapping.size != 894 or mapping.min() < 1 or mapping.max() > 40:
+    if mapping.size != 894 or mapping.min() < 1 or mapping.max() > len(CLASSES):
         raise DataError(
             f"{classes}: mapClass has {mapping.size} values from {mapping.min()} to {mapping.max()}; expected 894 from "
-            "1 to 40: use the original file"
+            f"1 to {len(CLASSES)}: use the original file"
         )
     with _open_h5(mat) as file:
         for name, axes in (("images", 4), ("labels", 3), ("depths", 3), ("rawDepths", 3)):
@@ -253,7 +255,9 @@ def _nyu_frame(mat: Path, index: int, table: Sequence[int]) -> dict[str, Array]:
             rgb, label = np.asarray(file["images"][index]).T, np.asarray(file["labels"][index]).T
             depth, raw = (np.asarray(file[name][index], np.float32).T for name in ("depths", "rawDepths"))
         except OSError as error:
-            raise DataError(f"{mat}: frame {index + 1} cannot be read ({error}); download it again") from None
+            raise DataError(
+                f"{mat}: frame {index + 1} cannot be read ({first_line(error)}); download it again"
+            ) from None
     if label.max() >= len(table):
         raise DataError(f"{mat}: frame {index + 1} has label {label.max()}; expected 0 to {len(table) - 1}")
     return {
@@ -274,6 +278,8 @@ def _sunrgbd(source: Path, target: Path) -> Plan:
     """`SUNRGBD/` and `SUNRGBDtoolbox/`, as the two archives unpack: pictures and filled depth maps in a folder per
     frame, the labels of all frames in `SUNRGBD2Dseg.mat`, the frames' paths in `SUNRGBDMeta.mat`, the split in
     `allsplit.mat`."""
+    from ktb.data.sets.sunrgbd import CLASSES
+
     toolbox = source / "SUNRGBDtoolbox"
     what = "the unpacked SUNRGBDtoolbox.zip beside the unpacked SUNRGBD.zip"
     labels = _need(toolbox / "Metadata/SUNRGBD2Dseg.mat", what)
@@ -316,6 +322,7 @@ def _sunrgbd(source: Path, target: Path) -> Plan:
                     "depth": place / "depth_bfx" / str(frame.depthname),
                     "mat": labels,
                     "index": index,
+                    "num_classes": len(CLASSES),
                 },
             )
         )
@@ -332,12 +339,14 @@ def _below_sunrgbd(path: str) -> str:
     return str(PurePosixPath(*parts[at + 1 :]))
 
 
-def _sunrgbd_frame(stem: str, rgb: Path, depth: Path, mat: Path, index: int) -> dict[str, Array | Path]:
+def _sunrgbd_frame(
+    stem: str, rgb: Path, depth: Path, mat: Path, index: int, num_classes: int
+) -> dict[str, Array | Path]:
     with _open_h5(mat) as file:
         references = file["SUNRGBD2Dseg/seglabel"]
         label = np.asarray(file[references[np.unravel_index(index, references.shape)]]).T
-    if label.max() > 37:
-        raise DataError(f"{mat}: label {index + 1} has the id {label.max()}; expected 0 to 37")
+    if label.max() > num_classes:
+        raise DataError(f"{mat}: label {index + 1} has the id {label.max()}; expected 0 to {num_classes}")
     picture = decode(rgb)
     if picture.shape[:2] != label.shape:
         raise DataError(

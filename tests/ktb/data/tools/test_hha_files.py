@@ -171,6 +171,17 @@ def test_damaged_files_are_listed_and_the_others_go_on(folder, tmp_path):
     assert len([p for p in (tmp_path / "HHA").rglob("*") if p.is_file()]) == 4
 
 
+def test_what_a_library_says_in_several_lines_is_one(tmp_path):
+    # NumPy refuses so long a header, in three lines.
+    header = repr({"descr": "<f4", "fortran_order": False, "shape": SIZE}) + " " * 20_000
+    (tmp_path / "Depth").mkdir()
+    (tmp_path / "Depth/0.npy").write_bytes(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header.encode())
+    (outcome,) = run(plan(tmp_path / "Depth", tmp_path / "HHA")).values()
+    assert outcome.state == "failed"
+    assert "0.npy: not a readable depth map (Header info length" in outcome.message
+    assert "\n" not in outcome.message
+
+
 def test_a_map_without_measurement_is_written_and_mentioned(tmp_path):
     np.save(tmp_path / "dark.npy", np.full(SIZE, np.nan, np.float32))
     (outcome,) = run(plan(tmp_path / "dark.npy", tmp_path / "HHA")).values()
