@@ -1,1 +1,7 @@
-"""Data sets: descriptions, readers, augmentation and one DataModule each. Knows nothing of models or engine."""
+"""Data sets: descriptions, readers, augmentation and one DataModule each. Knows nothing of models or engine.
+
+In reading order: `spec` says what the engine gets, `module` is what all data sets share; `samples`, `tree`, `lists`,
+`globs` and `files` find and read what lies on disk with `readers`; `resizing`, `augment`, `dataset` and `sampler` make
+batches of it. `sets` has a module per data set, `scenes` draws the synthetic one, `tools` is what `ktb-data` does.
+`balance`, `values`, `pictures` and `timestamps` are used beside it, `arrays` and `cores` everywhere.
+"""

@@ -40,7 +40,7 @@ def count_pixels(data: RGBXDataModule) -> ClassPixels:
     def count(index: int) -> NDArray[np.int64]:
         with pixel_limit(data.max_pixels):
             label = samples.read(index, []).label
-        return np.bincount(label[label < classes], minlength=classes)  # void is above all ids
+        return np.bincount(label[label < classes], minlength=classes)  # void is greater than all ids
 
     with ThreadPoolExecutor(MAX_WORKERS) as pool:
         counts = sum(pool.map(count, chosen), np.zeros(classes, np.int64))

@@ -93,7 +93,7 @@ class RGBXDataset(Dataset[Sample]):
         return sample
 
 
-# One byte that loader processes share with this one, where they are forks of it.
+# One byte of memory that this process shares with loader processes forked from it: 1 once the line was printed.
 _said = mmap.mmap(-1, 1)
 
 
@@ -111,6 +111,8 @@ def say_converted(converted: Mapping[str, str], more: str = " (ktb-data check co
         return
     _said[0] = 1
     file, done = next(iter(converted.items()))
+    # Not by logging: it is a loader process that says this, which has none of the main process's handlers if it is
+    # spawned.
     print(
         f"{file}: is no plain RGB picture: {done}; others like it are read the same way{more}",
         file=sys.stderr,
@@ -142,7 +144,7 @@ def to_sample(
                 f"{raw.id}: {name} holds NaN or infinite values when it has been read and resized; expected finite "
                 "numbers: look for extreme values in its files"
             )
-    if label.dtype == np.uint16:  # of which torch knows little
+    if label.dtype == np.uint16:  # torch has few operations for uint16
         label = label.astype(np.int32)
     return Sample(
         inputs={m.name: _finish(images[m.name], m, raw.images[m.name].dtype, m.name in raw.valid) for m in modalities},

@@ -66,7 +66,7 @@ def similar(path: Path) -> str:
     same = [name for name in names if name.casefold() == missing.name.casefold()]
     if same:
         return f"; {folder} has {same[0]!r}, not {missing.name!r}: upper and lower case matter, rename it"
-    # Frames differ in their numbers only, so the next frame is no likely misspelling.
+    # Names that differ only in their numbers are other frames, not misspellings of this one.
     words = [name for name in names if _without_digits(name) != _without_digits(missing.name)]
     where = "" if missing == path else f"; {folder} has no {missing.name!r}"
     return where + did_you_mean(missing.name, words)

@@ -260,7 +260,9 @@ class RGBXDataModule(L.LightningDataModule):
         sampler = EpochSampler(len(dataset), seed=self.seed, train=train, rank=rank, world_size=world_size)
         if train:
             sampler.epoch, sampler.position = self._start[0], self._start[1] * self.batch_size
-        elif len(sampler) == 0:  # Lightning would leave this process out of the epoch, and the others wait for it
+        elif (
+            len(sampler) == 0
+        ):  # without a batch Lightning would skip the epoch here, and the other processes would wait for ever
             return DataLoader(dataset, batch_sampler=[[]], collate_fn=self._no_samples)
         return DataLoader(
             dataset,

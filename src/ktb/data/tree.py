@@ -93,5 +93,5 @@ class Tree:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads nowhere, or in a circle; who wants the file is told so
+    except OSError:  # a link that leads nowhere or in a circle; reading the file will say so
         return False

@@ -108,11 +108,11 @@ def _look(
 
 
 def _looks(data: RGBXDataModule, split: str) -> list[dict[str, Sizes]]:
-    """Some samples of a split, evenly spread; those that cannot be read are left to whoever needs them."""
+    """Some samples of a split, evenly spread, without those that cannot be read: training or `check` reports them."""
     samples = data.dataset(split).samples
     readers = samples.readers if isinstance(samples, FileSamples) else {}
     chosen = np.linspace(0, len(samples) - 1, min(SAMPLES, len(samples))).round().astype(int).tolist()
-    # Every fifth first, so that those before the limit of pixels are spread over the split as well.
+    # Every fifth sample first: if the limit of pixels ends the loop early, those read still cover the whole split.
     ordered = [index for first in range(5) for index in chosen[first::5]]
     found, seen = [], 0
     for index in ordered:
@@ -198,7 +198,7 @@ def unlike(picture: Sizes, training: Magnitude, reader: Reader | None, modality:
     unit = _unit(reader, modality)
     if not values.size or not unit or not training.unit:
         return None
-    # The same in the unit of now: who gives another scale for another unit has put it right.
+    # Training's values in today's unit: a user who gave another scale for files in another unit has corrected it.
     factor = unit / training.unit
     (low, high), (least, most) = ([v * factor for v in pair] for pair in (training.middle, training.most))
     middle, top = float(np.median(values)), float(np.percentile(values, 98))

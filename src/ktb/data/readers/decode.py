@@ -135,7 +135,7 @@ def _upright(image: Array, orientation: int) -> Array:
 
 
 def _orientation(exif: bytes) -> int:
-    """Tag 0x0112 of EXIF data; 1, upright, where there is none or none that has a meaning, as viewers take it."""
+    """The orientation in EXIF data, tag 0x0112: 1 to 8; 1, upright, where there is none or an unknown one."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
@@ -180,7 +180,7 @@ def _decode_png(path: Path, data: bytes, expand_palette: bool) -> Array:
 def _check_png(path: Path, data: bytes) -> _Header:
     """Walk the chunks: every checksum, IHDR first, IEND last.
 
-    OpenCV decodes a PNG that is cut short without a word, so this is what finds it.
+    OpenCV decodes a PNG that is cut short without an error, so only this check finds it.
     """
     view, position, header, orientation = memoryview(data), len(png.SIGNATURE), b"", 1
     while True:
@@ -217,7 +217,7 @@ def _check_jpeg(path: Path, data: bytes) -> _Header:
     """Walk the segments up to the first scan and look for the end marker behind it.
 
     Inside a scan the end marker cannot occur (0xFF is escaped), so one behind it means the file is complete. OpenCV
-    paints the missing rest of a cut JPEG grey without a word.
+    paints the missing rest of a cut JPEG grey without an error.
     """
     position, size, orientation = 2, (0, 0), 0
     while position + 4 <= len(data) and data[position] == 0xFF:

@@ -129,7 +129,7 @@ class ImageReader:
             limits = np.iinfo(self.dtype)
             image = np.clip(np.rint(image), limits.min, limits.max).astype(self.dtype)
         if valid is None or valid.all():
-            # A mask is kept for the validity channel alone, which has to be there whether this frame has holes or not.
+            # Without holes no mask is needed, except for the validity channel, which every frame must have.
             return Reading(image, valid if self.holes == "validity" else None, converted)
         if self.holes == "fill":
             return Reading(fill_holes(image, valid), None, converted)
@@ -172,10 +172,10 @@ class ImageReader:
         if valid is not None and not valid.any():
             return np.zeros_like(values)
         if self.normalise == "plane":
-            assert self.plane_range is not None  # held by __post_init__
+            assert self.plane_range is not None  # checked by __post_init__
             scaled = 0.5 + plane_residual(values[..., 0], valid)[..., None] / (2 * self.plane_range)
         else:
-            # A grid of every fourth pixel is enough for percentiles, and sorting it costs a sixteenth.
+            # Every fourth row and column is enough for percentiles, and a sixteenth of the values to sort.
             sample = values[::4, ::4][valid[::4, ::4]] if valid is not None and valid[::4, ::4].any() else values
             low, high = np.percentile(sample, self.percentiles)
             scaled = (values - low) / max(high - low, np.finfo(np.float32).tiny)

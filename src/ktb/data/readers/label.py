@@ -184,7 +184,7 @@ def whole_numbers(path: Path, stored: Array) -> Array:
         DataError: fractions, NaN or infinity.
     """
     if stored.dtype.kind in "ui":
-        # No id in a table is as large, so values beyond int64 stay unknown ones.
+        # No table has ids that large, so what is cut to the end of int64 stays an unknown id.
         return stored if stored.dtype != np.uint64 else np.minimum(stored, np.iinfo(np.int64).max).astype(np.int64)
     whole = np.isfinite(stored) & (np.rint(stored) == stored) & (np.abs(stored.astype(np.float64)) < 2**53)
     if not whole.all():

@@ -77,7 +77,7 @@ class LabelPalettes:
                     stored = decode(path, data=data)
                 alpha = png.alpha(data, stored) if reader.alpha == "void" else None
                 ids = np.unique(stored if alpha is None else stored[alpha > 0])
-            except DataError:  # said where it is read for training
+            except DataError:  # reported when training reads it
                 return path, {}
             palette = self._palettes[path]
             return path, {int(i): palette[i] for i in ids if i < len(palette) and int(i) in classes}
@@ -92,7 +92,7 @@ class LabelPalettes:
         longest = max(groups, key=len, default=())
         if all(longest[: len(palette)] == palette for palette in groups):
             return
-        # One file of each palette in turn, so that a conflict shows early.
+        # One file of each palette in turn: a conflict is then found after few files.
         order = [path for turn in zip_longest(*groups.values()) for path in turn if path is not None]
         pool = ThreadPoolExecutor(_THREADS)
         try:

@@ -110,7 +110,7 @@ class FolderDataModule(RGBXDataModule):
                     f"dataset.palette has {len(colours)} colours for {len(classes)} classes; give one each"
                 )
         for c in classes:
-            if not isinstance(c, str):  # what YAML reads as a number or as yes and no
+            if not isinstance(c, str):  # YAML reads 1 as a number and no as false
                 raise ConfigError(f"dataset.classes holds {c!r}, which is no text; put it in quotes: '{c}'")
         if len(set(map(normal, classes))) != len(classes) or len(classes) > MAX_CLASSES:
             raise ConfigError(f"dataset.classes must be at most {MAX_CLASSES} different names, got {len(classes)}")
@@ -184,12 +184,12 @@ class FolderDataModule(RGBXDataModule):
         return split not in ("train", self.spec.selection_split)
 
     def _sizes(self, samples: FileSamples) -> list[str]:
-        """In words, what is done with files of another size; of the first sample, as all are opened by `check` only."""
+        """In words, what is done with files of another size; only the first sample is read, `check` reads all."""
         streams = [m.name for m in self.modalities]
         try:
             with pixel_limit(self.max_pixels):
                 raw = samples.read(0, streams)
-        except DataError:  # says so when it is its turn
+        except DataError:  # reported when training reads it
             return []
         height, width = raw.images[streams[0]].shape[:2]
         texts = [
@@ -240,9 +240,9 @@ class FolderDataModule(RGBXDataModule):
         return files.replace(SPLIT, str(self.splits[split]) if self._by_folder else "")
 
     def _pool(self, tree: Tree, split: str, *, labelled: bool) -> Pool:
-        """What the split's samples are chosen from; without labels that a split may lack: nothing."""
-        # By name with lists, only what is used must be there. Else all modalities must be complete, whichever are used,
-        # or the splits would depend on that; and by time a sample has the name of the first one.
+        """The samples that a split's are chosen from; none if labels are wanted but lacking, where they may be."""
+        # With lists, only the modalities in use must have files. Without them all modalities must, or else the splits
+        # would depend on which are in use. By time, samples are named after the first modality, so it is always read.
         by_name = self._by_list and self.max_gap is None
         streams = [m.name for m in self.modalities] if by_name else list(self._modalities)
         globs = {name: self._glob(name, split) for name in [*streams, *(["label"] if labelled else [])]}

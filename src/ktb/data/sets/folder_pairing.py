@@ -184,12 +184,14 @@ class Pool(NamedTuple):
 
 
 _DROPPED = "\0"
-"""In the place of a sample: it lacks a partner in time."""
+"""Stands for a sample that was left out because it lacks a partner in time."""
 
 
 def _samples_named(text: str, names: Mapping[str, str | None], root: Path) -> list[str]:
-    """The samples that a line names, whose names may themselves hold what separates names; what is unknown at its end
-    is left out."""
+    """The samples that a line of a list names; what follows the last known name is left out.
+
+    A name may itself contain spaces, commas or semicolons, so the longest part that is a known name is taken first.
+    """
     name = below_root(text, root)
     if name is not None and (key := names.get(normal(name))) is not None:
         return [key]

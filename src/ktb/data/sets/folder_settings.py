@@ -101,7 +101,7 @@ class FolderModality:
         )
 
     def _reduced(self, name: str) -> bool:
-        """Whether it is brought to 8 bits on reading, on which photometric augmentation works."""
+        """Whether it is brought to 8 bits on reading, as photometric augmentation needs them."""
         return name == "rgb" and self.dtype == "uint16"
 
     def _scale(self, name: str) -> float:
@@ -179,7 +179,7 @@ class FolderLabel:
             table = id_table(spec.num_classes, offset=self.offset, ignore=(), void=void)
         else:
             table = {_stored_id(stored): _class_id(name, spec.classes) for stored, name in self.map.items()}
-        # By default void is stored as it is inside, but not where an id of a class is that number.
+        # By default void is stored as the number it has in ktb, unless that is the id of a class.
         usual = () if void in table else (void,)
         table |= {_stored_id(value): void for value in (usual if self.ignore is None else self.ignore)}
         return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
@@ -232,7 +232,7 @@ def checked_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
     return kind(**{key: _value(f"{where}.{key}", key, value) for key, value in given.items()})
 
 
-# YAML reads nan as text (its own word is .nan), and a quoted number is one that was meant as such.
+# Values may come as text: YAML reads nan as text (its own word is .nan), and numbers may be quoted.
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "channels": (int, "a whole number"),
     "channel": (int, "a whole number"),
@@ -311,7 +311,7 @@ def checked_colour(where: str, value: Any) -> tuple[int, int, int]:
 
 
 def _stored_id(value: Any) -> int:
-    # YAML and the command line give numbers, or text where they are keys.
+    # YAML and the command line give numbers, but text for keys of a mapping.
     if re.fullmatch(r"-?[0-9]+", str(value)) and abs(int(value)) < 1 << 63:
         return int(value)
     raise ConfigError(f"dataset.label names the stored id {value!r}; expected a whole number")

@@ -237,7 +237,7 @@ class MCubeSTrainTransform(TrainTransform):
         self.keys = {name: "image" if name == first else name for name in streams}
         self.compose = A.Compose(
             [A.HorizontalFlip(p=0.5), *geometry, *([RandomRadiusBlur()] if blurred else [])],
-            # What is not to be blurred is declared a mask.
+            # albumentations blurs images and leaves masks alone.
             additional_targets={name: "image" if name in blurred else "mask" for name in streams if name != first},
         )
 

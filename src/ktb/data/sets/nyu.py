@@ -40,7 +40,7 @@ HHA = ModalitySpec("depth", title="HHA")
 DEPTH = ModalitySpec("depth", scale=MAX_DEPTH, title="depth")
 READERS = {
     "hha": ImageReader(channels=3),
-    # metres, whatever the files hold
+    # Always metres: 16-bit files hold millimetres, 8-bit files are stretched over the sensor's range.
     "depth": ImageReader(channels=1, dtype="float32", units={"uint16": 1e-3, "uint8": MAX_DEPTH / 255}, hole_value=0.0),
 }
 

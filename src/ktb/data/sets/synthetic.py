@@ -64,7 +64,7 @@ class SyntheticSamples:
         images = {"rgb": frame.rgb, "depth": frame.depth[..., None]}
         return RawSample(
             images={name: images[name] for name in streams},
-            label=frame.label.copy(),  # the sample's own: what is kept must not change
+            label=frame.label.copy(),  # a copy, as the label that is kept must not change
             id=f"{self.split}/{index:05d}",
             condition={"light": light},
             valid={"depth": frame.depth > 0} if "depth" in streams else {},
@@ -118,7 +118,7 @@ class SyntheticDataModule(RGBXDataModule):
         return {"rgb": ImageReader(channels=3, colour=True), "depth": ImageReader(channels=1, hole_value=0)}
 
     def open_split(self, split: str) -> SyntheticSamples:
-        # One seed per split: no scene can stand in two of them, however many there are.
+        # A seed for each split, so that no scene occurs in two of them.
         """The split's scenes, drawn from a seed that no other split has."""
         splits = list(self.spec.counts)
         seed = len(splits) * self.scene_seed + splits.index(split)

@@ -67,7 +67,7 @@ class Camera:
         if self.size is None:
             raise ConfigError("camera without a size cannot be scaled: give size=(height, width) of its calibration")
         sy, sx = size[0] / self.size[0], size[1] / self.size[1]
-        # Image borders scale about 0.5, the left edge of pixel 1.
+        # Pixel 1 begins at 0.5, so that is the point that stays where it is.
         return Camera(
             self.fx * sx, self.fy * sy, (self.cx - 0.5) * sx + 0.5, (self.cy - 0.5) * sy + 0.5, (size[0], size[1])
         )
@@ -146,7 +146,7 @@ def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Floats, NDArray[np.bool
         raise DataError(f"{name} is {depth.dtype}: expected float metres (multiply stored integers by their unit)")
     with np.errstate(over="ignore"):
         z = depth.astype(np.float64) * 100.0
-    measured = (z > 1e-3) & (z < 1e9)  # false for NaN and infinities; within it no product below overflows
+    measured = (z > 1e-3) & (z < 1e9)  # false for NaN and infinity; within these limits no product overflows
     return np.where(measured, z, 0.0), measured
 
 

@@ -57,7 +57,9 @@ def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int |
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     if method == "forkserver":
-        context.set_forkserver_preload([getattr(work, "func", work).__module__])  # func: of a functools.partial
+        context.set_forkserver_preload(
+            [getattr(work, "func", work).__module__]
+        )  # `func` is what a functools.partial calls
     pool = ProcessPoolExecutor(workers, context, _single_threaded)
     try:
         for future in as_completed([pool.submit(work, job) for job in jobs]):
@@ -73,4 +75,4 @@ def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int |
 
 def _single_threaded() -> None:
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets running files finish
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which lets running jobs finish

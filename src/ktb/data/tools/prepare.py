@@ -356,8 +356,8 @@ def _sunrgbd_frame(
     stored = decode(depth)
     if stored.dtype != np.uint16 or stored.ndim != 2:
         raise DataError(f"{depth}: holds {stored.dtype} values of shape {stored.shape}; expected 16-bit grey")
-    # The files hold millimetres rotated to the left by three bits. What is farther than 13 bits reach would come out
-    # near in the high byte, which is what the loader takes.
+    # The files hold millimetres rotated to the left by three bits. Distances beyond
+    # 13 bits would wrap around and look near in the high byte, which is what the loader reads.
     millimetres = (stored >> 3) | (stored << 13)
     return {
         f"RGB/{stem}.jpg": rgb,

@@ -113,7 +113,7 @@ def _draw(axes: NDArray[Any], data: RGBXDataModule, sample: Sample, titles: Sequ
     pictures = [to_picture(sample["inputs"][m.name], m) for m in data.modalities]
     label = sample["label"].numpy()
     base = pictures[0]
-    if base.shape[:2] != label.shape:  # evaluated at another size than the label's
+    if base.shape[:2] != label.shape:  # in evaluation the input may have another size than the label
         from PIL import Image
 
         base = np.asarray(Image.fromarray(base).resize(label.shape[::-1], Image.Resampling.BILINEAR))

@@ -104,7 +104,7 @@ def oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str
             found.append(f"{split}: {m.name} has one value only in {len(flat)} samples (first: {flat[0]})")
         extreme = max((max(abs(s.values[m.name].low), abs(s.values[m.name].high)) for s in seen), default=0.0) / m.scale
         if seen and not PLAUSIBLE[0] < extreme <= PLAUSIBLE[1]:
-            # What is rounded to 8 bits has been divided by the scale that is set already.
+            # RGB has been divided by its scale on reading, so its scale here is always 255.
             of = "" if m.name == "rgb" else f" of {m.scale:g}"
             found.append(
                 f"{split}: {m.name} reaches {extreme:.3g} times its scale{of}; about 1 is expected: another "

@@ -119,7 +119,7 @@ def look(job: Look) -> Seen:
     for name, image in raw.images.items():
         digest.update(np.ascontiguousarray(image).data)
         valid = raw.valid.get(name)
-        if valid is None or name not in raw.stored:  # the mask is that of the resized image
+        if valid is None or name not in raw.stored:  # a mask of a resized image does not fit the image before
             image = whole.get(name, image)
         measured = image if valid is None else image[valid]
         low, high, mean = (

@@ -58,7 +58,7 @@ def plan(data: RGBXDataModule) -> Plan:
         for index in range(len(samples)):
             name, single = f"sample {index} of {split}", samples
             if isinstance(samples, FileSamples):
-                # A job travels to a worker: with its own entry, not with those of the whole split.
+                # Jobs are sent to worker processes, so each carries its own entry only, not those of the whole split.
                 name, single = samples.entries[index].id, copy.copy(samples)
                 single.entries = [samples.entries[index]]
             looks.append(
@@ -101,7 +101,7 @@ def _unnamed(opened: dict[str, FileSamples], streams: Sequence[str]) -> list[str
     for folder, names in sorted(used.items()):
         try:
             others = [entry.name for entry in entries(folder) if entry.name not in names and entry.is_file()]
-        except OSError:  # its files fail one by one when they are read
+        except OSError:  # reading its files will say what is wrong
             continue
         if others:
             found.append(f"{folder}: {len(others)} files that no split names (first: {others[0]})")

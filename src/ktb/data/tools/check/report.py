@@ -81,7 +81,7 @@ def show(report: Report, console: Console) -> None:
         for head in heads:
             table.add_column(head, overflow="fold")
         for row in rows:
-            table.add_row(*map(plain, row))  # names are no markup
+            table.add_row(*map(plain, row))  # names must not be read as markup
         parts.append(table)
     console.print(Group(*parts))
     for title in ("findings", "failures"):
@@ -136,7 +136,7 @@ def _page(report: Report) -> str:
     for title, heads, rows in _rows(report):
         numeric = [all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(heads))]
         greatest = max((_percent(c) for row in rows for c in row[2:]), default=0) if title.startswith("Classes") else 0
-        # Above numbers, but not at the end of bars.
+        # Heads of numbers are aligned to the right; above bars they would stand at the bars' end.
         right = [n and not (greatest and i > 1) for i, n in enumerate(numeric)]
         head = "".join(f"<th{' class=n' * r}>{escape(h)}</th>" for h, r in zip(heads, right, strict=True))
         body = "".join(

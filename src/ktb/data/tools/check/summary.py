@@ -27,7 +27,7 @@ def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) 
         outcomes: what `look` gave for `planned.looks`, in any order.
     """
     seen = [outcome for outcome in outcomes if isinstance(outcome, Seen)]
-    # Outcomes come as they finish; batches are made in the order of the split.
+    # Outcomes come in the order in which they finish; batches need the order of the split.
     place = {(job.split, job.name): i for i, job in enumerate(planned.looks)}
     seen.sort(key=lambda s: place[s.split, str(s.path)])
     ordered = {split: [s for s in seen if s.split == split] for split in planned.counts}

@@ -89,7 +89,7 @@ def find_files(root: Path) -> tuple[list[File], list[str]]:
         path = PurePosixPath(file.relative_to(root).as_posix())
         suffix = path.suffix
         if suffix.lower() in SUFFIXES:
-            # Words and pairs are those of the name as it is seen, whatever its form in Unicode.
+            # One Unicode form for all names, so that names that look the same are the same.
             seen = PurePosixPath(normal(str(path)))
             found.append(File(str(path), seen.parts[:-1], seen.stem, suffix))
         elif suffix and suffix.lower() not in BESIDE:
@@ -130,7 +130,7 @@ def find_kinds(files: Sequence[File]) -> tuple[list[Kind], int | None]:
 
 
 def _without_common(kind: Kind, kinds: Sequence[Kind]) -> Kind:
-    """A word that all kinds have at the same end tells none apart: it belongs to the samples' names."""
+    """Move words that all kinds have at the same end into the samples' names, as they tell no kinds apart."""
     first = kind.words[1] if len({k.words[1] for k in kinds}) == 1 else ""
     last = kind.words[2] if len({k.words[2] for k in kinds}) == 1 else ""
     words = (kind.words[0], kind.words[1].removeprefix(first), kind.words[2].removesuffix(last), *kind.words[3:])
@@ -156,14 +156,14 @@ def _kinds_at(files: Sequence[File], level: int | None) -> list[Kind]:
 
 
 def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dict[File, tuple[str, str, str]]:
-    """File → (beginning, middle, end) of its stem: words that say what kind it is, around what says which sample."""
+    """File → (beginning, middle, end) of its stem: the middle names the sample, words around it the kind of file."""
     parts = {f: ["", f.stem, ""] for f in files}
     for end in (2, 0):
         pattern = r"(.+?)([_\-.][A-Za-z][A-Za-z0-9]*)" if end else r"([A-Za-z][A-Za-z0-9]*[_\-.])(.+)"
         for _ in range(3):
             split = {f: re.fullmatch(pattern, parts[f][1]) for f in files}
             found = {f: m for f, m in split.items() if m}
-            if len(found) < len(files):  # 1.png beside 1_mask.png
+            if len(found) < len(files):  # some have the word and others do not: 1.png beside 1_mask.png
                 found = {f: m for f, m in found.items() if _means_something(m[2 if end else 1])}
             words = Counter("" if f not in found else found[f][2 if end else 1] for f in files)
             if not found or len(words) > 6 or any(split_of(w.strip("_-.")) for w in words):
@@ -173,7 +173,7 @@ def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dic
             middle = {f: found[f][1 if end else 2] if f in found else parts[f][1] for f in files}
             keys = Counter((rest[f], parts[f][2 - end], middle[f]) for f in files)
             if len(words) > 1 and sum(n > 1 for n in keys.values()) * 2 < len(keys):
-                break  # day and night, say: words that part the samples
+                break  # such as day and night: the words tell samples apart, not kinds
             for f, m in found.items():
                 word, parts[f][1] = (m[2], m[1]) if end else (m[1], m[2])
                 parts[f][end] = word + parts[f][end] if end else parts[f][end] + word

@@ -77,7 +77,7 @@ def _look(path: Path) -> LabelSeen:
     alpha = png.alpha(data, stored)
     visible = np.ones(stored.shape[:2], bool) if alpha is None else alpha > 0
     smooth = alpha is not None and bool((visible & (alpha < np.iinfo(alpha.dtype).max)).any())
-    if smooth:  # not understood, so it hides nothing
+    if smooth:  # values between are not understood, so nothing counts as hidden
         visible[:] = True
     pixels = stored[..., None] if stored.ndim == 2 else stored[..., :-1] if png.has_alpha(data) else stored
     channels = pixels.shape[2]
@@ -156,7 +156,7 @@ def guess_labels(seen: Sequence[LabelSeen], names: ClassNames) -> Labels:
             reasons.append("several channels with the same ids: the first is taken")
         elif any(s.has_alpha for s in seen):
             reasons.append("ids in grey, beside alpha")
-        # Equal channels are read without it, and then a file whose channels differ is still refused.
+        # Equal channels need no such setting, and without it a file whose channels differ is still refused.
         if any(s.channels == 2 for s in seen) or (
             any(s.has_alpha for s in seen) and all(s.channels == 1 for s in seen)
         ):
@@ -229,13 +229,13 @@ def _alpha(
 
 
 def _colours_too(s: LabelSeen, extra: Counter[int]) -> Counter[Any]:
-    """Colours of the file with those of its hidden ids."""
+    """Pixels per colour of a file, those of its hidden ids included."""
     added = {(s.palette[i] if s.palette else (i, i, i)): n for i, n in extra.items()}
     return Counter(dict(s.colours or ())) + Counter(added)
 
 
 def _first_channel(seen: Sequence[LabelSeen]) -> Counter[int] | None:
-    """Ids, if the first channel has few small values and all others are constant."""
+    """Pixels per id if the first channel has few small values and all others are constant; else None."""
     colours = _tally(s.colours for s in seen)
     if any(s.colours is None or s.palette for s in seen) or len({(g, b) for _, g, b in colours}) > 1:
         return None
@@ -265,17 +265,17 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     names, numbered = given.ids, given.numbered
     painted = [i for i in ids if i != IGNORE and 0 <= i < len(palette)]
     if given.colours and painted and all(palette[i] in given.colours for i in painted):
-        # The palette says which id has which name, whatever the order of the list. Entries that only fill it up have
-        # the colour of an earlier one.
+        # The colours say which id has which name, whatever the order of the list. Unused entries at the end of a
+        # palette repeat an earlier colour and mean nothing.
         meant = [i for i, c in enumerate(palette) if c in given.colours and (i in counted or palette.index(c) == i)]
         names, numbered = {i: given.colours[palette[i]] for i in meant}, True
     plain = [i for i in ids if i >= 0 and i not in VOID_IDS]
     if not numbered and len(plain) > 1 and len(names) == plain[-1] and not _far_apart(plain):
-        # K names for ids up to K: they are those of 1 to K.
+        # K names and ids up to K: the names are those of the ids 1 to K.
         names = {i + 1: name for i, name in names.items()}
     void = [i for i in {*ids, *names} if names.get(i, "").lower() in VOID_NAMES]
     negative = [i for i in ids if i < 0 and i not in names and i not in void]
-    if negative and ids != [-1, 1]:  # which are the two classes of some programs
+    if negative and ids != [-1, 1]:  # some programs write -1 and 1 for two classes
         void += negative
         reasons.append(f"{ranges(negative, 12)} is void: no class has a negative id")
     kept = [i for i in ids if i not in void]
@@ -284,7 +284,7 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
         for i in VOID_IDS:
             others = [k for k in kept if k != i]
             inside = bool(others) and min(others) < i < max(others)
-            # 255 beyond all others, or alone among ids that run past it.
+            # It is void if it is greater than all other ids, or has no neighbours among them.
             if i in kept and others and i not in names and not (inside and {i - 1, i + 1} & set(kept)):
                 kept.remove(i)
                 void.append(i)
@@ -322,7 +322,7 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     elif first:
         settings["offset"] = -first
         reasons.append(f"the lowest is {first}, which becomes class 0")
-    # This is the default where there is none; an id that is a class must not be in it.
+    # The usual value of void must always be named, unless it is the id of a class.
     usual = ignore_index(len(classes))
     ignore = sorted({*void, *([] if usual in classes else [usual])})
     if ignore != [usual]:

@@ -87,7 +87,7 @@ def _hole(values: Array) -> float | None:
     for end in (float(values.min()), float(values.max())):
         rest = values[values != end]
         spread = float(np.percentile(rest, 99) - np.percentile(rest, 1)) or abs(float(rest[0])) or 1.0
-        # Noise of single pixels near the end does not count.
+        # A percentile, so that noise in single pixels near the end does not close the gap.
         gap = abs(float(np.percentile(rest, 0.1 if end < rest[0] else 99.9)) - end)
         if len(rest) < 0.999 * len(values) and gap > spread * (0.02 if end == 0 else 1.0):
             return end
@@ -95,7 +95,7 @@ def _hole(values: Array) -> float | None:
 
 
 def _scale(dtype: str, most: float) -> float | None:
-    """None where the default of the type fits."""
+    """What values up to `most` are divided by; None where the default of the type fits."""
     if dtype == "uint8" or (dtype == "float32" and 0.2 <= most <= 1.05):
         return None
     if dtype == "uint16" and most > 32767:

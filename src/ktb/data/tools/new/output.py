@@ -66,7 +66,7 @@ def write_yaml(found: Survey, name: str, folder: Path) -> Path:
                 with atomic_file(target) as temporary:
                     temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
                 found.splits[split] = str(target)
-        with suppress(KTBError):  # data that cannot be opened is spoken of when it is opened next
+        with suppress(KTBError):  # `ktb-data check` or training will say why the data cannot be opened
             found.recipe = guess_recipe(FolderDataModule(**module_settings(found)))
         with atomic_file(path) as temporary:
             temporary.write_text(_yaml(found, name, folder), encoding="utf-8")

@@ -46,7 +46,7 @@ def guess_recipe(data: RGBXDataModule) -> list[Setting]:
     ]
     try:
         counts = count_pixels(data).counts
-    except KTBError:  # whoever opens the data next says what is wrong with its labels
+    except KTBError:  # `ktb-data check` or training will say what is wrong with the labels
         return settings
     shares = {name: n / sum(counts) for name, n in zip(data.spec.classes, counts, strict=True) if n}
     rare = sorted((name for name in shares if shares[name] < RARE), key=lambda name: shares[name])

@@ -33,7 +33,7 @@ def given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> 
         DataError: no files lie there, or only some of a kind.
     """
     pattern = Path(wanted)
-    for base in (root, root.resolve()):  # also from where the user stands
+    for base in (root, root.resolve()):  # the user may write the path from the current folder
         pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
     text = normal(pattern.as_posix())
 
@@ -82,8 +82,8 @@ def choose_label(root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], 
             f"files with few values in a folder called label, mask or the like{unread}"
         )
 
-    # Of several renderings of one label the plain ids are wanted, not instances or colours for the eye; of several
-    # labels the one that the list of classes is about, and then the one that tells more apart.
+    # Of several forms of one label, class ids are wanted, not instances or colours; of several labels, the one that
+    # fits the list of classes, then the one with more classes.
     def rank(k: Kind) -> tuple[Any, ...]:
         text = k.title.lower()
         return (
@@ -102,21 +102,25 @@ def choose_label(root: Path, kinds: Sequence[Kind], stats: Mapping[int, Stats], 
 
 
 def _classes_seen(stats: Stats) -> set[int]:
-    """Ids or colours that seem to be classes: in several of the files that were looked at, and not what void is."""
+    """Ids or colours that seem to be classes: they occur in several of the files looked at and are not void."""
     files = max(stats.codes.values(), default=0)
     return {c for c, n in stats.codes.items() if (n > 1 or files <= 2) and c >= 0 and c not in VOID_IDS}
 
 
 def _misfit(stats: Stats, names: ClassNames) -> tuple[int, int, int]:
-    """How far the ids or colours are from the list of classes, all 0 without a list: those without a name, but for a 0
-    that may be void; names that none of them has; those without a name, 0 included."""
+    """How far the ids or colours are from the list of classes; less is better.
+
+    Returns:
+        The number of ids without a name, 0 not counted as it may be void; of names without an id; of ids without a
+        name, 0 counted. All 0 if there is no list.
+    """
     if not names.ids:
         return 0, 0, 0
     seen = {c for c in stats.codes if c >= 0 and c not in VOID_IDS}
     known = {r << 16 | g << 8 | b for r, g, b in names.colours}
     if known and seen & known and max(seen) > 255:
         ways = [known]
-    elif max(seen, default=0) > max(*names.ids, 255):  # colours without names: as many as there are classes
+    elif max(seen, default=0) > max(*names.ids, 255):  # colours without names can only be as many as the classes
         return max(0, len(seen) - len(names.ids) - 1), max(0, len(names.ids) - len(seen)), len(seen)
     else:
         ways = [set(names.ids)] if names.numbered else [set(names.ids), {i + 1 for i in names.ids}]
@@ -154,7 +158,7 @@ def guess_modalities(
     def colourful(k: Kind) -> bool:
         s = stats[id(k)]
         if not k.says(RGB_WORDS) and example(k).endswith(".npy"):
-            return False  # some sensor's channels; whoever stores colours in NPY names them
+            return False  # channels of some sensor: colours in NPY files would be named so
         if s.one_channel and len(s.channels) > 1 and not k.says(RGB_WORDS):
             return False
         return bool(s.channels & {3, 4}) and not s.grey and s.dtypes <= {"uint8", "uint16"}
@@ -165,8 +169,8 @@ def guess_modalities(
         (k for word in RGB_WORDS for k in colour if k.says([word]) and not k.says(ALL_X_WORDS)),
         colour[0] if len(colour) == 1 and not colour[0].says(ALL_X_WORDS) else None,
     )
-    # Colour pictures may have grey ones or some with alpha among them, those of a sensor with one channel some with
-    # equal channels; all others must be alike.
+    # RGB may hold grey pictures and some with alpha; a sensor of one channel may have some files with equal channels;
+    # files of all other kinds must have one number of channels.
     usable = [k for k in usable if k is rgb or len(stats[id(k)].channels) == 1 or stats[id(k)].one_channel]
     for k in kinds:
         if k not in usable:
@@ -202,7 +206,7 @@ def _sensor_named(kind: Kind) -> str:
 
 
 def _name(wanted: Sequence[str], taken: set[str]) -> str:
-    """The first of `wanted` that is free, as a modality can be called; else one of them with a number."""
+    """A name for a modality: the first of `wanted` that is not taken, else the first one with a number."""
     plain = [re.sub(r"[\W_]+", "_", w).strip("_").lower() for w in wanted]
     plain = [f"x{w}" if w[0].isdigit() else w for w in plain if w] or ["x"]
     numbered = (f"{plain[0]}_{i}" for i in itertools.count(2))

@@ -32,7 +32,7 @@ def find_splits(found: Survey, split_level: int | None) -> None:
     """
     tree = Tree(found.root)
     guesses = (*found.modalities, found.label)
-    # With folders of splits, keys begin with them or have them in between: names may occur in several splits.
+    # The key holds the split's folder too, so one name may occur in several splits.
     matches = {g.name: match_files(tree, g.settings["files"].replace(SPLIT, "*")) for g in guesses}
     complete = set.intersection(*(set(files) for files in matches.values()))
     if not complete:
@@ -53,7 +53,11 @@ def _note_incomplete(found: Survey, count: int) -> None:
 
 
 def _by_folder(found: Survey, matches: Mapping[str, Mapping[str, str]], complete: set[str], split_level: int) -> int:
-    """The folders, or lists of what is in them where the folders alone would not do; the number of training samples."""
+    """Fill in folders as splits, or lists of the samples in them where some must be left out.
+
+    Returns:
+        The number of training samples.
+    """
     folder_of = {
         key: PurePosixPath(file).parts[split_level] for files in matches.values() for key, file in files.items()
     }
@@ -101,7 +105,7 @@ def _by_folder(found: Survey, matches: Mapping[str, Mapping[str, str]], complete
 
 
 def _without_splits(guess: Guess) -> Guess:
-    """With a pattern that finds the files of all splits."""
+    """The same guess with a pattern that finds the files of all splits."""
     return replace(guess, settings=guess.settings | {"files": guess.settings["files"].replace(SPLIT, "*")})
 
 
@@ -115,7 +119,11 @@ def _parted(root: Path, keys: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _by_list(found: Survey, keys: Sequence[str], incomplete: int) -> int:
-    """Lists of the user's, or shares, or lists of our own where patterns find incomplete samples; training samples."""
+    """Fill in the user's lists, else shares, or new lists where some samples are incomplete.
+
+    Returns:
+        The number of training samples.
+    """
     for lists in _candidate_lists(found.root):
         trial = FolderDataModule(**module_settings(found) | {"splits": lists})
         try:
