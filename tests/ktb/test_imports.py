@@ -121,6 +121,14 @@ def test_every_module_has_a_room() -> None:
     assert {path.parent.name for path in package.glob("*/__init__.py")} == set(ROOMS) - {"errors", "io"}
 
 
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if below(m, ("ktb.data",)) and not below(m, ("ktb.data.tools",))]
+)
+def test_data_sets_do_without_the_tools_for_them(module: str) -> None:
+    names = imported(MODULES[module].read_text(encoding="utf-8"), module)
+    assert [name for name in names if below(name, ("ktb.data.tools",))] == []
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_module_keeps_to_its_side(module: str) -> None:
     assert violations(module, MODULES[module].read_text(encoding="utf-8")) == []
