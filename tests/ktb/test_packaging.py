@@ -79,6 +79,8 @@ def test_commands_of_an_installed_wheel_run_anywhere(wheel: Path, tmp_path: Path
     assert "_target_: hydra_plugins.ktb.PoolLauncher" in run(str(home / "bin" / "ktb-train"), "--cfg", "hydra")
     plugin = "import hydra_plugins.ktb; print(hydra_plugins.ktb.__file__)"
     assert run(str(python), "-c", plugin).split() == [str(site / "hydra_plugins" / "ktb.py")]
+    report = "from ktb.report.page import _environment as e; print(e().get_template('page.html').filename)"
+    assert run(str(python), "-c", report).split() == [str(site / "ktb" / "report" / "templates" / "page.html")]
     for command in PROJECT["scripts"]:
         assert run(str(home / "bin" / command), "--help")
     assert list(elsewhere.iterdir()) == []

@@ -59,6 +59,23 @@ class Run:
         return SCORES[key] + (without(self.mean_without) if key in MEANS else "")
 
     @property
+    def dataset(self) -> str:
+        """Name of the data set; the run's own where no data set is known."""
+        return str(self.result.get("dataset") or self.setting("dataset", "name") or self.name)
+
+    @property
+    def palette(self) -> dict[str, str]:
+        """Class → CSS colour, as the pictures are painted; empty without pictures."""
+        classes, palette = self.panels.get("classes"), self.panels.get("palette")
+        if not isinstance(classes, list) or not isinstance(palette, list):
+            return {}
+        return {
+            str(name): f"rgb({rgb[0]} {rgb[1]} {rgb[2]})"
+            for name, rgb in zip(classes, palette, strict=False)
+            if isinstance(rgb, list) and len(rgb) == 3 and all(isinstance(c, int) for c in rgb)
+        }
+
+    @property
     def failure(self) -> str | None:
         """Why the training ended without scores, if it said so."""
         return str(self.result.get("error") or "no reason given") if self.result.get("status") == "failed" else None

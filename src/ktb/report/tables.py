@@ -47,6 +47,11 @@ class Table:
         values = [row[column] for row in self.rows if row[column] is not None]
         return bool(values) and not any(isinstance(v, str) for v in values)
 
+    @property
+    def numbers(self) -> list[bool]:
+        """Which columns hold numbers."""
+        return [self.numeric(column) for column in range(len(self.heads))]
+
 
 def factored(table: Table) -> Table:
     """The table without the columns of text, but the first, that are the same in every row: those go into the title."""
