@@ -213,9 +213,9 @@ def measure(name: str, run: Run) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    from ktb.jobs import train as run  # PyTorch: not needed for a list
+    from ktb.jobs.facts import git_state  # PyTorch: not needed for a list
 
-    return run._git_state()
+    return git_state()
 
 
 def _covers(now: dict[str, Any] | None, before: dict[str, Any] | None) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ktb.jobs import train as run
+from ktb.jobs.facts import git_state
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "claims.py"
@@ -73,7 +73,7 @@ def test_runs_of_another_commit_are_not_written_down_as_of_this_one(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("status", ["finished", "failed"])
 def test_a_demo_of_this_commit_is_taken_if_it_has_finished(status: str, tmp_path: Path) -> None:
-    planted(tmp_path / "found" / "demo", status=status, git=run._git_state())
+    planted(tmp_path / "found" / "demo", status=status, git=git_state())
     done = claims(tmp_path, "run", "robustness", "--out", "found", "--override", "dataset.train=-1")
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]

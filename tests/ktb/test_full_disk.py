@@ -18,7 +18,7 @@ from ktb.data.tools.prepare import Conversion, convert
 from ktb.engine.callbacks.metrics_file import MetricsFile
 from ktb.engine.checkpoint_files import AtomicIO
 from ktb.errors import KTBError
-from ktb.jobs import train as run
+from ktb.jobs.results import write_per_image
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.outputs import npz_file
@@ -59,7 +59,7 @@ def probabilities(folder: Path) -> None:
 TENSORS = {"a": torch.zeros(10_000)}
 WRITERS: dict[str, Callable[[Path], object]] = {
     "json": lambda folder: write_json(folder / "result.json", {"a": "x" * 5000}),
-    "table of images": lambda folder: run._write_per_image(folder / "p.csv", [{"id": "x" * 5000, "miou": 0.5}]),
+    "table of images": lambda folder: write_per_image(folder, [{"id": "x" * 5000, "miou": 0.5}]),
     "metrics": lambda folder: _metrics(folder),
     "sweep": lambda folder: write_json(folder / "sweep.json", {"a": "x" * 5000}),
     "checkpoint": lambda folder: AtomicIO().save_checkpoint(TENSORS, folder / "last.ckpt"),

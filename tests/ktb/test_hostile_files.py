@@ -272,14 +272,14 @@ def test_a_config_with_foreign_code_is_refused(
     from hydra import compose, initialize_config_dir
 
     from ktb.config.compose import conf_dir
-    from ktb.jobs import train as run
+    from ktb.jobs.saved_model import open_checkpoint
 
     text = config if isinstance(config, str) else yaml.safe_dump(config)
     file = changed(bundle, tmp_path, lambda about: about.update(config=text))
     monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("eval", overrides=[f"checkpoint={file}"])
-    assert message in refusal(lambda: run.open_checkpoint(file, cfg, []))
+    assert message in refusal(lambda: open_checkpoint(file, cfg, []))
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 

@@ -25,7 +25,8 @@ from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.survey import survey
 from ktb.data.tools.preview import contact_sheet, draw_samples
-from ktb.jobs import train as run
+from ktb.jobs.build import build_data
+from ktb.jobs.train import train
 from ktb.losses.pixel import PixelLoss, cross_entropy, ohem_cross_entropy
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.metrics.counts import ConfusionMatrix, boundary_counts
@@ -126,7 +127,7 @@ def test_from_the_files_to_a_model_its_masks_and_its_report(tmp_path: Path, caps
         "dataset.num_workers=0",
     ]  # fmt: skip
     cfg = compose("train", overrides)
-    data = run.build_data(cfg)
+    data = build_data(cfg)
     sample = data.dataset("val")[0]
     assert sample["label"].dtype == torch.int32
     np.testing.assert_array_equal(sample["label"].numpy(), drawn(int(sample["id"])))
@@ -138,7 +139,7 @@ def test_from_the_files_to_a_model_its_masks_and_its_report(tmp_path: Path, caps
     assert checked["splits"]["train"]["void"] == planned.counts["train"] * 32
     assert contact_sheet(data, "val", draw_samples(data, "val", 1)) is not None
 
-    run.train(cfg)
+    train(cfg)
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "finished"
     matrix = np.array(result["confusion_matrix"])

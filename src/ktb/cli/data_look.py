@@ -182,6 +182,6 @@ def _preview(arguments: argparse.Namespace) -> int:
 def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     """The DataModule that ktb-train would build from the same settings."""
     from ktb.config.overrides import at_home, quoted_paths
-    from ktb.jobs.train import build_data
+    from ktb.jobs.build import build_data
 
     return build_data(checked("train", quoted_paths(at_home(overrides)), config_dirs(config_dir)))

@@ -118,9 +118,12 @@ def _job(command: str, cfg: DictConfig) -> Any:
     def work() -> int:
         nonlocal result
         check(cfg)
-        from ktb.jobs import train as run  # PyTorch and Lightning: not before the settings are known to be right
-
-        result = run.train(cfg) if command == "ktb-train" else run.evaluate(cfg)
+        # PyTorch and Lightning: not before the settings are known to be right.
+        if command == "ktb-train":
+            from ktb.jobs.train import train as job
+        else:
+            from ktb.jobs.evaluate import evaluate as job
+        result = job(cfg)
         return 0
 
     if code := run_command(command, work, stopped=lambda word: _resume(command, word, cfg, given)):

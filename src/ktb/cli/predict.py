@@ -221,7 +221,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
     from ktb.config.overrides import as_override, at_home, quoted_paths
     from ktb.config.saved import inherit
-    from ktb.jobs import train as run
+    from ktb.jobs.saved_model import open_checkpoint
     from ktb.weights.files import find_checkpoint
 
     file = find_checkpoint(arguments.checkpoint)
@@ -229,7 +229,7 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     overrides = quoted_paths(at_home(arguments.overrides))
     given = [as_override("checkpoint", str(file)), *overrides]
     cfg = checked("eval", inherit(given, extra), extra)
-    cfg, data, model = run.open_checkpoint(file, cfg, overrides)
+    cfg, data, model = open_checkpoint(file, cfg, overrides)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
     settings = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}

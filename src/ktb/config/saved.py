@@ -58,7 +58,7 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
             names = {g: OmegaConf.select(saved, f"{g}.name") for g in _RUN_GROUPS if g not in parsed}
             runs.append({g: name for g, name in names.items() if isinstance(name, str)})
         except (OSError, yaml.YAMLError, OmegaConfBaseException):
-            return list(overrides)  # what is wrong with the run is for run.evaluate to say
+            return list(overrides)  # what is wrong with the run is for `ktb.jobs.evaluate` to say
     inherited = [group for group in _RUN_GROUPS if runs and all(group in run for run in runs)]
     offered = groups("eval", extra)
     agreed = [g for g in inherited if len({run[g] for run in runs}) == 1 and runs[0][g] in offered[g]]

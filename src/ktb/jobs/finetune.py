@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
+from ktb.config.overrides import overridden, user_overrides
+from ktb.data.module import RGBXDataModule
 from ktb.data.spec import ModalitySpec
+from ktb.distributed import decisions as ranks
 from ktb.errors import CheckpointError
+from ktb.jobs.build import build_arch
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published
@@ -96,6 +101,36 @@ def read(path: str | Path, streams: Sequence[str]) -> Source:
     second = next((name for name in streams if name != "rgb"), "depth")
     model = load_published(tensors, ("rgb", second))
     return Source(file, model.state_dict(), model.backbone.arch, ("rgb", second), None, {})
+
+
+def chosen(cfg: DictConfig, data: RGBXDataModule) -> Source | None:
+    """The weights that `init_from` of a new run names; None without it.
+
+    Args:
+        cfg: of ktb-train; `init_from` becomes the file's path, and `backbone.weights`, unless the user gave others,
+            those that all else in it was trained on.
+        data: what is trained on.
+
+    Raises:
+        CheckpointError: they can't be used, or not with this backbone.
+    """
+    if not cfg.init_from:
+        return None
+    source = read(cfg.init_from, [m.name for m in data.modalities])
+    check_backbone(source, build_arch(cfg), cfg.backbone.name)
+    with open_dict(cfg):
+        cfg.init_from = str(source.path)
+        if source.backbone_weights and "backbone.weights" not in overridden(user_overrides(cfg)):
+            cfg.backbone.weights = source.backbone_weights
+    return source
+
+
+def begin(source: Source, model: KTBSegmentor, data: RGBXDataModule) -> dict[str, Any]:
+    """Put what fits of `source` into `model` and say so; returns what was taken, as plain values."""
+    summary = start_from(source, model, classes=data.spec.classes, modalities=data.modalities)
+    if ranks.is_first():
+        print(describe(summary))
+    return summary
 
 
 def check_backbone(source: Source, arch: SwinArch, name: str) -> None:

@@ -22,7 +22,7 @@ from ktb.distributed import decisions as ranks
 from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.epochs import EpochPlan, carry_over
 from ktb.errors import CheckpointError, ConfigError
-from ktb.run_folder.names import CHECKPOINTS, LAST, run_of
+from ktb.run_folder.names import CHECKPOINTS, LAST, RESULT, run_of
 from ktb.run_folder.result import read_result
 from ktb.weights.checkpoint import refuse_other_data
 from ktb.weights.files import is_ours, read_file
@@ -85,7 +85,7 @@ class Checkpoint:
         return None
 
 
-def start(cfg: DictConfig, *, occupied: tuple[str, ...]) -> tuple[DictConfig, Checkpoint | None]:
+def start(cfg: DictConfig) -> tuple[DictConfig, Checkpoint | None]:
     """Fix the run folder and find the checkpoint that `ckpt_path` names; the same in every process of the job.
 
     ckpt_path: null, a new run; "last", the run in `run_dir`; "auto", the same if it has got to a checkpoint and a new
@@ -93,7 +93,6 @@ def start(cfg: DictConfig, *, occupied: tuple[str, ...]) -> tuple[DictConfig, Ch
 
     Args:
         cfg: of ktb-train.
-        occupied: names in the run folder that belong to a run, which a new one must not mix with.
 
     Returns:
         the configuration to train with, that of the interrupted run under the user's overrides, with an absolute
@@ -104,7 +103,7 @@ def start(cfg: DictConfig, *, occupied: tuple[str, ...]) -> tuple[DictConfig, Ch
         CheckpointError: no checkpoint there, or none that can be read.
     """
     contents: dict[Path, dict[str, Any]] = {}
-    found = ranks.decide("run folder", lambda: _find(cfg, occupied, contents), processes=processes(cfg))
+    found = ranks.decide("run folder", lambda: _find(cfg, contents), processes=processes(cfg))
     point = None
     if found["path"] is not None:
         path = Path(found["path"])
@@ -122,7 +121,7 @@ def processes(cfg: DictConfig) -> int | None:
     return 1 if str(cfg.trainer.devices) == "1" and cfg.trainer.num_nodes == 1 else None
 
 
-def _find(cfg: DictConfig, occupied: tuple[str, ...], contents: dict[Path, dict[str, Any]]) -> dict[str, str | None]:
+def _find(cfg: DictConfig, contents: dict[Path, dict[str, Any]]) -> dict[str, str | None]:
     """Run folder and checkpoint, with what was read put into `contents`; damaged files are passed over, with a
     warning."""
     run_dir = Path(cfg.run_dir).expanduser().absolute()
@@ -131,14 +130,14 @@ def _find(cfg: DictConfig, occupied: tuple[str, ...], contents: dict[Path, dict[
         path = Path(wanted).expanduser().absolute()
         if not path.is_dir():
             if run_dir != run_of(path):
-                _refuse_occupied(cfg, run_dir, occupied)
+                _refuse_occupied(cfg, run_dir)
             contents[path] = _read(path)
             return {"run_dir": str(run_dir), "path": str(path)}
         run_dir = path
     candidates = newest_first(run_dir / CHECKPOINTS)
     if wanted is None or (wanted == "auto" and not candidates):
         if wanted is None:
-            _refuse_occupied(cfg, run_dir, occupied)
+            _refuse_occupied(cfg, run_dir)
         return {"run_dir": str(run_dir), "path": None}
     if not candidates:
         raise CheckpointError(
@@ -173,8 +172,8 @@ def _read(path: Path) -> dict[str, Any]:
     return ours
 
 
-def _refuse_occupied(cfg: DictConfig, run_dir: Path, occupied: tuple[str, ...]) -> None:
-    if any((run_dir / name).exists() for name in occupied) and not cfg.overwrite:
+def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
+    if any((run_dir / name).exists() for name in (CHECKPOINTS, RESULT)) and not cfg.overwrite:
         replace = "" if cfg.ckpt_path else ", or replace it with overwrite=true"  # both together are refused
         raise ConfigError(
             f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last{replace}"
@@ -283,6 +282,18 @@ _SCORED_BY = ("eval.scoring", "trainer.limit_val_batches")
 
 _VALIDATED_AT = ("trainer.limit_val_batches", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 """Settings that decide at which steps there is a validation."""
+
+
+def begun(point: Checkpoint | None) -> dict[str, Any] | None:
+    """What the continued run was started from (`ktb.jobs.finetune.begin`), if from other weights at all."""
+    summary: dict[str, Any] | None = None if point is None else point.content["ktb"].get("init_from")
+    return summary
+
+
+def is_finished(point: Checkpoint, cfg: DictConfig, data: RGBXDataModule, plan: EpochPlan, processes: int) -> bool:
+    """Let training go on where the checkpoint stands (`prepare`); whether nothing is left to do (`results_stand`)."""
+    prepare(point, cfg, data, plan, processes)
+    return results_stand(point, cfg, plan, Path(cfg.run_dir) / RESULT)
 
 
 def prepare(point: Checkpoint, cfg: DictConfig, data: RGBXDataModule, now: EpochPlan, processes: int) -> None:

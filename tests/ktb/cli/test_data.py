@@ -20,7 +20,7 @@ from ktb.config.compose import compose
 from ktb.data.tools import new as guess
 from ktb.data.tools.fixtures import draw, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera, hha
-from ktb.jobs import train as run
+from ktb.jobs.train import train
 
 ROOT = Path(__file__).parents[3]
 
@@ -252,7 +252,7 @@ def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, t
     cfg = compose("train", overrides)
     assert list(cfg.modality.streams) == ["nir", "red"]
     assert cfg.dataset.modalities.nir == {"files": "nir/*.png", "dtype": "uint16", "scale": 4095}
-    run.train(cfg)
+    train(cfg)
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert (result["status"], result["modalities"], result["steps"]) == ("finished", ["nir", "red"], 16)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))

@@ -21,7 +21,8 @@ from ktb.cli.model_zoo import zoo
 from ktb.config.compose import conf_dir
 from ktb.data.scenes.scene import CLASSES
 from ktb.errors import CheckpointError
-from ktb.jobs import train as run
+from ktb.jobs.evaluate import evaluate
+from ktb.jobs.train import train
 from ktb.weights.files import read_file, read_state_dict
 from ktb.weights.naming import backbone_to_timm
 from tests.ktb.reference import fill, inputs, load_json
@@ -76,7 +77,7 @@ def evaluated(checkpoint: Path, run_dir: Path, *overrides: str) -> list[list[int
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    counts: list[list[int]] = run.evaluate(cfg)["confusion_matrix"]
+    counts: list[list[int]] = evaluate(cfg)["confusion_matrix"]
     return counts
 
 
@@ -136,7 +137,7 @@ def test_a_run_becomes_a_bundle_that_every_reader_takes(
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    result = run.train(cfg)
+    result = train(cfg)
     model = load_model(folder)
     capsys.readouterr()
 

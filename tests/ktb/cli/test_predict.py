@@ -35,7 +35,8 @@ from ktb.data.sets.mcubes import MARGIN
 from ktb.data.sets.synthetic import PALETTE
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.engine.inference import sliding_window, whole_image
-from ktb.jobs import train as run
+from ktb.jobs.build import build_data
+from ktb.jobs.train import train
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.folder import FolderPredictor, LoadedPicture
 from ktb.predict.outputs import Outputs
@@ -50,7 +51,7 @@ SIZES = {"a": (40, 52), "sub/b": (33, 70), "sub/deep/c.1": (96, 64)}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
-    run.train(configured("train", [*TINY, f"run_dir={folder}", "test=false", "trainer.max_steps=2"]))
+    train(configured("train", [*TINY, f"run_dir={folder}", "test=false", "trainer.max_steps=2"]))
     return folder
 
 
@@ -523,7 +524,7 @@ def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, t
     streams = {"mcubes": "[rgb,aolp,dolp,nir]", "deliver": "[rgb,depth,event,lidar]"}.get(name)
     more = [f"modality.streams={streams}"] if streams else []
     settings = [f"dataset={name}", f"dataset.root={tmp_path / 'data'}", f"dataset.{setting}", *more]
-    data = run.build_data(configured("train", settings))
+    data = build_data(configured("train", settings))
     expected = data.dataset(data.spec.report_split)[0]["inputs"]
     samples = data._samples[data.spec.report_split]
     assert isinstance(samples, FileSamples)

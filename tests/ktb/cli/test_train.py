@@ -273,7 +273,7 @@ def test_an_evaluation_knows_what_the_user_wrote(monkeypatch: pytest.MonkeyPatch
     saved = {"dataset": {"name": "nyu"}, "modality": {"name": "rgb_d"}, "backbone": {"name": "swin_b"}}
     OmegaConf.save(OmegaConf.create(saved), tmp_path / "config.yaml")
     seen: list[tuple[DictConfig, list[str]]] = []
-    monkeypatch.setattr("ktb.jobs.train.evaluate", lambda cfg: seen.append((cfg, user_overrides(cfg))))
+    monkeypatch.setattr("ktb.jobs.evaluate.evaluate", lambda cfg: seen.append((cfg, user_overrides(cfg))))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["ktb-eval", "dataset.root=/data", f"checkpoint={tmp_path}", "split=train"])

@@ -14,7 +14,8 @@ from ktb.data.tools.check.look import look
 from ktb.data.tools.check.plan import plan
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
-from ktb.jobs import train as run
+from ktb.jobs.build import build_data
+from ktb.jobs.train import train
 
 OFFERED = {
     "nyu": {"rgb", "depth"},
@@ -67,10 +68,10 @@ def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
         "dataset.batch_size=2", "dataset.crop=[32,32]", "dataset.eval_size=32", "dataset.num_workers=0",
     ]  # fmt: skip
     cfg = compose("train", overrides)
-    data = run.build_data(cfg)
+    data = build_data(cfg)
     planned = plan(data)
     assert summarise(data, planned, map(look, planned.looks))["failures"] == []
-    run.train(cfg)
+    train(cfg)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished"
     assert result["steps"] == 1

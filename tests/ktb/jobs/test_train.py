@@ -24,7 +24,9 @@ from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.spec import normalize
 from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
-from ktb.jobs import train as run
+from ktb.jobs import evaluate as evaluation
+from ktb.jobs import train as training
+from ktb.jobs.build import build_data
 from ktb.metrics.counts import ConfusionMatrix
 from ktb.metrics.scores import scores
 from ktb.weights.naming import to_published
@@ -52,12 +54,14 @@ def configured(name: str, overrides: list[str]) -> DictConfig:
 
 
 def train(run_dir: Path, *overrides: str) -> dict[str, Any]:
-    return run.train(configured("train", [*TINY, f"run_dir={run_dir}", *overrides]))
+    return training.train(configured("train", [*TINY, f"run_dir={run_dir}", *overrides]))
 
 
 def evaluate(checkpoint: Path, run_dir: Path, *overrides: str) -> dict[str, Any]:
     quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
-    return run.evaluate(configured("eval", [f"checkpoint={checkpoint}", f"run_dir={run_dir}", *quiet, *overrides]))
+    return evaluation.evaluate(
+        configured("eval", [f"checkpoint={checkpoint}", f"run_dir={run_dir}", *quiet, *overrides])
+    )
 
 
 def last_state(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -178,7 +182,7 @@ def test_a_split_without_labels_gets_predictions_in_stored_ids(
         "dataset.splits={train: train.txt, val: val.txt, test: test.txt}", "dataset.crop=[32,32]",
         "dataset.batch_size=2", "dataset.num_workers=0", *(t for t in TINY if t.startswith("trainer.")),
     ]  # fmt: skip
-    result = run.train(configured("train", [*data, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]))
+    result = training.train(configured("train", [*data, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]))
     assert (result["split"], result["labels"], result["predictions"]) == ("test", False, "predictions")
     assert set(result["metrics"].values()) == {None}
     out = capsys.readouterr().out
@@ -215,7 +219,7 @@ def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path
     assert found["emm"]["zeros"]["runs"][0] != found["emm"]["black"]["runs"][0], "black RGB is not"
 
     model = load_model(folder)
-    data = run.build_data(configured("train", [*TINY, "run_dir=unused"]))
+    data = build_data(configured("train", [*TINY, "run_dir=unused"]))
     data.setup("test")
     counts = {name: ConfusionMatrix(10) for name in ("zeros", "masked", "side")}
     for batch in data.test_dataloader():
@@ -276,7 +280,9 @@ def test_resuming_equals_never_stopping(finished: tuple[Path, dict[str, Any]], t
 def test_notices_are_printed_after_the_scores(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(run, "notices", lambda found: [f"[b]class of {len(found.per_class)}: never predicted"])
+    monkeypatch.setattr(
+        "ktb.jobs.printed.notices", lambda found: [f"[b]class of {len(found.per_class)}: never predicted"]
+    )
     evaluate(finished[0], tmp_path / "eval")
     assert "\nnote: [b]class of 10: never predicted\n" in capsys.readouterr().out.split("mIoU", 1)[1]
 
@@ -286,12 +292,12 @@ def test_class_weights_become_numbers_that_a_resumed_run_keeps(
 ) -> None:
     folder = tmp_path / "run"
     train(folder, "loss.class_weights=auto", "trainer.max_steps=1", "test=false")
-    data = run.build_data(configured("train", [*TINY, "run_dir=x"]))
+    data = build_data(configured("train", [*TINY, "run_dir=x"]))
     expected = balanced_weights(count_pixels(data).counts)
     assert len(set(expected)) > 3
     assert OmegaConf.load(folder / "config.yaml").loss.class_weights == expected
     assert f"class weights: floor {expected[0]:g}, wall {expected[1]:g}, " in capsys.readouterr().out
-    monkeypatch.setattr(run, "count_pixels", None)  # the labels may be others by then
+    monkeypatch.setattr("ktb.jobs.build.count_pixels", None)  # the labels may be others by then
     train(folder, "ckpt_path=last", "trainer.max_steps=2", "test=false")
     assert OmegaConf.load(folder / "config.yaml").loss.class_weights == expected
 
@@ -395,7 +401,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     folder = tmp_path / "run"
     data = TINY[4:] if any(o.startswith("dataset=") for o in overrides) else TINY
     with pytest.raises(kind) as error:
-        run.train(configured("train", [*data, f"run_dir={folder}", *overrides]))
+        training.train(configured("train", [*data, f"run_dir={folder}", *overrides]))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (folder / "checkpoints").exists()

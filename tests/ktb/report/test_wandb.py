@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ktb.cli.report import main
-from ktb.jobs import train as run
+from ktb.jobs.train import train
 from tests.ktb.jobs.test_train import TINY, configured
 from tests.ktb.report.test_tables import run_folder
 
@@ -65,8 +65,8 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wandb = ["logger=wandb", "logger.wandb.mode=offline", f"run_dir={sweep / '0'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_SILENT", "true")
-        run.train(configured("train", [*TINY, *wandb, "trainer.max_steps=3", "test=false"]))
-        run.train(configured("train", [*TINY, *wandb, "ckpt_path=last", "trainer.max_steps=-1", "test=true"]))
+        train(configured("train", [*TINY, *wandb, "trainer.max_steps=3", "test=false"]))
+        train(configured("train", [*TINY, *wandb, "ckpt_path=last", "trainer.max_steps=-1", "test=true"]))
     return sweep / "0"
 
 

@@ -26,7 +26,7 @@ from ktb.engine.checkpoint_files import AtomicIO
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig, poly_with_warmup
 from ktb.errors import NotFiniteError
-from ktb.jobs import train as run
+from ktb.jobs.trainer import quiet_lightning
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.finite import not_finite
 from ktb.models.segmentor import KTBSegmentor, SegOutput
@@ -112,7 +112,7 @@ class Training:
         self.rows = Rows()
 
     def trainer(self, *callbacks: Callback, plugins: tuple[Any, ...] = (), **options: Any) -> L.Trainer:
-        run._quiet_lightning()
+        quiet_lightning()
         settings: dict[str, Any] = {"max_epochs": 2, "devices": 1, **options}
         return L.Trainer(
             accelerator="cpu", logger=self.rows, enable_progress_bar=False, enable_model_summary=False,

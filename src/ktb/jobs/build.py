@@ -1,0 +1,141 @@
+"""Data, loss and model, out of the configuration that describes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ktb.config.build import instantiate
+from ktb.data.balance import balanced_weights, count_pixels
+from ktb.data.module import RGBXDataModule
+from ktb.distributed import decisions as ranks
+from ktb.engine.inference import Inference, inference
+from ktb.errors import ConfigError
+from ktb.jobs import resume
+from ktb.losses.pixel import PixelLoss
+from ktb.models.backbones.swin import SwinArch
+from ktb.models.layers.norm import BatchNorm
+from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.backbone import load_backbone
+
+_DATASET_FACTS = ("name", "default_streams", "default_modality", "recipe")
+"""Settings of the group dataset that are not arguments of the class that it names."""
+
+
+def build_data(cfg: DictConfig) -> RGBXDataModule:
+    """The DataModule that `cfg.dataset` describes; files are looked at in its `setup`."""
+    data: RGBXDataModule = instantiate(without(cfg.dataset, *_DATASET_FACTS), scoring=cfg.eval.scoring)
+    data.spec = replace(data.spec, name=cfg.dataset.name)  # a user's own data set is called as its config is
+    return data
+
+
+def training_data(cfg: DictConfig, point: resume.Checkpoint | None) -> RGBXDataModule:
+    """The data of a training, set up, and of its test too: a missing file is better known now than after the training.
+
+    Args:
+        cfg: of ktb-train; `loss.class_weights=auto` is replaced by numbers.
+        point: the checkpoint that is continued.
+
+    Raises:
+        KTBError: a mistake in the data, or other data than the checkpoint's.
+    """
+    data = build_data(cfg)
+    if point is not None:
+        resume.check_data(point, data)
+    data.setup("fit")
+    if cfg.test:
+        data.setup("test")
+    _put_class_weights(cfg, data)
+    return data
+
+
+def _put_class_weights(cfg: DictConfig, data: RGBXDataModule) -> None:
+    """Replace `loss.class_weights=auto` by numbers, so that the run's config and a resumed run have them."""
+    given = cfg.loss.get("class_weights")
+    if given is None:
+        return
+    classes = data.spec.classes
+    if given == "auto":
+        weights = ranks.decide(
+            "class weights", lambda: balanced_weights(count_pixels(data).counts), processes=resume.processes(cfg)
+        )
+        with open_dict(cfg):
+            cfg.loss.class_weights = weights
+    elif len(given) != len(classes):
+        raise ConfigError(
+            f"loss.class_weights has {len(given)} numbers, but {data.spec.name} has {len(classes)} classes "
+            f"({', '.join(classes[:4])}{', ...' * (len(classes) > 4)}); expected one each, or auto"
+        )
+    if ranks.is_first():
+        named = ", ".join(f"{name} {weight:g}" for name, weight in zip(classes, cfg.loss.class_weights, strict=True))
+        print(f"class weights: {named}")
+
+
+def build_loss(cfg: DictConfig) -> PixelLoss:
+    """The loss of the group loss."""
+    loss: PixelLoss = instantiate(without(cfg.loss, "name"))
+    return loss
+
+
+def build_model(cfg: DictConfig, data: RGBXDataModule, *, side_heads: bool) -> KTBSegmentor:
+    """The model of the groups backbone and model for the data's modalities and classes.
+
+    Args:
+        cfg: of ktb-train.
+        data: what it is for.
+        side_heads: whether every stream gets a head of its own.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        CheckpointError: the backbone's weights cannot be used.
+    """
+    backbone = load_backbone(
+        build_arch(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.timm_name
+    )
+    options = {str(key): value for key, value in cfg.model.items() if key not in ("channels_last", "compile")}
+    try:
+        model = KTBSegmentor(
+            backbone,
+            {m.name: m.channels for m in data.modalities},
+            data.spec.num_classes,
+            side_heads=side_heads,
+            **options,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for layer in model.modules():
+        if isinstance(layer, BatchNorm):
+            layer.synchronised = cfg.trainer.sync_batchnorm
+    return model
+
+
+def build_arch(cfg: DictConfig) -> SwinArch:
+    b = cfg.backbone
+    try:
+        return SwinArch(
+            embed_dim=b.embed_dim,
+            depths=tuple(b.depths),
+            num_heads=tuple(b.num_heads),
+            window_size=b.window_size,
+            mlp_ratio=b.mlp_ratio,
+            drop_path=b.drop_path,
+        )
+    except ValueError as error:
+        raise ConfigError(f"backbone={b.name}: {error}") from None
+
+
+def build_inference(cfg: DictConfig) -> Inference:
+    """How the group eval has images predicted."""
+    return inference(**plain(without(cfg.eval, "name", "scoring")))
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(node))
+
+
+def without(node: DictConfig, *keys: str) -> DictConfig:
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return OmegaConf.create({k: v for k, v in values.items() if k not in keys})

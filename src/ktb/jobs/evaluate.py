@@ -1,0 +1,92 @@
+"""One evaluation: score a checkpoint on a split, leave a folder of results."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from omegaconf import DictConfig, OmegaConf
+
+from ktb.config.overrides import user_overrides
+from ktb.data import values
+from ktb.data.module import RGBXDataModule
+from ktb.distributed import decisions as ranks
+from ktb.engine.callbacks.panels import Panels
+from ktb.engine.callbacks.robustness import Robustness
+from ktb.engine.scoring import ScoringModule
+from ktb.errors import ConfigError
+from ktb.jobs.build import build_inference, plain
+from ktb.jobs.facts import facts
+from ktb.jobs.folder import claim_for_evaluation
+from ktb.jobs.printed import report
+from ktb.jobs.results import scored, write_per_image, write_result, write_robustness
+from ktb.jobs.saved_model import open_checkpoint
+from ktb.jobs.trainer import build_trainer, unlabelled_predictions
+from ktb.models.segmentor import KTBSegmentor
+from ktb.run_folder.files import write_text
+from ktb.run_folder.names import CONFIG
+from ktb.run_folder.result import RunResult
+from ktb.weights.files import find_checkpoint
+
+
+def evaluate(cfg: DictConfig) -> RunResult:
+    """Score one checkpoint.
+
+    Args:
+        cfg: composed from conf/eval.yaml and checked.
+
+    Returns:
+        what result.json holds.
+
+    Raises:
+        KTBError: a mistake in settings, checkpoint or data; nothing has been written then.
+    """
+    started = time.time()
+    file = find_checkpoint(cfg.checkpoint)
+    cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
+    inference = build_inference(cfg)
+    robustness = Robustness(plain(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
+    _prepare_data(data, model, needs_labels=robustness is not None)
+
+    run_dir = claim_for_evaluation(cfg, file)
+    module = ScoringModule(
+        model,
+        modalities=data.modalities,
+        classes=data.spec.classes,
+        mean_without=data.spec.ids_without,
+        inference=inference,
+    )
+    panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
+    callbacks = [*([robustness] if robustness else []), panels, *unlabelled_predictions(run_dir, data)]
+    trainer = build_trainer(cfg, callbacks)
+    trainer.test(module, datamodule=data, verbose=False)
+
+    result = scored(module, data)
+    result |= {"status": "finished", "checkpoint": str(file)}
+    result |= facts(cfg, data, model, started)
+    if trainer.is_global_zero:
+        write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_per_image(run_dir, module.evaluation.images)
+        disturbed = write_robustness(run_dir, result, robustness.result) if robustness else None
+        write_result(run_dir, result)
+        report(result, run_dir, panels, disturbed)
+    return result
+
+
+def _prepare_data(data: RGBXDataModule, model: KTBSegmentor, *, needs_labels: bool) -> None:
+    """Set up the split that is scored, and warn of values unlike those that the model was trained on.
+
+    Raises:
+        ConfigError: it has no labels, and they are needed.
+        DataError: a mistake in the data.
+    """
+    spec = data.spec
+    data.setup("test")
+    if needs_labels and not data.labelled(spec.report_split):
+        raise ConfigError(
+            f"robustness= compares scores, but the {spec.report_split} split of {spec.name} has no labels; "
+            f"choose another split=, such as {spec.selection_split}"
+        )
+    if ranks.is_first():
+        for line in values.compare(data, spec.report_split, model.about.get("values")):
+            print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,108 @@
+"""What a job writes down about itself: how it scored, on what it ran, from which code and weights."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ktb.data import values
+from ktb.data.module import RGBXDataModule
+from ktb.engine.inference import describe
+from ktb.jobs.build import plain, without
+from ktb.models.profile import peak_memory
+from ktb.models.segmentor import KTBSegmentor
+from ktb.run_folder.result import Protocol, RunResult
+
+PACKAGE = Path(__file__).parents[1]
+"""The folder of ktb itself."""
+
+
+def facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: float) -> RunResult:
+    parameters = {"total": sum(p.numel() for p in model.parameters())}
+    parameters["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    packages = ("ktb", "torch", "lightning", "timm", "torchmetrics", "albumentations", "numpy")
+    return {
+        "dataset": data.spec.name,
+        "split": data.spec.report_split,
+        "protocol": _protocol(cfg, data.spec.mean_without),
+        "modalities": [m.name for m in data.modalities],
+        "backbone": cfg.backbone.name,
+        "seed": cfg.seed,
+        "parameters": parameters,
+        "wall_time_s": round(time.time() - started, 1),
+        "peak_memory_mb": None if (peak := peak_memory()) is None else round(peak / 2**20),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "git": git_state(),
+        "command": sys.argv,
+    }
+
+
+def git_state(package: Path = PACKAGE) -> dict[str, Any] | None:
+    """The commit of the checkout that ktb runs from, and whether files of it have changed since; None for an installed
+    wheel.
+
+    Args:
+        package: the folder of the package ktb.
+    """
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(package), *args],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        if not Path(git("rev-parse", "--show-toplevel"), "src", "ktb").samefile(package):
+            return None  # a repository that merely contains the virtual environment
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _protocol(cfg: DictConfig, mean_without: Sequence[str]) -> Protocol:
+    """How the split was scored: the name of the group's member, in words, its settings, and the classes that the means
+    leave out."""
+    settings = plain(without(cfg.eval, "name"))
+    description = describe(**settings)
+    if mean_without:
+        description += f", means without {', '.join(mean_without)}"
+    return {
+        "name": cfg.eval.name,
+        "description": description,
+        "settings": settings,
+        "mean_without": list(mean_without),
+    }
+
+
+def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, Any]:
+    weights = cfg.backbone.weights
+    return {
+        "config": OmegaConf.to_yaml(cfg, resolve=True),
+        "dataset": data.spec.name,
+        "classes": list(data.spec.classes),
+        "palette": [list(colour) for colour in data.spec.palette],
+        "modalities": [asdict(m) for m in data.modalities],
+        "values": values.measure(data, "train"),
+        "backbone": {
+            "name": cfg.backbone.name,
+            "timm_name": cfg.backbone.timm_name,
+            "weights": weights if weights in ("hub", "bundled", "random") else str(Path(weights).absolute()),
+            "sha256": sha256,
+        },
+        "version": version("ktb"),
+    }

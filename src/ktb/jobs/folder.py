@@ -1,0 +1,64 @@
+"""A job's run folder: which one it is, that it can be written, and what of an earlier run in it goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ktb.distributed import decisions as ranks
+from ktb.errors import ConfigError
+from ktb.jobs import resume
+from ktb.run_folder.files import write_text
+from ktb.run_folder.names import CHECKPOINTS, CONFIG, EVALUATIONS, PAGE, PER_IMAGE, RESULT, WRITTEN, run_of
+
+
+def claim_for_training(run_dir: Path, cfg: DictConfig, point: resume.Checkpoint | None) -> None:
+    """Create the run folder, empty of an earlier run's files and of results of less training, with the configuration
+    in it."""
+    if not ranks.is_first():
+        return
+    _make_folder(run_dir)
+    own = point is not None and point.path.resolve().is_relative_to(run_dir.resolve())
+    if cfg.overwrite and not own:
+        for name in WRITTEN:
+            path = run_dir / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for name in (RESULT, PER_IMAGE, PAGE):  # they are written again at the end; until then nobody takes them for new
+        (run_dir / name).unlink(missing_ok=True)
+    write_text(run_dir / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+
+
+def claim_for_evaluation(cfg: DictConfig, checkpoint: Path) -> Path:
+    """Create the folder of an evaluation, by default beside the checkpoint, and put it into `cfg.run_dir`.
+
+    Raises:
+        ConfigError: it holds results already, or can't be written.
+    """
+
+    def chosen() -> str:
+        day = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return str(cfg.run_dir or run_of(checkpoint) / EVALUATIONS / day)
+
+    run_dir = Path(ranks.decide("run folder", chosen, processes=resume.processes(cfg)))
+    if (run_dir / CHECKPOINTS).exists() or (run_dir / RESULT).exists():
+        raise ConfigError(f"{run_dir} already holds results; choose another run_dir for those of this evaluation")
+    with open_dict(cfg):
+        cfg.run_dir = str(run_dir)
+    _make_folder(run_dir)
+    return run_dir
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_test_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: can't write results here ({error.strerror}); choose another folder with run_dir=..."
+        ) from None

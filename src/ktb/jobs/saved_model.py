@@ -1,0 +1,89 @@
+"""The model and the data of a checkpoint, whether ktb-train has written it or it is a published one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from ktb.config.overrides import overridden
+from ktb.config.saved import merge_saved
+from ktb.data.module import RGBXDataModule
+from ktb.errors import CheckpointError
+from ktb.jobs.build import build_data
+from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
+from ktb.weights.files import is_ours, read_file, read_state_dict
+from ktb.weights.naming import is_published
+
+
+def open_checkpoint(
+    file: Path, cfg: DictConfig, overrides: Sequence[str]
+) -> tuple[DictConfig, RGBXDataModule, KTBSegmentor]:
+    """The model of a checkpoint of ktb-train or of a published one, and the data it belongs to.
+
+    Args:
+        file: the checkpoint.
+        cfg: what was composed for ktb-eval.
+        overrides: what the user wrote on the command line; of a checkpoint that brings the config of its own run, only
+            that is put over it.
+
+    Returns:
+        the config that counts, its DataModule (no file has been looked at yet), and the model.
+
+    Raises:
+        KTBError: the checkpoint cannot be used, or not with that data.
+    """
+    content = read_file(file)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
+    ours = is_ours(content)
+    about = content["ktb"] if ours else {}
+    if "config" in about:  # not in a bundle of a published checkpoint, whose data the groups say
+        cfg = merge_saved(_config_in(about, file), cfg, overrides)
+    with open_dict(cfg):
+        cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
+        if cfg.split:
+            cfg.dataset.report_split = cfg.split
+    data = build_data(cfg)
+    streams = [m.name for m in data.modalities]
+    if ours:
+        given = "config" in about or "backbone.weights" in overridden(overrides)
+        moved = cfg.backbone.weights if given else None
+        if moved == (about.get("backbone") or {}).get("weights"):
+            moved = None
+        model = model_from_checkpoint(content, str(file), weights=moved)
+    elif is_published(read_state_dict(content)):
+        if len(streams) != 2 or streams[0] != "rgb":
+            raise CheckpointError(f"{file}: a published checkpoint takes rgb and one other modality, got {streams}")
+        model = load_published(content, ("rgb", streams[1]))
+    else:
+        raise CheckpointError(
+            f"{file}: neither a checkpoint of ktb-train nor a published one "
+            f"(names like {next(iter(read_state_dict(content)))})"
+        )
+    refuse_other_data(
+        model.config,
+        about.get("classes"),
+        str(file),
+        dataset=data.spec.name,
+        classes=data.spec.classes,
+        channels={m.name: m.channels for m in data.modalities},
+        remedy="",
+    )
+    return cfg, data, model
+
+
+def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:
+    """The run's own configuration out of a checkpoint."""
+    try:
+        config = OmegaConf.create(str(about["config"]))
+    except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: damaged: the config in it is no YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, DictConfig):
+        raise CheckpointError(f"{file}: damaged: the config in it is no mapping")
+    return config
