@@ -35,7 +35,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.progress import track
 from safetensors.torch import save_file
-from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -375,9 +374,6 @@ class Backbone(FrozenSwin):
     def __init__(self) -> None:
         super().__init__(ARCH)
         self.requires_grad_(True)
-
-    def _bias(self, block: SwinTransformerBlock, dtype: torch.dtype) -> Tensor:
-        return block.attn._get_rel_pos_bias().to(dtype)  # not a constant here
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W), normalised → per stage the LayerNormed output (B, C_i, H_i, W_i), as the fusion will see it."""

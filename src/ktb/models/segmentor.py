@@ -13,7 +13,8 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from ktb.models.backbones.swin import PATCH, FrozenSwin, SwinArch
-from ktb.models.fusion.dscf import DSCF, PlainSum
+from ktb.models.fusion.dscf import DSCF
+from ktb.models.fusion.simple import PlainSum
 from ktb.models.heads.mlp import HeadInit, MLPHead
 from ktb.models.peft.mapa import Adapter, Prompt
 

@@ -17,17 +17,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from ktb.errors import CheckpointError, ConfigError
-from ktb.models.backbones.swin import FrozenSwin
-from ktb.models.fusion.dscf import DSCF, TABLE
+from ktb.models.layers.forms import plain_forms
 from ktb.models.segmentor import KTBSegmentor
 
 STEP = 32
@@ -120,76 +116,8 @@ def _traced(model: KTBSegmentor, example: tuple[Tensor, ...], *, dynamic: bool) 
         least, most = 2, LARGEST // STEP
         sides = {2 + i: STEP * torch.export.Dim(f"{name}_{STEP}", min=least, max=most) for i, name in enumerate("hw")}
         shapes = {"streams": tuple(dict(sides) for _ in example)}
-    with torch.no_grad(), _sizes_may_be_one(), _traceable(model):
+    with torch.no_grad(), _sizes_may_be_one(), plain_forms():
         return torch.export.export(_ByPosition(model, dynamic=dynamic).eval(), example, dynamic_shapes=shapes)
-
-
-@contextmanager
-def _traceable(model: KTBSegmentor) -> Iterator[None]:
-    """The two attentions in a form in which no size is a number: no loops, tables or constants per size.
-
-    The model's own forms are the faster ones; these give the same logits up to rounding, which `_compare` sees to.
-    """
-    fusion = [block for block in model.fusion if isinstance(block, DSCF)]
-    model.backbone._attend = MethodType(_window_attention, model.backbone)  # type: ignore[method-assign]
-    for block in fusion:
-        block._attend = MethodType(_point_attention, block)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del model.backbone._attend
-        for block in fusion:
-            del block._attend
-
-
-def _window_attention(self: FrozenSwin, block: SwinTransformerBlock, x: Tensor) -> Tensor:
-    """`FrozenSwin._attend`: pad, roll, windows, the whole shift mask (docs/method.md#shifted-windows), before the
-    output projection."""
-    attn, ws, shift = block.attn, self.arch.window_size, block.shift_size[0]
-    s, h, w, c = x.shape
-    heads, n = attn.num_heads, ws * ws
-    nh, nw = (h + ws - 1) // ws, (w + ws - 1) // ws  # no negative numbers: ONNX rounds their quotients up
-    hp, wp = nh * ws, nw * ws
-    qkv = attn.qkv(F.pad(x, (0, 0, 0, wp - w, 0, hp - h)))
-    bias = attn._get_rel_pos_bias()  # 1, heads, N, N
-    if shift:
-        qkv = qkv.roll((-shift, -shift), (1, 2))
-        rows, columns = (
-            (torch.arange(size, device=x.device) >= size - ws).int()
-            + (torch.arange(size, device=x.device) >= size - shift).int()
-            for size in (hp, wp)
-        )
-        region = (rows[:, None] * 3 + columns).view(nh, ws, nw, ws).transpose(1, 2).reshape(-1, n)
-        mask = torch.where(region[:, None] == region[:, :, None], 0.0, -100.0).to(bias.dtype)
-        bias = (bias + mask[:, None]).repeat(s, 1, 1, 1)
-    qkv = qkv.view(s, nh, ws, nw, ws, 3, heads, c // heads).permute(5, 0, 1, 3, 6, 2, 4, 7)
-    q, k, v = qkv.reshape(3, s * nh * nw, heads, n, c // heads)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=attn.scale)
-    out = out.view(s, nh, nw, heads, ws, ws, c // heads).permute(0, 1, 4, 2, 5, 3, 6).reshape(s, hp, wp, c)
-    if shift:
-        out = out.roll((shift, shift), (1, 2))
-    return out[:, :h, :w].clone(memory_format=torch.contiguous_format)
-
-
-def _point_attention(self: DSCF, query: Tensor, key: Tensor, value: Tensor, points: Tensor) -> Tensor:
-    """`DSCF._attend`: attention of all positions over the points at once (docs/method.md#dscf)."""
-    b, r, h, w = query.shape
-    per_group = self.heads // self.groups
-    q, k, v = (x.reshape(b, self.heads, r // self.heads, -1).mT for x in (query, key, value))
-    y, x = (_linspace(n, points) for n in (h, w))
-    positions = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).view(-1, 1, 2)
-    distance = ((positions - points.flatten(0, 1)[:, None]) / 2).flip(-1)  # B·g, L, P, (x, y)
-    table = self.table.view(self.groups, per_group, *TABLE).expand(b, -1, -1, -1, -1).flatten(0, 1)
-    bias = F.grid_sample(table, distance, mode="bilinear", align_corners=True)
-    bias = bias.view(b, self.heads, h * w, points.shape[2])
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).mT.reshape(b, r, h, w)
-
-
-def _linspace(n: int, like: Tensor) -> Tensor:
-    """As `dscf._linspace`, of operations that a size known only later can go through."""
-    if isinstance(n, int) and n == 1:
-        return like.new_zeros(1)
-    return torch.arange(n, device=like.device, dtype=like.dtype) * (2 / (n - 1)) - 1
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ktb.models.fusion.base import Fused, Fusion, of_stage
 from ktb.models.fusion.cmnext import Hub, PoolingMixer, carried, depthwise, pointwise
+from ktb.models.layers.init import trunc_linear
 from ktb.models.layers.norm import BatchNorm
-from ktb.models.peft.mapa import trunc_linear
 
 HEAD_CHANNELS = 32
 """Channels per attention head where the number of heads is not given, as in every Swin stage."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ktb.models.fusion.base import Fusion
-from ktb.models.peft.mapa import trunc_linear
+from ktb.models.layers.init import trunc_linear
 
 
 class Concat(Fusion):

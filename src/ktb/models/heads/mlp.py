@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ktb.models.fusion.dscf import conv
+from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.linear import linear
 from ktb.models.layers.norm import BatchNorm
-from ktb.models.peft.mapa import trunc_linear
 
 HeadInit = Literal["published", "small"]
 SMALL_STD = 0.01

@@ -6,47 +6,13 @@ kept per modality name.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-
-def _down(in_features: int, out_features: int) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features)
-    nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def trunc_linear(in_features: int, out_features: int) -> nn.Linear:
-    """Linear layer, weight truncated normal 0.02, bias 0."""
-    layer = nn.Linear(in_features, out_features)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _zero_linear(in_features: int, out_features: int) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def per_modality_down(modalities: Sequence[str], in_features: int, out_features: int) -> nn.ModuleDict:
-    """One Kaiming-uniform(a=√5) reduction per modality."""
-    return nn.ModuleDict({m: _down(in_features, out_features) for m in modalities})
-
-
-def apply_per_modality(layers: nn.ModuleDict, x: Tensor) -> Tensor:
-    """Each stream through its own Linear, as one batched product: (M, B, H, W, in) → (M, B, H, W, out)."""
-    linears = cast(Iterable[nn.Linear], layers.values())
-    weight, bias = (torch.stack(x) for x in zip(*((linear.weight, linear.bias) for linear in linears), strict=True))
-    out = torch.baddbmm(bias[:, None].to(x.dtype), x.flatten(1, 3), weight.transpose(1, 2))
-    return out.view(*x.shape[:-1], -1)
+from ktb.models.layers.init import trunc_linear, zero_linear
+from ktb.models.layers.per_modality import apply_per_modality, per_modality_down
 
 
 class Prompt(nn.Module):
@@ -84,7 +50,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.down = per_modality_down(modalities, channels, channels // reduction)
         self.dropout = nn.Dropout(dropout)
-        self.up = nn.ModuleDict({m: _zero_linear(channels // reduction, channels) for m in modalities})
+        self.up = nn.ModuleDict({m: zero_linear(channels // reduction, channels) for m in modalities})
 
     def forward(self, tokens: Tensor, add: Tensor) -> Tensor:
         """Both (M·B, H, W, C), modality-major → `add` and what the adapters make of the tokens, same shape."""

@@ -6,7 +6,34 @@ import pytest
 import torch
 
 from ktb.models.fusion import dscf
-from ktb.models.fusion.dscf import DSCF
+from ktb.models.fusion.dscf import DSCF, point_attention
+from ktb.models.layers import sparse_attention as layer
+from ktb.models.layers.sparse_attention import sparse_attention
+
+
+@pytest.mark.parametrize("size", [(7, 11), (1, 9), (6, 1), (1, 1), (13, 12)])
+@pytest.mark.parametrize(("heads", "groups", "count"), [(2, 1, 13), (8, 4, 3), (4, 2, 1)])
+@pytest.mark.parametrize("chunk", [1 << 20, 200])  # all queries at once; a few rows, and samples one by one
+def test_the_fast_forms_are_the_plain_one(
+    size: tuple[int, int], heads: int, groups: int, count: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and gradients; with a table of few entries the form by columns as well, which has no gradients."""
+    monkeypatch.setattr(layer, "CPU_CHUNK", chunk)
+    torch.manual_seed(0)
+    query, weights = torch.randn(2, 2, heads * 3, *size, dtype=torch.float64)
+    key, value = torch.randn(2, 2, heads * 3, count, dtype=torch.float64)
+    points = (torch.rand(2, groups, count, 2, dtype=torch.float64) * 2.6 - 1.3).clamp(-1, 1)  # some on the border
+    table = torch.randn(heads, 5, 7, dtype=torch.float64)
+    found = []
+    for attend in (sparse_attention, point_attention):
+        given = [x.clone().requires_grad_() for x in (query, key, value, points, table)]
+        out = attend(*given)
+        found.append((out.detach(), *torch.autograd.grad((out * weights).sum(), given)))
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        without = sparse_attention(query, key, value, points, table)
+    assert torch.allclose(without, found[1][0], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("size", "batch"), [((17, 30), 2), ((1, 23), 1), ((40, 1), 1), ((9, 41), 1)])
@@ -17,15 +44,15 @@ def test_columns_give_what_grid_sample_gives(
     """Without gradients large maps interpolate the table in two steps; a small table makes these maps large, and small
     chunks make several of each kind."""
     monkeypatch.setattr(dscf, "TABLE", (5, 7))
-    monkeypatch.setattr(dscf, "CPU_CHUNK", 3000)
+    monkeypatch.setattr(layer, "CPU_CHUNK", 3000)
     torch.manual_seed(0)
     block = DSCF(("rgb", "depth"), 128, stage).double().eval()
     for p in block.parameters():
         torch.nn.init.normal_(p, std=0.5)  # points far away too, and clamped to the border
     features = torch.randn(2, batch, *size, 128, dtype=torch.float64)
     calls = []
-    by_columns = dscf._by_columns
-    monkeypatch.setattr(dscf, "_by_columns", lambda *args: calls.append(1) or by_columns(*args))
+    by_columns = layer._by_columns
+    monkeypatch.setattr(layer, "_by_columns", lambda *args: calls.append(1) or by_columns(*args))
     expected = block(features).detach()
     assert not calls
     with torch.no_grad():

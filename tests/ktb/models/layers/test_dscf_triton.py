@@ -18,6 +18,7 @@ COMPARE = """
 import json, torch
 from ktb.models.fusion.dscf import DSCF
 from ktb.models.layers import dscf_triton
+from ktb.models.layers.sparse_attention import sparse_attention
 
 torch.set_num_threads(1)
 errors = {}
@@ -31,7 +32,7 @@ for stage, channels, batch, size, count in CASES:
     key, value = torch.randn(2, batch, channels // 8, count)
     points = torch.empty(batch, fusion.groups, count, 2).uniform_(-1.2, 1.2).clamp_(-1, 1)  # some lie on the border
     results = []
-    for attend in (fusion._attend, lambda *x: dscf_triton.attend(*x, fusion.table)):
+    for attend in (lambda *x: sparse_attention(*x, fusion.table), lambda *x: dscf_triton.attend(*x, fusion.table)):
         given = [x.clone().requires_grad_() for x in (query, key, value, points)]
         out = attend(*given)
         results.append([out.detach(), *torch.autograd.grad(out, [*given, fusion.table], weights)])
