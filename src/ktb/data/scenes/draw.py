@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -139,10 +140,41 @@ def draw(scene: Scene, height: int, width: int) -> Frame:
     if min(height, width) < MIN_SIZE:
         raise ValueError(f"size {height}x{width}: at least {MIN_SIZE} pixels per side")
     view = _View(scene, height, width)
-    dx, dy, dz = view.dx, view.dy, view.dz
+    canvas = _empty_room(view, scene)
+    _lay_rugs(canvas, view, scene)
+    _cast_shadows(canvas, view, scene)
+    _place_things(canvas, view, scene)
+    return Frame(_expose(scene, canvas.rgb), _measure(scene, canvas.inverse, canvas.measured), canvas.label)
 
+
+@dataclass
+class _Canvas:
+    """A picture while it is drawn, all (H, W).
+
+    Attributes:
+        rgb: (H, W, 3), linear.
+        inverse: inverse depth in 1/m.
+        label: class ids.
+        measured: where depth returns to the sensor.
+        on_floor: where the empty room shows its floor.
+        t, x, z: depth, and floor coordinates, in metres, in the empty room.
+    """
+
+    rgb: Floats
+    inverse: Floats
+    label: Bytes
+    measured: NDArray[np.bool_]
+    on_floor: NDArray[np.bool_]
+    t: Floats
+    x: Floats
+    z: Floats
+
+
+def _empty_room(view: _View, scene: Scene) -> _Canvas:
+    """Floor and walls."""
+    dx, dy, dz = view.dx, view.dy, view.dz
     ahead = (math.sin(scene.wall_yaw), math.cos(scene.wall_yaw))
-    floor_inverse = np.broadcast_to(-dy / view.eye, (height, width))
+    floor_inverse = np.broadcast_to(-dy / view.eye, (view.height, view.width))
     back_inverse = (ahead[0] * dx + ahead[1] * dz) / scene.wall_distance
     side_inverse = scene.side * (ahead[1] * dx - ahead[0] * dz) / scene.side_distance
     wall_inverse = np.maximum(back_inverse, side_inverse)
@@ -160,45 +192,53 @@ def draw(scene: Scene, height: int, width: int) -> Frame:
         scene.wall.colour(along, up, t / view.focal * 4)
         * np.where(back_inverse >= side_inverse, _shade(-scene.sun[2]), _shade(-scene.side * scene.sun[0]))[..., None],
     ).astype(np.float32)
+    return _Canvas(rgb, inverse, label, np.ones((view.height, view.width), bool), on_floor, t, x, z)
 
+
+def _lay_rugs(canvas: _Canvas, view: _View, scene: Scene) -> None:
+    """Rugs on the floor, which change colour and label only."""
     for thing in scene.rugs:
         if (window := view.window(thing)) is not None:
-            lx, lz = _local(thing, x[window], z[window])
-            mask = (np.abs(lx) < thing.a) & (np.abs(lz) < thing.c) & on_floor[window]
+            lx, lz = _local(thing, canvas.x[window], canvas.z[window])
+            mask = (np.abs(lx) < thing.a) & (np.abs(lz) < thing.c) & canvas.on_floor[window]
             border = np.maximum(np.abs(lx) / thing.a, np.abs(lz) / thing.c) > 0.88
-            colour = thing.material.colour(lx, lz, t[window] / view.focal * 4)
+            colour = thing.material.colour(lx, lz, canvas.t[window] / view.focal * 4)
             colour = np.where(border[..., None], np.asarray(thing.material.dark, np.float32), colour)
-            rgb[window][mask] = (colour * _shade(scene.sun[1]))[mask]
-            label[window][mask] = RUG
+            canvas.rgb[window][mask] = (colour * _shade(scene.sun[1]))[mask]
+            canvas.label[window][mask] = RUG
 
-    for thing in scene.things:  # the shadow a thing stands in, real or printed
+
+def _cast_shadows(canvas: _Canvas, view: _View, scene: Scene) -> None:
+    """The shadows that things stand in, real and printed ones alike."""
+    for thing in scene.things:
         if thing.kind != PIT and (window := view.window(thing, 0.25)) is not None:
-            lx, lz = _local(thing, x[window], z[window])
+            lx, lz = _local(thing, canvas.x[window], canvas.z[window])
             gap = np.maximum(np.maximum(np.abs(lx) - thing.a, np.abs(lz) - thing.c), 0)
             if thing.kind == BALL:
                 gap = np.maximum(np.hypot(lx, lz) - 0.6 * thing.a, 0)
-            shadow = 1 - 0.55 * np.exp(-((gap / 0.1) ** 2)) * on_floor[window]
-            rgb[window] *= shadow[..., None].astype(np.float32)
+            shadow = 1 - 0.55 * np.exp(-((gap / 0.1) ** 2)) * canvas.on_floor[window]
+            canvas.rgb[window] *= shadow[..., None].astype(np.float32)
 
-    background = inverse.copy()
-    measured = np.ones((height, width), bool)
-    # pits lie below the floor and prints on it, so they come first; the rest hide each other by distance
+
+def _place_things(canvas: _Canvas, view: _View, scene: Scene) -> None:
+    """Everything else; nearer things hide farther ones, a print changes no depth."""
+    background = canvas.inverse.copy()
+    # Pits lie below the floor and prints on it, so they come first; the others are drawn from far to near.
     for thing in sorted(scene.things, key=lambda o: (not (o.kind == PIT and not o.printed), not o.printed, -o.z)):
         if (window := view.window(thing)) is None:
             continue
         hit, depth, colour = (_ball if thing.kind == BALL else _box)(view, scene, thing, *window)
         if thing.kind == PIT:
-            hit = hit & on_floor[window]
+            hit = hit & canvas.on_floor[window]
         else:
-            hit = hit & (1 / np.maximum(depth, 0.1) > (background if thing.printed else inverse)[window])
+            hit = hit & (1 / np.maximum(depth, 0.1) > (background if thing.printed else canvas.inverse)[window])
         if thing.printed or thing.kind == PIT:
-            hit = hit & (inverse[window] == background[window])
-        rgb[window][hit] = colour[hit]
-        label[window][hit] = PRINT if thing.printed else thing.kind
+            hit = hit & (canvas.inverse[window] == background[window])
+        canvas.rgb[window][hit] = colour[hit]
+        canvas.label[window][hit] = PRINT if thing.printed else thing.kind
         if not thing.printed:
-            inverse[window][hit] = 1 / depth[hit]
-            measured[window][hit] = thing.kind != SCREEN
-    return Frame(_expose(scene, rgb), _measure(scene, inverse, measured), label)
+            canvas.inverse[window][hit] = 1 / depth[hit]
+            canvas.measured[window][hit] = thing.kind != SCREEN
 
 
 def _local(thing: Thing, x: Floats, z: Floats) -> tuple[Floats, Floats]:

@@ -85,13 +85,7 @@ class FolderDataModule(RGBXDataModule):
         self.resize = resize
         if resize is not None:
             self.resizing = Resizing(tuple(modalities), to_first=resize == "first", smooth=True)
-        if time_unit is not None and (max_gap is None or time_unit not in timestamps.UNITS):
-            raise ConfigError(
-                f"dataset.time_unit is {time_unit!r}; expected null or one of {', '.join(timestamps.UNITS)}, with "
-                "dataset.max_gap"
-            )
-        if max_gap is not None and (isinstance(max_gap, bool) or not isinstance(max_gap, int | float) or max_gap < 0):
-            raise ConfigError(f"dataset.max_gap is {max_gap!r}; expected a number of seconds, such as 0.02")
+        _check_times(max_gap, time_unit)
         self.max_gap = max_gap
         self.time_unit = time_unit
         self.splits = dict(splits)
@@ -102,22 +96,11 @@ class FolderDataModule(RGBXDataModule):
         self._label = checked_settings(FolderLabel, label, "dataset.label")
         self._readers = {key: named(f"dataset.modalities.{key}", m.reader, key) for key, m in self._modalities.items()}
         self._check_splits()
-        colours = [voc_colour(i) for i in range(len(classes))]
-        if palette is not None:
-            colours = [checked_colour("palette", c) for c in palette]
-            if len(colours) != len(classes):
-                raise ConfigError(
-                    f"dataset.palette has {len(colours)} colours for {len(classes)} classes; give one each"
-                )
-        for c in classes:
-            if not isinstance(c, str):  # YAML reads 1 as a number and no as false
-                raise ConfigError(f"dataset.classes holds {c!r}, which is no text; put it in quotes: '{c}'")
-        if len(set(map(normal, classes))) != len(classes) or len(classes) > MAX_CLASSES:
-            raise ConfigError(f"dataset.classes must be at most {MAX_CLASSES} different names, got {len(classes)}")
+        names, colours = _names_and_colours(classes, palette)
         spec = DatasetSpec(
             name=name,
-            classes=tuple(map(normal, classes)),
-            palette=tuple(colours),
+            classes=names,
+            palette=colours,
             modalities={key: named(f"dataset.modalities.{key}", m.spec, key) for key, m in self._modalities.items()},
             splits=tuple(self.splits),
             selection_split="val" if "val" in self.splits else "test",
@@ -269,6 +252,33 @@ class FolderDataModule(RGBXDataModule):
                 f"raise dataset.splits.{split}"
             )
         return sorted(keys[i] for i in order[first:last])
+
+
+def _check_times(max_gap: object, time_unit: str | None) -> None:
+    if time_unit is not None and (max_gap is None or time_unit not in timestamps.UNITS):
+        raise ConfigError(
+            f"dataset.time_unit is {time_unit!r}; expected null or one of {', '.join(timestamps.UNITS)}, with "
+            "dataset.max_gap"
+        )
+    if max_gap is not None and (isinstance(max_gap, bool) or not isinstance(max_gap, int | float) or max_gap < 0):
+        raise ConfigError(f"dataset.max_gap is {max_gap!r}; expected a number of seconds, such as 0.02")
+
+
+def _names_and_colours(
+    classes: Sequence[str], palette: Sequence[Sequence[int]] | None
+) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Names and colours of the classes, checked; without a palette, colours by the PASCAL VOC rule."""
+    colours = [voc_colour(i) for i in range(len(classes))]
+    if palette is not None:
+        colours = [checked_colour("palette", c) for c in palette]
+        if len(colours) != len(classes):
+            raise ConfigError(f"dataset.palette has {len(colours)} colours for {len(classes)} classes; give one each")
+    for c in classes:
+        if not isinstance(c, str):  # YAML reads 1 as a number and no as false
+            raise ConfigError(f"dataset.classes holds {c!r}, which is no text; put it in quotes: '{c}'")
+    if len(set(map(normal, classes))) != len(classes) or len(classes) > MAX_CLASSES:
+        raise ConfigError(f"dataset.classes must be at most {MAX_CLASSES} different names, got {len(classes)}")
+    return tuple(map(normal, classes)), tuple(colours)
 
 
 _EXAMPLES = {

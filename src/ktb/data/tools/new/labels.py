@@ -259,9 +259,50 @@ def _require_colours(seen: Sequence[LabelSeen], differ: str) -> None:
 def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen]) -> Labels:
     ids, total = sorted(counted), sum(counted.values())
     reasons = [f"ids {ranges(ids, 12)}"]
-    settings: dict[str, Any] = {}
     notes: list[str] = []
     palette = max((s.palette for s in seen), key=len, default=())
+    names = _names_of_ids(counted, given, palette)
+    void, kept, stretched = _void_ids(ids, names, reasons)
+    _require_classes(ids, kept, names, seen)
+    known = [*kept, *(i for i in names if i not in void)]
+    first, last = min(known, default=0), max(known, default=0)
+    dense = not stretched and first >= 0 and len(kept) * 2 >= last - first + 1
+    classes = [i for i in range(first, last + 1) if i not in void] if dense else kept
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{seen[0].path}: and the other labels hold {len(kept)} different ids, {ids[0]} to {ids[-1]}; expected at "
+            f"most {MAX_CLASSES} classes: are they instances, or measurements?"
+        )
+    if dense:
+        if first == 1 and 0 not in ids:
+            void.append(0)
+        if missing := [i for i in classes if i not in counted]:
+            notes.append(f"no pixel of the ids {ranges(missing, 12)}: take these classes out if they do not exist")
+    settings: dict[str, Any] = {}
+    if not dense or len(classes) < last - first + 1:
+        settings["map"] = {stored: i for i, stored in enumerate(classes)}
+        reasons.append(f"{'void between them' if dense else 'far apart'}: each is mapped to a class")
+    elif first:
+        settings["offset"] = -first
+        reasons.append(f"the lowest is {first}, which becomes class 0")
+    # The usual value of void must always be named, unless it is the id of a class.
+    usual = ignore_index(len(classes))
+    ignore = sorted({*void, *([] if usual in classes else [usual])})
+    if ignore != [usual]:
+        settings["ignore"] = ignore
+    listed = [(names.get(i, f"class_{i}"), f"stored {i}, {counted[i] / max(total, 1):.1%} of pixels") for i in classes]
+    colours = [palette[i] if 0 <= i < len(palette) else (0, 0, 0) for i in classes]
+    own = bool(palette) and len(set(colours)) == len(colours)
+    if own:
+        reasons.append("colours from the files' own palette")
+    if not names:
+        notes.append("classes have no names yet: write them into the file (or put a classes.txt into the folder)")
+    return Labels(settings, reasons, listed, colours if own else None, notes)
+
+
+def _names_of_ids(counted: Counter[int], given: ClassNames, palette: Palette) -> Mapping[int, str]:
+    """Id → name, by the colours of the palette or by the order of the list of classes."""
+    ids = sorted(counted)
     names, numbered = given.ids, given.numbered
     painted = [i for i in ids if i != IGNORE and 0 <= i < len(palette)]
     if given.colours and painted and all(palette[i] in given.colours for i in painted):
@@ -273,6 +314,12 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     if not numbered and len(plain) > 1 and len(names) == plain[-1] and not _far_apart(plain):
         # K names and ids up to K: the names are those of the ids 1 to K.
         names = {i + 1: name for i, name in names.items()}
+    return names
+
+
+def _void_ids(ids: Sequence[int], names: Mapping[int, str], reasons: list[str]) -> tuple[list[int], list[int], bool]:
+    """Ids that are void, ids that are classes, and whether those (255 and the like included) are far apart; a reason is
+    added for each choice that the list of classes does not make."""
     void = [i for i in {*ids, *names} if names.get(i, "").lower() in VOID_NAMES]
     negative = [i for i in ids if i < 0 and i not in names and i not in void]
     if negative and ids != [-1, 1]:  # some programs write -1 and 1 for two classes
@@ -293,6 +340,13 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
         kept.remove(0)
         void.append(0)
         reasons.append("0 has no name in the list of classes: void")
+    return void, kept, stretched
+
+
+def _require_classes(
+    ids: Sequence[int], kept: Sequence[int], names: Mapping[int, str], seen: Sequence[LabelSeen]
+) -> None:
+    """Raise DataError if no id is a class, or if ids seem to be instances."""
     where = seen[0].path
     if not kept:
         raise DataError(f"{where}: and the other labels hold no class, only {ranges(ids, 12) or 'transparent pixels'}")
@@ -302,39 +356,6 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
             f"{where}: and the other labels hold {len(kept)} different ids, most of them in one file only; expected "
             "ids of classes: are they instances, or measurements? Write class ids, or name the classes in a classes.txt"
         )
-    known = [*kept, *(i for i in names if i not in void)]
-    first, last = min(known, default=0), max(known, default=0)
-    dense = not stretched and first >= 0 and len(kept) * 2 >= last - first + 1
-    classes = [i for i in range(first, last + 1) if i not in void] if dense else kept
-    if len(classes) > MAX_CLASSES:
-        raise DataError(
-            f"{where}: and the other labels hold {len(kept)} different ids, {ids[0]} to {ids[-1]}; expected at most "
-            f"{MAX_CLASSES} classes: are they instances, or measurements?"
-        )
-    if dense:
-        if first == 1 and 0 not in ids:
-            void.append(0)
-        if missing := [i for i in classes if i not in counted]:
-            notes.append(f"no pixel of the ids {ranges(missing, 12)}: take these classes out if they do not exist")
-    if not dense or len(classes) < last - first + 1:
-        settings["map"] = {stored: i for i, stored in enumerate(classes)}
-        reasons.append(f"{'void between them' if dense else 'far apart'}: each is mapped to a class")
-    elif first:
-        settings["offset"] = -first
-        reasons.append(f"the lowest is {first}, which becomes class 0")
-    # The usual value of void must always be named, unless it is the id of a class.
-    usual = ignore_index(len(classes))
-    ignore = sorted({*void, *([] if usual in classes else [usual])})
-    if ignore != [usual]:
-        settings["ignore"] = ignore
-    listed = [(names.get(i, f"class_{i}"), f"stored {i}, {counted[i] / max(total, 1):.1%} of pixels") for i in classes]
-    colours = [palette[i] if 0 <= i < len(palette) else (0, 0, 0) for i in classes]
-    own = bool(palette) and len(set(colours)) == len(colours)
-    if own:
-        reasons.append("colours from the files' own palette")
-    if not names:
-        notes.append("classes have no names yet: write them into the file (or put a classes.txt into the folder)")
-    return Labels(settings, reasons, listed, colours if own else None, notes)
 
 
 def _far_apart(ids: Sequence[int]) -> bool:
