@@ -16,7 +16,7 @@ from ktb.data.lists import inside_root
 from ktb.data.tools.parallel import Outcome
 from ktb.data.tree import Tree
 from ktb.errors import DataError, did_you_mean
-from ktb.io import existing, files_below, normal
+from ktb.io import existing, expanded, files_below, normal
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
 """Of the files that are taken out of a folder."""
@@ -139,7 +139,7 @@ def plan_csv(
     """As `plan`, from a table: one picture per row, one column per modality, and the modalities that have a column.
 
     The first row names the columns. A modality stored in several files has several columns of its name. Paths are
-    relative to the table's folder. A column "name" may say what the outputs are called; else they are called as the
+    relative to the table's folder, or begin with `~`. A column "name" may say what the outputs are called; else they are called as the
     first modality's file.
 
     Raises:
@@ -170,7 +170,7 @@ def plan_csv(
         for column in used:
             named = [cell for at, cell in zip(header, cells, strict=True) if at == column]
             if all(named):
-                files[column] = tuple(existing(path.parent / cell.replace("\\", "/")) for cell in named)
+                files[column] = tuple(existing(path.parent / expanded(cell.replace("\\", "/"))) for cell in named)
         name = dict(zip(header, cells, strict=True)).get("name") or _name_of(next(iter(files.values()), ())[:1], path)
         name = normal(name)
         if not files or not inside_root(name):

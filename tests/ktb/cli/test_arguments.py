@@ -1,14 +1,19 @@
-"""Help texts of the argparse commands."""
+"""The arguments of the argparse commands: their help, and homes (~) in every one that is a path."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ktb.cli import data as data_cli
 from ktb.cli import model as model_cli
 from ktb.cli import predict as predict_cli
+from ktb.cli import report as report_cli
+from ktb.io import expanded
 
 
 @pytest.mark.parametrize(
@@ -26,3 +31,68 @@ def test_examples_are_not_wrapped(main, words, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main([*words, "--help"])
     assert re.search(r"\n\nexample:\n  ktb-\w+ .{40,}\n$", capsys.readouterr().out)
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from options(sub)
+        else:
+            yield parser.prog, action
+
+
+NO_PATHS = {
+    "help", "overrides", "split", "unit", "camera", "name", "layout", "input", "backbone", "device", "command",
+    "entity", "project", "url",
+}  # fmt: skip
+"""Free text that is no path; `overrides` and `input` are looked at part by part (`at_home`, `home`)."""
+BY_FIND_CHECKPOINT = {("ktb-predict", "checkpoint"), ("ktb-model convert", "input")} | {
+    (f"ktb-model {name}", "source") for name in ("info", "bundle", "export")
+}
+
+
+def parsers(monkeypatch: pytest.MonkeyPatch) -> list[argparse.ArgumentParser]:
+    """Those of all argparse commands; ktb-report makes its own as it is called."""
+    made: list[argparse.ArgumentParser] = []
+
+    def seen(parser: argparse.ArgumentParser, *args: object) -> None:
+        made.append(parser)
+        raise SystemExit(0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", seen)
+        for argv in (["x"], ["sweep", "x"], ["wandb"]):
+            with pytest.raises(SystemExit):
+                report_cli.main(argv)
+    assert [parser.prog for parser in made] == ["ktb-report", "ktb-report sweep", "ktb-report wandb"]
+    return [data_cli._parser(), model_cli._parser(), predict_cli._parser(), *made]
+
+
+def test_a_home_is_understood_in_every_argument_that_is_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = []
+    for program, action in (found for parser in parsers(monkeypatch) for found in options(parser)):
+        if action.nargs == 0 or action.choices or (program, action.dest) in BY_FIND_CHECKPOINT:
+            continue
+        if action.type is None and action.dest in NO_PATHS:
+            continue
+        assert action.type is not None, f"{program} {action.dest}: a path? then type=expanded or home"
+        try:
+            value = action.type("~/there")  # type: ignore[operator]
+        except (argparse.ArgumentTypeError, ValueError):  # a number, a size, a list
+            continue
+        if value == ("~/there",):  # --write LIST
+            continue
+        assert str(value) == str(tmp_path / "there"), f"{program} {action.dest}"
+        seen.append((program, action.dest))
+    some = {
+        ("ktb-data check", "out"), ("ktb-data hha", "source"), ("ktb-predict", "csv"), ("ktb-report", "runs"),
+        ("ktb-model info", "base"), ("ktb-report sweep", "folder"), ("ktb-data new", "folder"),
+    }  # fmt: skip
+    assert some <= set(seen)
+    assert len(seen) > 20
+
+
+def test_a_home_that_there_is_not_stays_as_it_is() -> None:
+    assert expanded("~no_such_user/x") == Path("~no_such_user/x")
