@@ -138,9 +138,12 @@ def plan_csv(
 ) -> tuple[list[PictureFiles], list[Outcome], list[str]]:
     """As `plan`, from a table: one picture per row, one column per modality, and the modalities that have a column.
 
-    The first row names the columns. A modality stored in several files has several columns of its name. Paths are
-    relative to the table's folder, or begin with `~`. A column "name" may say what the outputs are called; else they are called as the
-    first modality's file.
+    Args:
+        path: the table. Its first row names the columns; a modality stored in several files has several columns of its
+            name. Paths are relative to the table's folder, or begin with `~`. A column "name" may say what the outputs
+            are called; else they are called as the first modality's file.
+        modalities: that there may be columns of.
+        allow_missing: as in `plan`.
 
     Raises:
         DataError: not such a table.
