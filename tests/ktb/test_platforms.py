@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from ktb import io as files
-from ktb.models import profile
+from ktb.jobs import measure
 from ktb.sweeps import folder as sweep
 
 SRC = Path(__file__).parents[2] / "src"
@@ -195,11 +195,11 @@ def test_peak_memory_is_in_bytes_on_every_system(system: str, monkeypatch: pytes
     told = SimpleNamespace(getrusage=lambda who: usage, RUSAGE_SELF=0)
     monkeypatch.setitem(sys.modules, "resource", told)  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "platform", system)
-    assert profile.peak_memory() == 3 * 2**30
+    assert measure.peak_memory() == 3 * 2**30
 
 
 def test_peak_memory_of_this_process_is_plausible() -> None:
-    peak = profile.peak_memory()
+    peak = measure.peak_memory()
     assert peak is not None
     assert 50 * 2**20 < peak < 2**40
 
@@ -207,7 +207,7 @@ def test_peak_memory_of_this_process_is_plausible() -> None:
 def test_without_resource_there_is_no_figure_but_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "resource", None)  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "platform", "other")
-    assert profile.peak_memory() is None
+    assert measure.peak_memory() is None
     monkeypatch.setattr(sys, "platform", "win32")
 
     class Kernel:
@@ -221,8 +221,8 @@ def test_without_resource_there_is_no_figure_but_on_windows(monkeypatch: pytest.
                 counters._obj.peak_working_set = 3 * 2**30  # type: ignore[attr-defined]
                 return 1
 
-    monkeypatch.setattr(profile.ctypes, "WinDLL", lambda name: Kernel, raising=False)
-    assert profile.peak_memory() == 3 * 2**30
+    monkeypatch.setattr(measure.ctypes, "WinDLL", lambda name: Kernel, raising=False)
+    assert measure.peak_memory() == 3 * 2**30
 
 
 # ------------------------------------------------------------------------------------------------ locks

@@ -51,6 +51,7 @@ def _info(arguments: argparse.Namespace) -> None:
         raise ConfigError("name either a source or an architecture: --backbone NAME --classes K --modalities rgb,depth")
     import torch
 
+    from ktb.jobs.measure import measure
     from ktb.models import profile
 
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -79,7 +80,7 @@ def _info(arguments: argparse.Namespace) -> None:
         row: dict[str, Any] = {"size": list(size), "flops": profile.flops(model, size)}
         if not arguments.no_measure:
             with console.status(f"{size[0]}x{size[1]}: {arguments.repeat} runs"):
-                row |= profile.measure(model, size, repeat=arguments.repeat, device=torch.device(arguments.device))
+                row |= measure(model, size, repeat=arguments.repeat, device=torch.device(arguments.device))
         report["sizes"].append(row)
     if arguments.json:
         print(json.dumps(report, indent=2, default=str))

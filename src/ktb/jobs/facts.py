@@ -19,7 +19,7 @@ from ktb.data import values
 from ktb.data.module import RGBXDataModule
 from ktb.engine.inference import describe
 from ktb.jobs.build import plain, without
-from ktb.models.profile import peak_memory
+from ktb.jobs.measure import peak_memory
 from ktb.models.segmentor import KTBSegmentor
 from ktb.run_folder.result import Protocol, RunResult
 

@@ -1,0 +1,52 @@
+"""Files that are damaged, missing or would run code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from ktb.errors import CheckpointError
+from ktb.weights.checkpoint import load_published
+from ktb.weights.files import read_state_dict
+
+
+class Evil:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_pickles_with_code_are_refused_and_not_run(tmp_path: Path, form: str) -> None:
+    file, trace = tmp_path / "evil.pth", tmp_path / "executed"
+    if form == "torch":
+        torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Evil(trace)}, file)
+    else:
+        file.write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(CheckpointError, match=r"evil\.pth: refused") as error:
+        load_published(file)
+    assert not trace.exists()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<html>not found</html>", b"\0" * 99, b"PK\x03\x04 cut short"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".ckpt"])
+def test_damaged_files_are_one_clear_line(tmp_path: Path, content: bytes, suffix: str) -> None:
+    file = tmp_path / f"weights{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"weights{suffix}") as error:
+        read_state_dict(file)
+    assert "\n" not in str(error.value)
+    assert "refused" not in str(error.value)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such checkpoint file"):
+        read_state_dict(tmp_path / "nowhere.pth")
