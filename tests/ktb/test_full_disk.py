@@ -14,7 +14,7 @@ import torch
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import HHAJob, convert_hha
-from ktb.data.tools.prepare import Conversion, convert
+from ktb.data.tools.prepare.conversion import Conversion, convert
 from ktb.engine.callbacks.metrics_file import MetricsFile
 from ktb.engine.checkpoint_files import AtomicIO
 from ktb.errors import KTBError

@@ -28,7 +28,7 @@ from ktb.cli.model import main
 from ktb.data.readers.decode import decode
 from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
-from ktb.data.tools.new.labels import look_at_label
+from ktb.data.tools.new.label_files import look_at_label
 from ktb.errors import CheckpointError, DataError, KTBError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.weights.files import read_file

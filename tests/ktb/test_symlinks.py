@@ -16,7 +16,7 @@ from ktb.data.globs import match_files
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new.survey import survey
-from ktb.data.tools.prepare import plan as plan_preparation
+from ktb.data.tools.prepare.download import plan as plan_preparation
 from ktb.data.tree import Tree
 from ktb.predict.pairing import plan
 from ktb.report.runs import read_run

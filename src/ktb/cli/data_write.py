@@ -8,11 +8,12 @@ from functools import partial
 
 from ktb.cli.arguments import Subparsers, home, positive, size
 from ktb.cli.progress import make_folder, print_outcomes, watch
-from ktb.data.tools import prepare
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera
 from ktb.data.tools.hha_files import convert_hha, parse_unit, plan_hha
 from ktb.data.tools.parallel import parallel
+from ktb.data.tools.prepare.conversion import convert, finish
+from ktb.data.tools.prepare.download import next_steps, plan
 from ktb.errors import ConfigError
 from ktb.io import expanded
 
@@ -90,8 +91,8 @@ def add_prepare(commands: Subparsers) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    planned = prepare.plan(arguments.name, arguments.source, arguments.target)
-    work = partial(prepare.convert, overwrite=arguments.overwrite)
+    planned = plan(arguments.name, arguments.source, arguments.target)
+    work = partial(convert, overwrite=arguments.overwrite)
     outcomes = watch(parallel(work, planned.jobs, arguments.workers), len(planned.jobs), arguments.name)
     for note in planned.notes:
         print(note, file=sys.stderr)
@@ -99,8 +100,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if code:
         print(f"{arguments.target}: the split lists are written when all samples are there", file=sys.stderr)
         return code
-    prepare.finish(planned, arguments.target)
-    for step in prepare.next_steps(arguments.name, arguments.target):
+    finish(planned, arguments.target)
+    for step in next_steps(arguments.name, arguments.target):
         print(f"next: {step}")
     return code
 

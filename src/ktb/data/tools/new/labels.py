@@ -1,127 +1,29 @@
-"""What the labels of a folder mean, for `ktb-data new`: ids or colours, void, classes."""
+"""What the labels of a folder mean: ids or colours, void, classes."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ktb.data.arrays import Array
-from ktb.data.files import read_bytes, read_text
-from ktb.data.readers import png
-from ktb.data.readers.decode import decode
-from ktb.data.readers.label import ranges, whole_numbers
-from ktb.data.readers.label_palettes import Colour, Palette, colours_of, conflict
+from ktb.data.readers.label import ranges
+from ktb.data.readers.label_palettes import Colour, Palette, conflict
 from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
-from ktb.data.tools.parallel import Outcome
+from ktb.data.tools.new.class_names import ClassNames
+from ktb.data.tools.new.label_files import Counts, LabelSeen
 from ktb.errors import DataError
-
-__all__ = ["ClassNames", "LabelSeen", "Labels", "guess_labels", "look_at_label", "read_class_names"]
-
-Counts = tuple[tuple[Any, int], ...]
 
 MAX_COLOURS = 64
 """More colours, or ids beyond 255, are looked at closely: are they classes at all?"""
 SPECK = 8
 """Pixels of a colour in a file, below which it is no class's but a smoothed edge's."""
-MOST = 4096
-"""Ids or colours of one file that are counted."""
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
 VOID_IDS = (IGNORE, 65535, 2**31 - 1, 2**32 - 1)
 """The greatest numbers of the usual types, which programs write for "no class"."""
-CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "label_names.txt")
-
-
-@dataclass(frozen=True)
-class LabelSeen(Outcome):
-    """What a label file holds.
-
-    Attributes:
-        ids: stored id → visible pixels; None if its channels differ, so that it holds colours.
-        colours: the same by colour (r, g, b); None if it has none.
-        channels: of the file, alpha not counted.
-        has_alpha: there is a channel for it.
-        size: (height, width).
-        palette: of a palette PNG.
-        hidden: transparent pixels, by id where there are ids, else by colour.
-        smooth_alpha: alpha is more than on and off.
-    """
-
-    ids: Counts | None = None
-    colours: Counts | None = None
-    channels: int = 1
-    has_alpha: bool = False
-    size: tuple[int, int] = (0, 0)
-    palette: Palette = ()
-    hidden: Counts = ()
-    smooth_alpha: bool = False
-
-
-def look_at_label(path: Path) -> LabelSeen:
-    """What a label file holds; what is wrong with it is told in the outcome."""
-    try:
-        return _look(path)
-    except DataError as error:
-        return LabelSeen(path, "failed", str(error))
-
-
-def _look(path: Path) -> LabelSeen:
-    data = read_bytes(path)
-    stored = decode(path, data=data, lossless=True)
-    alpha = png.alpha(data, stored)
-    visible = np.ones(stored.shape[:2], bool) if alpha is None else alpha > 0
-    smooth = alpha is not None and bool((visible & (alpha < np.iinfo(alpha.dtype).max)).any())
-    if smooth:  # values between are not understood, so nothing counts as hidden
-        visible[:] = True
-    pixels = stored[..., None] if stored.ndim == 2 else stored[..., :-1] if png.has_alpha(data) else stored
-    channels = pixels.shape[2]
-    palette = colours_of(data)
-    ids, colours = None, None
-    if channels < 3 or (pixels == pixels[..., :1]).all():
-        ids = whole_numbers(path, pixels[..., 0])
-    if channels in (3, 4) and pixels.dtype == np.uint8:
-        red, green, blue = (pixels[..., i].astype(np.int64) for i in range(3))
-        colours = (red << 16) | (green << 8) | blue
-    if ids is None and colours is None:
-        raise DataError(
-            f"{path}: label has {channels} channels of {pixels.dtype} that differ; expected class ids in one channel, "
-            "or 8-bit colours: write it again (scores or one mask per class: the number of the greatest)"
-        )
-    counted = None if ids is None else _count(ids[visible])
-    by_colour: Counts | None = None
-    if colours is not None:
-        by_colour = tuple((_rgb(code), n) for code, n in _count(colours[visible]))
-    elif palette and counted is not None and all(i < len(palette) for i, _ in counted):
-        by_colour = tuple((palette[i], n) for i, n in counted)
-    hidden = (ids if ids is not None else colours)[~visible]  # type: ignore[index]  # one of them is there
-    below = _count(hidden) if ids is not None else tuple((_rgb(code), n) for code, n in _count(hidden))
-    return LabelSeen(
-        path,
-        "kept",
-        ids=counted,
-        colours=by_colour,
-        channels=channels,
-        has_alpha=png.has_alpha(data),
-        size=(stored.shape[0], stored.shape[1]),
-        palette=palette,
-        hidden=below,
-        smooth_alpha=smooth,
-    )
-
-
-def _count(values: Array) -> Counts:
-    found, pixels = np.unique(values, return_counts=True)
-    return tuple((int(found[i]), int(pixels[i])) for i in np.argsort(-pixels)[:MOST])
-
-
-def _rgb(code: int) -> Colour:
-    return code >> 16, code >> 8 & 255, code & 255
 
 
 @dataclass
@@ -402,34 +304,3 @@ def _in_one_file_only(found: Sequence[Any], counts: Sequence[Counts | None]) -> 
     wanted = set(found)
     files = Counter(c for counted in counts for c, _ in counted or () if c in wanted)
     return len(counts) > 1 and 2 * sum(n == 1 for n in files.values()) > len(found)
-
-
-@dataclass
-class ClassNames:
-    """Names of classes from a file of the user's, by id and by colour; numbered: the file has the ids itself."""
-
-    ids: dict[int, str] = field(default_factory=dict)
-    colours: dict[Colour, str] = field(default_factory=dict)
-    numbered: bool = True
-    source: str = ""
-
-
-def read_class_names(root: Path) -> ClassNames:
-    """From a classes.txt or the like in `root`; empty if there is none.
-
-    One class per line, alone or as `id name`, `name r g b` or `name:r,g,b`; lines starting with # do not count.
-    """
-    path = next((root / name for name in CLASS_FILES if (root / name).is_file()), None)
-    if path is None:
-        return ClassNames()
-    number, colour = r"(?:(-?\d+)[\s:,]+)?", r"(?:[\s:,]+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3}))?"
-    lines = [t.strip() for t in read_text(path).splitlines()]
-    found = [re.fullmatch(rf"{number}(.*?[^\s:,]){colour}[:,\s]*", t) for t in lines if t and t[0] != "#"]
-    matches = [m for m in found if m]
-    numbered = all(m[1] for m in matches)
-    return ClassNames(
-        ids={int(m[1]) if numbered else i: m[2] for i, m in enumerate(matches)},
-        colours={(int(m[3]), int(m[4]), int(m[5])): m[2] for m in matches if m[3]},
-        numbered=numbered,
-        source=path.name,
-    )

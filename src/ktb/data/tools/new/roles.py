@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ktb.data.tools.new.class_names import ClassNames
 from ktb.data.tools.new.found import Guess
 from ktb.data.tools.new.kinds import File, Kind, example
-from ktb.data.tools.new.labels import VOID_IDS, ClassNames
+from ktb.data.tools.new.labels import VOID_IDS
 from ktb.data.tools.new.modality import guess_modality
 from ktb.data.tools.new.stats import Stats
 from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS, X_WORDS

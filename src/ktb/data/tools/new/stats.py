@@ -14,7 +14,8 @@ from ktb.data.arrays import Array
 from ktb.data.readers.decode import decode
 from ktb.data.readers.image import as_grey
 from ktb.data.tools.new.kinds import File
-from ktb.data.tools.new.labels import MAX_COLOURS, MOST
+from ktb.data.tools.new.label_files import MOST
+from ktb.data.tools.new.labels import MAX_COLOURS
 
 LOOKED_AT = 16
 """Files of a modality whose values are looked at; labels are read all, up to `MAX_LABELS`."""

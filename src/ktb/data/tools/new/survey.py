@@ -13,9 +13,11 @@ from ktb.data.arrays import Size
 from ktb.data.files import similar
 from ktb.data.readers.decode import MAX_PIXELS, pixel_limit
 from ktb.data.resizing import ASPECT_TOLERANCE, aspect_difference
+from ktb.data.tools.new.class_names import ClassNames, read_class_names
 from ktb.data.tools.new.found import Guess, Survey
 from ktb.data.tools.new.kinds import Kind, example, find_files, find_kinds, pattern_of, split_level_of
-from ktb.data.tools.new.labels import ClassNames, LabelSeen, guess_labels, look_at_label, read_class_names
+from ktb.data.tools.new.label_files import LabelSeen, look_at_label
+from ktb.data.tools.new.labels import guess_labels
 from ktb.data.tools.new.roles import choose_label, given_label, guess_modalities, richness
 from ktb.data.tools.new.splits import find_splits
 from ktb.data.tools.new.stats import Stats, look_at
