@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -269,3 +270,31 @@ def test_settings_per_stage() -> None:
     assert CMX(("rgb", "d"), 24, 3, 4, heads=3).fuse.heads == 3
     with pytest.raises(ValueError, match=r"heads must be one value or one per stage, got \[1, 2\] for stage 2"):
         CMX(("rgb", "d"), 64, 2, 4, heads=[1, 2])
+
+
+class Both(nn.Module):
+    """Map and streams as a tuple, which exporters can return."""
+
+    def __init__(self, block: CMX) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, streams: Tensor) -> tuple[Tensor, Tensor]:
+        out = Fused.of(self.block(streams), streams)
+        return out.map, streams if out.streams is None else out.streams
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_it_compiles_and_exports_and_is_copied(count: int) -> None:
+    torch.manual_seed(0)
+    model = Both(CMX(MODALITIES[count], C, 0, 4, mixers=1)).eval()
+    streams, other = torch.randn(count, 2, 9, 7, C), torch.randn(count, 2, 12, 5, C)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    size = {2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
+    exported = torch.export.export(model, (streams,), dynamic_shapes=(size,)).module()
+    with torch.no_grad():
+        for x in (streams, other):
+            for found in (compiled(x), exported(x), copy.deepcopy(model)(x)):
+                for a, b in zip(found, model(x), strict=True):
+                    assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
