@@ -7,7 +7,8 @@ first and shrinks the window on small maps, which changes every number wherever 
 All streams go through a stage as one batch. Exact savings over the usual wiring (docs/method.md#cheaper-forms):
 
 - Nothing is computed for padding, and masks are kept per size (`ktb.models.layers.window_attention`).
-- What is frozen needs no saved input, and GELU and sums are part of the products on a CPU (`ktb.models.layers.linear`).
+- What is frozen needs no saved input, and GELU and sums are part of the products on a CPU (`ktb.models.layers.linear`),
+  as long as nobody has put something around a layer (`ktb.models.layers.wrapped`).
 - Stochastic depth does not compute what it drops (on a CPU).
 """
 
@@ -26,8 +27,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ktb.models.layers.forms import is_plain
-from ktb.models.layers.linear import linear, linear_gelu
 from ktb.models.layers.window_attention import Constants, relative_bias, window_attention
+from ktb.models.layers.wrapped import through, through_gelu
 
 PATCH = 4
 """Side of a patch in pixels."""
@@ -163,17 +164,16 @@ class FrozenSwin(nn.Module):
         return adapter(y, _add_branch(y, mlp, block.drop_path2))
 
     def _attention(self, block: SwinTransformerBlock, x: Tensor, add: Tensor | None = None) -> Tensor:
-        proj, window, shift = block.attn.proj, self.arch.window_size, block.shift_size[0]
+        window, shift = self.arch.window_size, block.shift_size[0]
         if is_plain():
             attended = shifted_window_attention(block.attn, block.norm1(x), window, shift)
         else:
             attended = window_attention(block.attn, block.norm1(x), window, shift, self._constants)
-        return linear(attended, proj.weight, proj.bias, add)
+        return through(block.attn.proj, attended, add)
 
     @staticmethod
     def _mlp(block: SwinTransformerBlock, y: Tensor, add: Tensor | None = None) -> Tensor:
-        fc1, fc2 = block.mlp.fc1, block.mlp.fc2
-        return linear(linear_gelu(block.norm2(y), fc1.weight, fc1.bias), fc2.weight, fc2.bias, add)
+        return through(block.mlp.fc2, through_gelu(block.mlp.fc1, block.norm2(y)), add)
 
 
 def shifted_window_attention(attn: WindowAttention, x: Tensor, window: int, shift: int) -> Tensor:
@@ -225,7 +225,7 @@ def _merge(merging: PatchMerging, x: Tensor) -> Tensor:
     s, h, w, c = x.shape
     x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2)).reshape(s, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
     # A patch's four tokens in columns: upper left, lower left, upper right, lower right.
-    return linear(merging.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)), merging.reduction.weight, None)
+    return through(merging.reduction, merging.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 def _add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: Callable[[Tensor], Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ktb.models.layers.init import conv
 from ktb.models.layers.norm import BatchNorm
 
 
@@ -24,15 +25,6 @@ def depthwise(channels: int, kernel: int) -> nn.Conv2d:
     nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0) / kernel)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
-    return layer
-
-
-def pointwise(in_channels: int, out_channels: int, *, bias: bool = True) -> nn.Conv2d:
-    """Convolution 1×1; weight N(0, √(2 / out_channels)), bias 0."""
-    layer = nn.Conv2d(in_channels, out_channels, 1, bias=bias)
-    nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / out_channels))
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -48,7 +40,7 @@ class Hub(nn.Module):
 
     def __init__(self, count: int, channels: int) -> None:
         super().__init__()
-        self.score = nn.ModuleList(nn.Sequential(depthwise(channels, 3), pointwise(channels, 1)) for _ in range(count))
+        self.score = nn.ModuleList(nn.Sequential(depthwise(channels, 3), conv(channels, 1)) for _ in range(count))
 
     def scores(self, maps: Tensor) -> Tensor:
         """(M, B, H, W, C) → (M, B, H, W) in [0, 1]."""
@@ -96,11 +88,11 @@ class PoolingMixer(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = BatchNorm(channels), BatchNorm(channels)
         self.local = depthwise(channels, 7)
-        self.gate = pointwise(channels, channels)
+        self.gate = conv(channels, channels)
         self.channel_weight = nn.Conv1d(1, 1, 3, padding=1, bias=False)
-        self.expand = pointwise(channels, mlp_ratio * channels)
+        self.expand = conv(channels, mlp_ratio * channels)
         self.hidden = depthwise(mlp_ratio * channels, 3)
-        self.contract = pointwise(mlp_ratio * channels, channels)
+        self.contract = conv(mlp_ratio * channels, channels)
         self.scale1 = nn.Parameter(torch.full((channels,), 0.01))
         self.scale2 = nn.Parameter(torch.full((channels,), 0.01))
         self.drop_path = DropPath(drop_path)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ktb.models.fusion.base import Fused, Fusion, of_stage
-from ktb.models.fusion.cmnext import Hub, PoolingMixer, carried, depthwise, pointwise
-from ktb.models.layers.init import trunc_linear
+from ktb.models.fusion.cmnext import Hub, PoolingMixer, carried, depthwise
+from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
 
 HEAD_CHANNELS = 32
@@ -87,12 +87,12 @@ class CrossFusion(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
         for layer in cast(Iterable[nn.Linear], self.key_value):
             nn.init.trunc_normal_(layer.weight, std=0.02)
-        self.shortcut = pointwise(2 * channels, channels, bias=False)
+        self.shortcut = conv(2 * channels, channels, bias=False)
         self.embed = nn.Sequential(
-            pointwise(2 * channels, inner),
+            conv(2 * channels, inner),
             depthwise(inner, 3),
             nn.ReLU(),
-            pointwise(inner, channels),
+            conv(inner, channels),
             BatchNorm(channels),
         )
         self.fused_norm = BatchNorm(channels)

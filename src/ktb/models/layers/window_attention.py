@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
-from ktb.models.layers.linear import inference_on_cpu, linear
+from ktb.models.layers.linear import inference_on_cpu
+from ktb.models.layers.wrapped import through
 
 CPU_SCORES = 1 << 18
 """Attention scores held at a time on a CPU without gradients: what its caches hold."""
@@ -85,7 +86,7 @@ def window_attention(attn: WindowAttention, x: Tensor, window: int, shift: int, 
         plan = _compiled_plan(s, h, w, window, shift, x.device)
     else:
         plan = constants.get((s, h, w, shift, x.device), lambda: _plan(s, h, w, window, shift, x.device))
-    qkv = linear(_Rows.apply(x.view(-1, c), plan.keys, plan.key_of, plan.padding), attn.qkv.weight, attn.qkv.bias)
+    qkv = through(attn.qkv, _Rows.apply(x.view(-1, c), plan.keys, plan.key_of, plan.padding))
     kinds = []
     for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
         q, k, v = windows.view(kind.count, kind.keys, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)

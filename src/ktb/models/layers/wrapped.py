@@ -6,26 +6,28 @@ therefore call their Linears through these functions and read no weight themselv
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.layers.linear import linear, linear_gelu
 
 
-def is_plain(layer: nn.Module) -> bool:
+def is_unwrapped(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer computes nothing but the product with its weight and bias: no subclass, no wrapper, no hook."""
     # PyTorch has no public way to ask for hooks.
     return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks)
 
 
-def through(layer: nn.Linear, x: Tensor, add: Tensor | None = None) -> Tensor:
+def through(layer: nn.Module, x: Tensor, add: Tensor | None = None) -> Tensor:
     """`layer(x)`, plus `add` if given: (..., in), (..., out) → (..., out)."""
-    if is_plain(layer):
+    if is_unwrapped(layer):
         return linear(x, layer.weight, layer.bias, add)
     out: Tensor = layer(x)
     return out if add is None else add + out
 
 
-def through_gelu(layer: nn.Linear, x: Tensor) -> Tensor:
+def through_gelu(layer: nn.Module, x: Tensor) -> Tensor:
     """`F.gelu(layer(x))`: (..., in) → (..., out)."""
-    return linear_gelu(x, layer.weight, layer.bias) if is_plain(layer) else F.gelu(layer(x))
+    return linear_gelu(x, layer.weight, layer.bias) if is_unwrapped(layer) else F.gelu(layer(x))

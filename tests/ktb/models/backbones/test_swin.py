@@ -48,3 +48,33 @@ def test_what_is_made_again_has_the_gradient_of_what_is_kept(monkeypatch: pytest
         assert len(calls) == 5  # twice attention and MLP of the first round, its merging; none in the second
     for a, b in zip(*found, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_no_linear_is_passed_by() -> None:
+    """A hook on any Linear of the backbone, which triples what comes out of it, gives what a tripled layer gives."""
+    torch.manual_seed(0)
+    backbone = FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 2, 2, 4), 4, 2.0)).double().eval()
+    for p in backbone.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    start = torch.randn(1, 7, 9, 16, dtype=torch.float64)
+
+    def result() -> Tensor:
+        x = start
+        with torch.no_grad():
+            for i in range(4):
+                x = backbone.stage(i, backbone.merge(i, x) if i else x, [lambda _, add: add])
+        return x
+
+    unchanged, layers = result(), [m for m in backbone.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(layers) == 4 * 4 + 3
+    for layer in layers:
+        hook = layer.register_forward_hook(lambda module, args, out: 3 * out)
+        found = result()
+        hook.remove()
+        parameters = [p for p in (layer.weight, layer.bias) if p is not None]
+        with torch.no_grad():
+            torch._foreach_mul_(parameters, 3.0)
+            expected = result()
+            torch._foreach_div_(parameters, 3.0)
+        assert (expected - unchanged).abs().max() > 1e-6
+        assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)

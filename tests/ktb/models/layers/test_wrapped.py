@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ktb.models.layers.wrapped import is_plain, through, through_gelu
+from ktb.models.layers.wrapped import is_unwrapped, through, through_gelu
 
 
 class Doubled(nn.Linear):
@@ -58,7 +58,9 @@ def test_a_layer_gives_what_it_gives_when_called(make: object, grad: bool) -> No
     torch.manual_seed(0)
     layer = make().requires_grad_(False)  # type: ignore[operator]
     x, add = torch.randn(3, 4, 6, requires_grad=grad), torch.randn(3, 4, 5)
-    assert is_plain(layer) == (type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks)
+    assert is_unwrapped(layer) == (
+        type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    )
     expected = layer(x)
     assert torch.allclose(through(layer, x), expected, rtol=1e-5, atol=1e-6)
     assert torch.allclose(through(layer, x, add), expected + add, rtol=1e-5, atol=1e-6)
@@ -66,9 +68,9 @@ def test_a_layer_gives_what_it_gives_when_called(make: object, grad: bool) -> No
 
 
 def test_what_tells_of_hooks_is_still_there() -> None:
-    """`is_plain` reads two private attributes of PyTorch; without them it would call wrapped layers plain."""
-    assert is_plain(nn.Linear(2, 2))
-    assert not is_plain(hooked(True))
-    assert not is_plain(hooked(False))
-    assert not is_plain(Doubled(2, 2))
-    assert not is_plain(nn.Identity())
+    """`is_unwrapped` reads two private attributes of PyTorch; without them it would call wrapped layers plain."""
+    assert is_unwrapped(nn.Linear(2, 2))
+    assert not is_unwrapped(hooked(True))
+    assert not is_unwrapped(hooked(False))
+    assert not is_unwrapped(Doubled(2, 2))
+    assert not is_unwrapped(nn.Identity())

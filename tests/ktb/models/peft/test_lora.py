@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktb.models.backbones import swin
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.layers.forms import plain_forms
 from ktb.models.peft.lora import LoRA, LoRAConv2d, LoRALinear, LowRank, attach
 
 
@@ -100,6 +103,49 @@ def test_it_starts_as_the_frozen_model_and_folds_into_it(kind: str) -> None:
     assert backbone.state_dict().keys() == frozen.keys()
     with torch.no_grad():
         assert (backbone(x) - after).abs().max() <= 1e-9 * after.abs().max()
+
+
+class Swin(FrozenSwin):
+    def __init__(self) -> None:
+        super().__init__(SwinArch(16, (1, 2, 1, 1), (1, 2, 2, 4), 4, mlp_ratio=2, drop_path=0.0))
+
+    def blocks(self, stage: int) -> Sequence[nn.Module]:
+        return list(cast(Any, self.layers[stage]).blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All stages, without adapters."""
+        for i in range(4):
+            x = self.merge(i, x) if i else x
+            x = self.stage(i, x, [lambda y, add: add] * self.arch.depths[i])
+        return x
+
+
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_our_own_swin_passes_no_product_by(lean: bool, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its fast form, its plain one, and where it computes things again in the backward pass, on padded maps."""
+    if lean:
+        monkeypatch.setattr(swin, "LEAN_VALUES", 0)
+    torch.manual_seed(0)
+    backbone = Swin().double().train(training)
+    for p in backbone.parameters():
+        nn.init.normal_(p, std=0.2)
+    peft = disturbed(LoRA(("rgb",), (16, 32, 64, 128), backbone.arch.depths, backbone, rank=2))
+    assert sorted(peft.lora[0][0]) == ["attn_proj", "attn_qkv", "mlp_fc1", "mlp_fc2"]  # type: ignore[index]
+    x = torch.randn(2, 11, 14, 16, dtype=torch.float64)
+    found = backbone(x)
+    gradients = torch.autograd.grad(found.square().sum(), list(peft.parameters()))
+    with plain_forms():
+        plain = backbone(x)
+        others = torch.autograd.grad(plain.square().sum(), list(peft.parameters()))
+    assert torch.allclose(found, plain, rtol=1e-9, atol=1e-9)
+    for (name, _), a, b in zip(peft.named_parameters(), gradients, others, strict=True):
+        assert a.abs().sum() > 0, name
+        assert (a - b).abs().max() <= 1e-8 * b.abs().max(), name
+    peft.merge()
+    with torch.no_grad():
+        merged = backbone(x)
+    assert (merged - found).abs().max() <= 1e-9 * found.abs().max()
 
 
 def test_numbers_of_parameters() -> None:
