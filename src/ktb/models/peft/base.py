@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -11,12 +11,22 @@ Adapt = Callable[[Tensor, Tensor], Tensor]
 """One block's adapter: adds to its second argument what it makes of the first, both (M·B, H, W, C), modality-major."""
 
 
-class HasBlocks(Protocol):
-    """What a method that works inside the backbone's layers needs of it."""
+class Adaptable(Protocol):
+    """What a PEFT method needs to know of a backbone.
+
+    Attributes:
+        prompt_channels: per stage, of the maps that enter its blocks.
+        adapter_channels: per stage and block, of the map that stands beside the block's last branch.
+    """
+
+    prompt_channels: tuple[int, ...]
+    adapter_channels: tuple[tuple[int, ...], ...]
 
     def blocks(self, stage: int) -> Sequence[nn.Module]:
         """The blocks of a stage, in order."""
         ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
 class Peft(nn.Module):
@@ -27,28 +37,24 @@ class Peft(nn.Module):
 
     Args:
         modalities: names, in stream order.
-        widths: channels inside the blocks of each stage.
-        depths: blocks of each stage.
-        backbone: with its weights loaded. A method that puts something into its layers does so here; it never keeps
-            the backbone as a part of itself.
+        backbone: frozen, with its weights loaded. A method that puts something into its layers does so here; it never
+            keeps the backbone as a part of itself.
     """
 
     trains_backbone: ClassVar[bool] = False
 
-    def __init__(
-        self, modalities: Sequence[str], widths: Sequence[int], depths: Sequence[int], backbone: nn.Module
-    ) -> None:
+    def __init__(self, modalities: Sequence[str], backbone: Adaptable) -> None:
         super().__init__()
 
     def prompt(self, stage: int, streams: Tensor) -> Tensor:
         """The streams (M, B, H, W, C) as they enter a stage's blocks."""
         return streams
 
-    def adapters(self, stage: int) -> Sequence[Adapt] | None:
+    def adapters_of(self, stage: int) -> Sequence[Adapt] | None:
         """One callable per block of a stage; None: none."""
         return None
 
-    def lr_factors(self, backbone: nn.Module) -> Mapping[str, float]:
+    def lr_factors(self, backbone: Adaptable) -> Mapping[str, float]:
         """Name of a parameter of the backbone → factor on the learning rate; only of a method that trains it."""
         return {}
 

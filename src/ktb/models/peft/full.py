@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from torch import nn
-
-from ktb.models.peft.base import HasBlocks, Peft
+from ktb.models.peft.base import Adaptable, Peft
 
 
 class Full(Peft):
@@ -17,7 +15,7 @@ class Full(Peft):
     the patch embedding or a downsampling, has that of the block before it.
 
     Args:
-        modalities, widths, depths, backbone: see `Peft`.
+        modalities, backbone: see `Peft`.
         lr_factor: of the last block.
         layer_decay: from each block to the one before; 1: all alike.
 
@@ -30,22 +28,20 @@ class Full(Peft):
     def __init__(
         self,
         modalities: Sequence[str],
-        widths: Sequence[int],
-        depths: Sequence[int],
-        backbone: nn.Module,
+        backbone: Adaptable,
         *,
         lr_factor: float = 0.1,
         layer_decay: float = 1.0,
     ) -> None:
-        super().__init__(modalities, widths, depths, backbone)
+        super().__init__(modalities, backbone)
         if not (lr_factor > 0 and layer_decay > 0):
             raise ValueError(f"lr_factor and layer_decay must be above 0, got {lr_factor} and {layer_decay}")
         self.lr_factor, self.layer_decay = lr_factor, layer_decay
-        self.stages = len(depths)
-        backbone.requires_grad_(True)
+        for _, p in backbone.named_parameters():
+            p.requires_grad_(True)
 
-    def lr_factors(self, backbone: nn.Module) -> Mapping[str, float]:
-        blocks = [b for stage in range(self.stages) for b in cast(HasBlocks, backbone).blocks(stage)]
+    def lr_factors(self, backbone: Adaptable) -> Mapping[str, float]:
+        blocks = [b for stage in range(len(backbone.adapter_channels)) for b in backbone.blocks(stage)]
         number = {id(p): i for i, block in enumerate(blocks, 1) for p in block.parameters()}
         factors, reached = {}, 0
         for name, p in backbone.named_parameters():

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.layers.linear import linear
-from ktb.models.peft.base import HasBlocks, Peft
+from ktb.models.peft.base import Adaptable, Peft
 
 
 class LowRank(nn.Module):
@@ -117,7 +117,7 @@ class LoRA(Peft):
     """Low-rank products beside layers of every block.
 
     Args:
-        modalities, widths, depths, backbone: see `Peft`; the backbone has `blocks(stage)`.
+        modalities, backbone: see `Peft`.
         rank: of every product.
         alpha: scale of the products; None: as the rank, so that the factor is 1.
         layers: last parts of the names of the layers, such as `qkv` or `mlp.fc1`; None: all Linears and ungrouped
@@ -130,24 +130,22 @@ class LoRA(Peft):
     def __init__(
         self,
         modalities: Sequence[str],
-        widths: Sequence[int],
-        depths: Sequence[int],
-        backbone: nn.Module,
+        backbone: Adaptable,
         *,
         rank: int = 8,
         alpha: float | None = None,
         layers: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(modalities, widths, depths, backbone)
+        super().__init__(modalities, backbone)
         if rank < 1:
             raise ValueError(f"the rank of LoRA must be 1 or more, got {rank}")
         self.lora = nn.ModuleList()
         self._attached: list[nn.Module] = []
         seen: set[str] = set()
         used: set[str] = set()
-        for stage in range(len(depths)):
+        for stage in range(len(backbone.adapter_channels)):
             blocks = nn.ModuleList()
-            for block in cast(HasBlocks, backbone).blocks(stage):
+            for block in backbone.blocks(stage):
                 products = nn.ModuleDict()
                 for name, layer in candidates(block):
                     seen.add(name)

@@ -13,6 +13,9 @@ from ktb.models.peft.full import Full
 class Backbone(nn.Module):
     """Two stages of 1 and 2 blocks, with an entry, a downsampling and a norm."""
 
+    prompt_channels = (4, 8)
+    adapter_channels = ((4,), (8, 8))
+
     def __init__(self) -> None:
         super().__init__()
         self.entry = nn.Linear(3, 4)
@@ -28,7 +31,7 @@ class Backbone(nn.Module):
 
 def test_every_block_has_its_share_of_the_learning_rate() -> None:
     backbone = Backbone()
-    peft = Full(("rgb",), (4, 8), (1, 2), backbone, lr_factor=0.2, layer_decay=0.5)
+    peft = Full(("rgb",), backbone, lr_factor=0.2, layer_decay=0.5)
     assert all(p.requires_grad for p in backbone.parameters())
     assert list(peft.parameters()) == []
     of_module = {"entry": 0.025, "first.0": 0.05, "down": 0.05, "second.0": 0.1, "second.1": 0.2, "norm": 0.2}
@@ -36,14 +39,14 @@ def test_every_block_has_its_share_of_the_learning_rate() -> None:
         {name: of_module[name.rpartition(".")[0]] for name, _ in backbone.named_parameters()}
     )
     with pytest.raises(ValueError, match="must be above 0, got 0.0 and 1.0"):
-        Full(("rgb",), (4, 8), (1, 2), backbone, lr_factor=0.0)
+        Full(("rgb",), backbone, lr_factor=0.0)
 
 
 def test_nothing_is_trained_by_default() -> None:
     backbone = Backbone()
-    peft = Peft(("rgb",), (4, 8), (1, 2), backbone)
+    peft = Peft(("rgb",), backbone)
     streams = torch.randn(1, 2, 3, 3, 4)
     assert peft.prompt(0, streams) is streams
-    assert peft.adapters(1) is None
+    assert peft.adapters_of(1) is None
     assert not any(p.requires_grad for p in (*peft.parameters(), *backbone.parameters()))
     assert peft.lr_factors(backbone) == {}

@@ -36,6 +36,8 @@ class Timm(nn.Module):
         self.model = timm.create_model(kind, num_classes=0, **sizes[kind]).double().requires_grad_(False)
         for p in self.model.parameters():
             nn.init.normal_(p, std=0.2)  # also those that start at zero, such as layer scales
+        self.prompt_channels = tuple(0 for _ in self.stages())
+        self.adapter_channels = tuple((0,) * len(stage) for stage in self.stages())
         self.eval()
 
     def blocks(self, stage: int) -> Sequence[nn.Module]:
@@ -66,8 +68,7 @@ def images(kind: str) -> Tensor:
 
 
 def lora(backbone: Timm, **settings: Any) -> LoRA:
-    stages = backbone.stages()
-    return LoRA(("rgb",), [0] * len(stages), [len(s) for s in stages], backbone, **settings)
+    return LoRA(("rgb",), backbone, **settings)
 
 
 def disturbed(peft: LoRA) -> LoRA:
@@ -108,6 +109,8 @@ def test_it_starts_as_the_frozen_model_and_folds_into_it(kind: str) -> None:
 class Swin(FrozenSwin):
     def __init__(self) -> None:
         super().__init__(SwinArch(16, (1, 2, 1, 1), (1, 2, 2, 4), 4, mlp_ratio=2, drop_path=0.0))
+        self.prompt_channels = self.arch.channels
+        self.adapter_channels = ((16,), (32, 32), (64,), (128,))
 
     def blocks(self, stage: int) -> Sequence[nn.Module]:
         return list(cast(Any, self.layers[stage]).blocks)
@@ -130,7 +133,7 @@ def test_our_own_swin_passes_no_product_by(lean: bool, training: bool, monkeypat
     backbone = Swin().double().train(training)
     for p in backbone.parameters():
         nn.init.normal_(p, std=0.2)
-    peft = disturbed(LoRA(("rgb",), (16, 32, 64, 128), backbone.arch.depths, backbone, rank=2))
+    peft = disturbed(LoRA(("rgb",), backbone, rank=2))
     assert sorted(peft.lora[0][0]) == ["attn_proj", "attn_qkv", "mlp_fc1", "mlp_fc2"]  # type: ignore[index]
     x = torch.randn(2, 11, 14, 16, dtype=torch.float64)
     found = backbone(x)
