@@ -1,1 +1,6 @@
-"""Training and evaluation: losses, optimiser, LightningModule, metrics, callbacks."""
+"""Training and scoring.
+
+In reading order: scoring (scores a model on a split), module (trains it too), optim, seeds and draws (what random
+numbers follow from), inference (how pictures pass through the model), answers, epochs, checkpoint_content and
+checkpoint_files, disturbances and robustness (failing sensors), callbacks.
+"""

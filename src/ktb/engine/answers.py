@@ -18,7 +18,12 @@ class Answers:
         self._batches: list[tuple[Sequence[str], Tensor]] = []
 
     def add(self, ids: Sequence[str], answered: Tensor) -> None:
-        """Note a batch: its samples' ids, and which of them (B) have an answer in every pixel."""
+        """Note a batch.
+
+        Args:
+            ids: its samples' names.
+            answered: (B,) bool, which of them have an answer in every pixel.
+        """
         self._batches.append((ids, answered))
 
     def require(self, device: torch.device, *, when: str = "", case: str = "") -> None:

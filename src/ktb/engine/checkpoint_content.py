@@ -16,7 +16,15 @@ from ktb.models.segmentor import KTBSegmentor
 
 
 def without_frozen(state: Mapping[str, Tensor], model: KTBSegmentor) -> dict[str, Tensor]:
-    """The entries of a LightningModule's state ("model.NAME" → tensor) that can't be had from elsewhere."""
+    """The part of a training's state that can't be had from elsewhere.
+
+    Args:
+        state: of the LightningModule, "model.NAME" → tensor.
+        model: its model.
+
+    Returns:
+        the state without the frozen backbone, and without frozen norms that are at identity.
+    """
     frozen = {
         f"model.{k}"
         for k, p in model.named_parameters()

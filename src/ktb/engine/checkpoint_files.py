@@ -46,10 +46,15 @@ class AtomicIO(TorchCheckpointIO):
         self.known = dict(known or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `path`; with storage_options={"best": FILE} the same content as that file too, and first.
+        """Write a checkpoint, and where asked the same content as best checkpoint too, and first.
 
         In that order a kill between the two leaves a best checkpoint that the run, continued from before it, writes
         again.
+
+        Args:
+            checkpoint: its content.
+            path: the file.
+            storage_options: {"best": FILE} for a best checkpoint.
 
         Raises:
             WriteError: no space, no permission; earlier checkpoints are as they were.

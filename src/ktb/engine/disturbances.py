@@ -30,6 +30,10 @@ class SampleNoise:
 
     Seed, sample id, modality and purpose alone decide them, so that batch size, rank and device do not matter; rates
     and levels share their draws, so that a higher one only adds to a lower one.
+
+    Args:
+        seed: of the evaluation.
+        ids: the batch's sample names.
     """
 
     def __init__(self, seed: int, ids: Sequence[str]) -> None:
@@ -60,7 +64,14 @@ class SampleNoise:
 
 
 def without(inputs: Inputs, missing: Sequence[str], way: str, modalities: Sequence[ModalitySpec]) -> Inputs:
-    """Normalised inputs with the modalities `missing` taken away in one of the `MISSING` ways."""
+    """Inputs in which some modalities are missing.
+
+    Args:
+        inputs: normalised.
+        missing: modalities to take away.
+        way: one of `MISSING`.
+        modalities: how each is normalised.
+    """
     if way == "masked":
         return {m: x for m, x in inputs.items() if m not in missing}
     specs = {m.name: m for m in modalities}
@@ -74,12 +85,26 @@ def without(inputs: Inputs, missing: Sequence[str], way: str, modalities: Sequen
 
 
 def randomly_zeroed(inputs: Inputs, chosen: Sequence[str], rate: float, draws: SampleNoise) -> Inputs:
-    """Each element of the modalities `chosen` is zero with probability `rate`, independently."""
+    """Inputs in which elements are zero, each independently of the others.
+
+    Args:
+        inputs: normalised.
+        chosen: modalities this happens to.
+        rate: probability of an element's being zeroed.
+        draws: the batch's random numbers.
+    """
     return {m: x.masked_fill(draws.uniform("rmm", m, x) < rate, 0.0) if m in chosen else x for m, x in inputs.items()}
 
 
 def noisy(inputs: Inputs, density: float, sigma: float, draws: SampleNoise) -> Inputs:
-    """Salt and pepper, each on half of a share `density` of the elements, then Gaussian noise but on event."""
+    """Inputs with salt and pepper, then Gaussian noise on all but event.
+
+    Args:
+        inputs: normalised.
+        density: share of the elements that are set to the sample's largest or smallest value, half of it each.
+        sigma: standard deviation of the Gaussian noise.
+        draws: the batch's random numbers.
+    """
     result = {}
     for m, x in inputs.items():
         u = draws.uniform("salt and pepper", m, x)

@@ -35,7 +35,15 @@ class EpochPlan:
     def planned(
         cls, *, samples: int, batch_size: int, processes: int, limit: int | float, accumulate: int
     ) -> EpochPlan:
-        """Before the loaders exist; `batch_size` per process, `limit` as `trainer.limit_train_batches`."""
+        """The plan of a training whose loaders do not exist yet.
+
+        Args:
+            samples: of the training split.
+            batch_size: of each process.
+            processes: how many there are.
+            limit: as `trainer.limit_train_batches`: a number of batches, or a share of them.
+            accumulate: batches whose gradients make one optimiser step.
+        """
         batches = samples // processes // batch_size
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         return cls(samples, batch_size * processes, batches, accumulate)
@@ -58,9 +66,11 @@ class EpochPlan:
         return math.ceil(self.batches / self.accumulate)
 
     def to_dict(self) -> dict[str, int]:
+        """Plain values, for checkpoints."""
         return asdict(self)
 
     def describe(self) -> str:
+        """In words, for messages: "a global batch of 8 samples (in 2 parts)"."""
         parts = f" (in {self.accumulate} parts)" if self.accumulate > 1 else ""
         return f"a global batch of {self.batch_size * self.accumulate} samples{parts}"
 

@@ -40,7 +40,9 @@ class Model(Protocol):
     """What is asked of a `KTBSegmentor` here."""
 
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """K."""
+        ...
 
     def __call__(self, inputs: Mapping[str, Tensor], *, side: bool | None = None) -> SegOutput: ...
 
@@ -50,7 +52,7 @@ Inference = Callable[[Model, Mapping[str, Tensor], Size], Tensor]
 
 
 def resize_logits(logits: Tensor, size: Size) -> Tensor:
-    """(B, K, H, W) → (B, K, *size), bilinear; unchanged when the size is right already."""
+    """Logits (B, K, H, W) at another size (B, K, *size), bilinear; unchanged when the size is right already."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -66,7 +68,16 @@ def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whole_image(model: Model, inputs: Mapping[str, Tensor], size: Size) -> Tensor:
-    """Logits (B, K, *size) of one forward pass over whole images."""
+    """One forward pass over whole images.
+
+    Args:
+        model: see `Model`.
+        inputs: modality → (B, C, H, W), normalised.
+        size: height and width of the result.
+
+    Returns:
+        logits (B, K, *size).
+    """
     return resize_logits(model(inputs, side=False).logits, size)
 
 
@@ -83,6 +94,11 @@ def multi_scale_flip(
     Bilinear with align_corners=True both ways. Copies of one size and their mirror images share a forward pass while
     their logits stay below `PASS_VALUES`; scales that come to the same size are computed once and counted as often.
     Beside the sum, one image's probabilities at the final size are held at a time.
+
+    Args:
+        model, inputs, size: as in `whole_image`.
+        scales: factors on height and width.
+        flip: whether mirror images are used as well.
 
     Returns:
         (B, K, *size): logarithm of the mean probability, so that softmax gives the mean probability back.
@@ -126,7 +142,15 @@ def sliding_window(
     window: int | Size,
     overlap: float = 0.25,
 ) -> Tensor:
-    """Logits (B, K, *size) from overlapping tiles of `window`, blended smoothly; see `sliding_bands`."""
+    """Logits from overlapping tiles, blended smoothly; see `sliding_bands`.
+
+    Args:
+        model, inputs, size: as in `whole_image`.
+        window, overlap: as in `sliding_bands`.
+
+    Returns:
+        logits (B, K, *size).
+    """
     logits: Tensor | None = None
     for row, band in sliding_bands(
         lambda tile: model(tile, side=False).logits, inputs, size, window=window, overlap=overlap
@@ -278,7 +302,13 @@ def inference(method: str, **options: Any) -> Inference:
 
 
 def describe(method: str, scoring: str, **options: Any) -> str:
-    """The protocol in words, for tables and result.json."""
+    """The protocol in words, for tables and result.json.
+
+    Args:
+        method: a name of `METHODS`.
+        scoring: "native" or "published", at which size scores are taken.
+        options: of the method.
+    """
     if method == "ms_flip":
         scales = ", ".join(f"{s:g}" for s in options["scales"])
         how = f"multi-scale ({scales}){' and flip' if options['flip'] else ''}"

@@ -82,7 +82,7 @@ class SegmentationModule(ScoringModule):
         self._accumulated = batch_idx % self.trainer.accumulate_grad_batches
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch; see `ktb.engine.seeds` for what is drawn."""
+        """The loss of a batch of this process; `ktb.engine.seeds` says what its random numbers follow from."""
         step, world = (self.seed, self.current_epoch, batch_idx), self.trainer.world_size
         size = len(batch["label"])
         mine = range(self.global_rank, size * world, world)
@@ -103,6 +103,7 @@ class SegmentationModule(ScoringModule):
         self.log("loss", self.terms["loss"], on_step=True, prog_bar=True, logger=False)
 
     def configure_optimizers(self) -> Any:
+        """Optimiser and schedule, once the number of steps is known."""
         trainer = self.trainer
         trainer.fit_loop.setup_data()  # the number of batches is not known before
         steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
@@ -125,11 +126,17 @@ class SegmentationModule(ScoringModule):
         self.answers = Answers()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch."""
         prediction, answered = self.predict_batch(batch, whole_image)
         self.answers.add(batch["id"], answered)
         self.val_matrix.update(prediction, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
+        """Log the scores.
+
+        Raises:
+            NotFiniteError: an image has no answer.
+        """
         during = self.trainer.state.fn == "fit"
         self.answers.require(self.device, when=f"validation after step {self.global_step}: " if during else "")
         counts = self.val_matrix.compute().cpu().numpy()
@@ -139,11 +146,17 @@ class SegmentationModule(ScoringModule):
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what can be had from elsewhere, and say what the model is."""
         if not self.keep_frozen:
             checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self.model)
         checkpoint["ktb"] = {"model": self.model.config, **self.provenance}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Raises:
+            CheckpointError: it is one.
+        """
         base = self.provenance.get("backbone", {}).get("sha256")
         refuse_other_model(checkpoint, self.model, base=base, holds_frozen=self.keep_frozen)
 

@@ -32,6 +32,12 @@ def poly_with_warmup(step: int, *, epochs: int, steps_per_epoch: int, config: Op
     """Factor on the peak learning rate at iteration `step` (from 0).
 
     The published schedule ends one epoch after training does: total = (epochs + 1) · steps_per_epoch.
+
+    Args:
+        step: iteration, from 0.
+        epochs: of the whole training.
+        steps_per_epoch: optimiser steps.
+        config: warm-up and power.
     """
     total = (epochs + 1) * steps_per_epoch
     warmup = int(config.warmup_epochs * steps_per_epoch)
@@ -43,7 +49,14 @@ def poly_with_warmup(step: int, *, epochs: int, steps_per_epoch: int, config: Op
 def build_optimizer(
     model: nn.Module, config: OptimConfig, *, epochs: int, steps_per_epoch: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over what is trained, and its schedule, to be stepped once per iteration."""
+    """AdamW over what is trained, and its schedule, to be stepped once per iteration.
+
+    Args:
+        model: its parameters that require gradients are trained.
+        config: learning rate, weight decay and schedule.
+        epochs: of the whole training.
+        steps_per_epoch: optimiser steps.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     # One call for all parameters instead of a dozen for each. On a GPU PyTorch chooses; there it does not go together
     # with the clipping of scaled gradients.

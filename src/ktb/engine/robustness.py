@@ -49,7 +49,11 @@ def subsets(modalities: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def cases(settings: Mapping[str, Any], modalities: Sequence[ModalitySpec]) -> list[Case]:
-    """All runs that `settings` (a member of the group `robustness`) asks for; the undisturbed one is the first.
+    """All runs that the settings ask for; the undisturbed one is the first.
+
+    Args:
+        settings: a member of the group `robustness`.
+        modalities: in the model's order.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -97,8 +101,15 @@ def average(runs: Mapping[tuple[str, ...], float]) -> float:
 
 
 def expectation(runs: Mapping[tuple[str, ...], float], count: int, p: float) -> float:
-    """E(p) = Σ p^k (1-p)^(N-k) · mIoU / Σ p^k (1-p)^(N-k), k missing of N = `count`: the mIoU to expect when each
-    modality fails with probability p, given that not all fail."""
+    """The mIoU to expect when each modality fails with probability p, given that not all fail.
+
+    E(p) = Σ p^k (1-p)^(N-k) · mIoU / Σ p^k (1-p)^(N-k), k missing of N.
+
+    Args:
+        runs: missing modalities → mIoU.
+        count: N.
+        p: from 0 to 1.
+    """
     weights = np.array([p ** len(missing) * (1 - p) ** (count - len(missing)) for missing in runs])
     if weights.sum() == 0:  # p = 1: all of them fail, which is no run
         return float("nan")
@@ -106,7 +117,16 @@ def expectation(runs: Mapping[tuple[str, ...], float], count: int, p: float) -> 
 
 
 def summary(runs: Mapping[tuple[str, ...], float], count: int, expected: Sequence[float]) -> dict[str, Any]:
-    """avg, expected {p: E(p)}, worst, and drop = full - worst, of runs that include the undisturbed one, ()."""
+    """What a group of runs comes to.
+
+    Args:
+        runs: missing modalities → mIoU, the undisturbed run, (), among them.
+        count: number of the model's modalities.
+        expected: the p of E(p), see `expectation`.
+
+    Returns:
+        avg, expected {p: E(p)}, worst, and drop = undisturbed - worst.
+    """
     worst = min(runs.values())
     return {
         "avg": finite(average(runs)),
@@ -119,7 +139,12 @@ def summary(runs: Mapping[tuple[str, ...], float], count: int, expected: Sequenc
 def summarise(
     found: Mapping[tuple[Case, str], dict[str, Any]], modalities: Sequence[str], expected: Sequence[float]
 ) -> dict[str, Any]:
-    """What robustness.json holds, out of the scores of each (case, head).
+    """What robustness.json holds.
+
+    Args:
+        found: scores of each (case, head).
+        modalities: names, in the model's order.
+        expected: the p of E(p), see `expectation`.
 
     full, and per protocol its settings, each with its runs: the affected modalities, the metrics, and in emm side
     {modality: mIoU} of the side heads of the modalities that are left. emm and rmm have a `summary` each, and emm has

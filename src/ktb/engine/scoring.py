@@ -56,7 +56,15 @@ class ScoringModule(L.LightningModule):
         return {name: x.contiguous(memory_format=self.memory_format) for name, x in normal.items()}
 
     def predict_batch(self, batch: Batch, inference: Inference) -> tuple[Tensor, Tensor]:
-        """Class ids (B, H, W) at the label's size, and which samples (B) have finite logits."""
+        """The model's answer to a batch.
+
+        Args:
+            batch: its labels give the size of the answer.
+            inference: how the pictures pass through the model.
+
+        Returns:
+            class ids (B, H, W), and which samples (B) have finite logits.
+        """
         if not batch["id"]:  # a process that no sample was left for
             return batch["label"].long(), batch["label"].new_ones(0, dtype=torch.bool)
         size = (int(batch["label"].shape[-2]), int(batch["label"].shape[-1]))
@@ -75,13 +83,23 @@ class ScoringModule(L.LightningModule):
         return prediction
 
     def on_test_epoch_end(self) -> None:
+        """Sum over the processes, and log.
+
+        Raises:
+            NotFiniteError: an image has no answer.
+        """
         self.answers.require(self.device)
         self.evaluation = self.evaluation.gather()
         if self.evaluation.total.matrix.any():  # a split without labels has no scores
             self.log_scores("test", self.evaluation.total.matrix)
 
     def log_scores(self, stage: str, counts: NDArray[np.int64]) -> None:
-        """Log means and the IoU of each class of a confusion matrix (K, K) as STAGE/... and STAGE_iou/CLASS."""
+        """Log the scores of a confusion matrix: means as STAGE/NAME, the IoU of each class as STAGE_iou/CLASS.
+
+        Args:
+            stage: "val" or "test".
+            counts: (K, K), M[truth, prediction].
+        """
         result = scores(counts, self.mean_without)
         names = ("miou", "macc", "pixel_acc")
         self.log_dict({f"{stage}/{k}": float(result[k]) for k in names}, prog_bar=False)

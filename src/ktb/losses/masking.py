@@ -13,6 +13,10 @@ def draw_masks(num_modalities: int, batch_size: int, rng: np.random.Generator) -
     ⌊B/2⌋ random samples lose one modality each (one more with probability ½ when B is odd), dealt out in turn from a
     random first modality. With one modality nothing is masked.
 
+    Args:
+        num_modalities, batch_size: of the global batch.
+        rng: what is drawn with.
+
     Returns:
         (num_modalities, batch_size) bool, True = masked; at most one True per sample.
     """

@@ -85,6 +85,13 @@ def ohem_cross_entropy(
     """Cross-entropy over hard pixels: loss > −log `threshold`, and at least the ⌊n_valid / share⌋ largest.
 
     Class weights take no part in the choice of pixels; the mean over those chosen is weighted.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) int64.
+        threshold: pixels count as hard whose true class has a smaller probability.
+        share: at least one valid pixel of so many is chosen.
+        weights: (K,) one per class, 0 or more; None: all pixels count alike.
     """
     loss = _pixel_losses(logits, target).flatten()
     hard = (loss > -math.log(threshold)).sum()
@@ -158,9 +165,22 @@ class PixelLoss(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def pixel_loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """L of logits (B, K, H, W) and target (B, H, W) int64, with the class weights."""
+        """The loss of one head, with the class weights.
+
+        Args:
+            logits: (B, K, H, W).
+            target: (B, H, W) int64.
+        """
         return self._pixel_loss(logits, target, weights=self.class_weights)
 
     def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        """Terms by name; "loss" is what is minimised. Logits (B, K, H, W), target (B, H, W)."""
+        """The terms of the loss.
+
+        Args:
+            out: what the model gave.
+            target: class ids (B, H, W), any integer type.
+
+        Returns:
+            terms by name; "loss" is what is minimised.
+        """
         return {"loss": self.pixel_loss(out.logits, target.long())}

@@ -38,7 +38,15 @@ class SelfTeachingLoss(PixelLoss):
         self.masking = masking
 
     def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
-        """Terms by name: "loss", "loss_fused" and "loss_<modality>". Needs the side heads' logits."""
+        """The terms of the loss.
+
+        Args:
+            out: what the model gave, with the side heads' logits.
+            target: class ids (B, H, W), any integer type.
+
+        Returns:
+            terms by name: "loss", which is minimised, "loss_fused" and "loss_<modality>".
+        """
         target = target.long()
         # The first of the largest, as argmax gives it, which on a CPU takes ten times as long.
         predicted = out.logits.max(1).indices

@@ -1,0 +1,1 @@
+"""Scores: counts (of pixels), scores (what follows from counts), evaluation (one pass over a split)."""

@@ -18,10 +18,17 @@ BOUNDARY_RATIO = 0.02
 
 
 def image_matrices(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """M[truth, prediction] of each image over pixels that count: (B, ...) class ids → (B, K, K) int64.
+    """The confusion matrix of each image.
 
     torchmetrics' own matrix drops ignored pixels by indexing, which waits for the device at every update; here they
     are counted in one more cell that is cut off.
+
+    Args:
+        prediction, target: class ids (B, ...); pixels whose target is `ignore_index` do not count.
+        num_classes: K.
+
+    Returns:
+        M[truth, prediction], (B, K, K) int64.
     """
     cell = torch.add(prediction.long(), target.long(), alpha=num_classes)
     cell.masked_fill_(target == ignore_index(num_classes), num_classes**2)
@@ -29,15 +36,22 @@ def image_matrices(prediction: Tensor, target: Tensor, num_classes: int) -> Tens
 
 
 def boundary_counts(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Pixels in the boundary regions of each class: (B, H, W) class ids → (B, 3, K) int64.
+    """Pixels in the boundary regions of each class.
 
-    The rows are: pixels of the class in both truth and prediction and in both boundary regions; in the truth's region;
-    in the prediction's. A class's boundary region is its pixels at most d from a pixel of another class or from the
+    A class's boundary region is its pixels at most d from a pixel of another class or from the
     outside of the image (measured along the longer axis, as repeated 3 x 3 erosion does), d = 2 % of the diagonal,
     rounded, at least 1. Void pixels count nowhere and make no boundary: contours next to them are not known.
 
     All classes at once: a pixel belongs to its class's region iff the largest or the smallest label of its
     (2d + 1)² neighbourhood is another one.
+
+    Args:
+        prediction, target: class ids (B, H, W).
+        num_classes: K.
+
+    Returns:
+        (B, 3, K) int64: pixels of the class in both truth and prediction and in both boundary regions; in the truth's
+        region; in the prediction's.
     """
     distance = max(1, round(BOUNDARY_RATIO * float(np.hypot(*target.shape[-2:]))))
     void = target == ignore_index(num_classes)
@@ -96,7 +110,11 @@ class ConfusionMatrix(Metric):
         self.add_state("counts", torch.zeros(num_classes, num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Class ids (B, ...) of the same shape, any integer type."""
+        """Count a batch.
+
+        Args:
+            prediction, target: class ids (B, ...) of the same shape, any integer type.
+        """
         self.counts += image_matrices(prediction, target, self.num_classes).sum(0)
 
     def compute(self) -> Tensor:

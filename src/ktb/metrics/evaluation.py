@@ -17,13 +17,20 @@ from ktb.metrics.scores import IMAGE_SCORES, Counts, boundary_scores, scores
 
 @dataclass
 class Tally:
-    """Counts over some of a split's images: confusion matrix (K, K) and `boundary_counts` (3, K)."""
+    """Counts over some of a split's images.
+
+    Attributes:
+        samples: number of images.
+        matrix: confusion matrix (K, K).
+        boundary: `boundary_counts` (3, K).
+    """
 
     samples: int
     matrix: Counts
     boundary: Counts
 
     def add(self, other: Tally) -> None:
+        """Count another tally's images too."""
         self.samples += other.samples
         self.matrix = self.matrix + other.matrix
         self.boundary = self.boundary + other.boundary
@@ -37,8 +44,12 @@ class Tally:
 class Evaluation:
     """What one pass over a split counted: over all of it, per value of each condition, and per image.
 
-    mean_without: ids of classes left out of the means. total: everything. conditions: condition → value → its images.
-    images: one row per image, in the order of the split after `gather`, as written to per_image.csv.
+    Attributes:
+        num_classes: K.
+        mean_without: ids of classes left out of the means.
+        total: everything.
+        conditions: condition → value → its images.
+        images: one row per image, in the order of the split after `gather`, as written to per_image.csv.
     """
 
     num_classes: int
@@ -61,7 +72,13 @@ class Evaluation:
         ids: Sequence[str],
         conditions: Sequence[Mapping[str, str]],
     ) -> None:
-        """Count a batch: class ids (B, H, W), and what `Batch` says of each image."""
+        """Count a batch.
+
+        Args:
+            prediction, target: class ids (B, H, W).
+            ids: names of the images.
+            conditions: of each image, condition → value (such as "light" → "night").
+        """
         matrices = image_matrices(prediction, target, self.num_classes).cpu().numpy()
         boundaries = boundary_counts(prediction, target, self.num_classes).cpu().numpy()
         for matrix, boundary, name, condition in zip(matrices, boundaries, ids, conditions, strict=True):

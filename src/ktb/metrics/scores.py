@@ -44,8 +44,16 @@ def scores(matrix: Tensor | Counts, mean_without: Sequence[int] = ()) -> dict[st
 
 
 def boundary_scores(counts: Counts, mean_without: Sequence[int] = ()) -> dict[str, Any]:
-    """Boundary IoU of `boundary_counts`: mboundary_iou over the classes that have a boundary in truth or prediction
-    (those of `mean_without` left out), and boundary_iou per class (list of K, NaN for those that have none)."""
+    """Boundary IoU.
+
+    Args:
+        counts: of `boundary_counts`, (3, K).
+        mean_without: ids of classes that the mean leaves out.
+
+    Returns:
+        mboundary_iou over the classes that have a boundary in truth or prediction, and boundary_iou per class (list of
+        K, NaN for those that have none).
+    """
     both, truth, predicted = np.asarray(counts, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = both / (truth + predicted - both)

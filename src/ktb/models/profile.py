@@ -40,7 +40,12 @@ def table_parameters(model: KTBSegmentor) -> int:
 
 
 def flops(model: KTBSegmentor, size: tuple[int, int]) -> int:
-    """Floating-point operations for one image, see `COUNTED`; computed from shapes alone."""
+    """Floating-point operations for one image, see `COUNTED`; computed from shapes alone.
+
+    Args:
+        model: any; it is not changed.
+        size: height and width of the image in pixels.
+    """
     with torch.device("meta"):
         shapes_only = KTBSegmentor.from_config(model.config).eval()
         inputs = {m: torch.empty(1, c, *size) for m, c in model.config["modalities"].items()}

@@ -148,7 +148,14 @@ class KTBSegmentor(nn.Module):
     def features(
         self, inputs: Mapping[str, Tensor], *, masked: Tensor | None = None
     ) -> tuple[Features, tuple[int, int]]:
-        """Normalised features of streams and fusion, and the input's (H, W). Arguments as in `forward`."""
+        """What the heads are given.
+
+        Args:
+            inputs, masked: as in `forward`.
+
+        Returns:
+            the features of streams and fusion, normalised, and the inputs' (H, W).
+        """
         tokens, size = self._embed(inputs, masked)
         features = Features(fused=[], streams={m: [] for m in self.modalities})
         for i in range(4):

@@ -25,7 +25,15 @@ FORMAT = 1
 
 
 def left_out(model: KTBSegmentor, *, whole: bool) -> set[str]:
-    """Names of the state that need not be stored: the backbone, unless `whole`, and output norms at identity."""
+    """Names of the model's state that need not be stored.
+
+    Args:
+        model: what is shipped.
+        whole: whether its frozen backbone is stored.
+
+    Returns:
+        the backbone's names, unless `whole`, and those of output norms at identity.
+    """
     state = model.state_dict()
     trained = {k for k, p in model.named_parameters() if p.requires_grad}
     norms = {
@@ -45,7 +53,19 @@ def knows_its_base(model: KTBSegmentor) -> bool:
 
 
 def save_file_of(model: KTBSegmentor, file: Path, *, whole: bool) -> dict[str, Any]:
-    """Write one .safetensors file that `load_model` reads; returns what it says about the model."""
+    """Write one .safetensors file that `load_model` reads.
+
+    Args:
+        model: with what is known of it in `about`.
+        file: where to.
+        whole: whether its frozen backbone is stored.
+
+    Returns:
+        what the file's header says about the model.
+
+    Raises:
+        CheckpointError: weights that are not finite, or the file can't be written.
+    """
     about = {"format": FORMAT, **model.about, "model": model.config}
     if not whole:
         about["backbone"] = _portable(about["backbone"])
@@ -57,12 +77,15 @@ def save_file_of(model: KTBSegmentor, file: Path, *, whole: bool) -> dict[str, A
 
 
 def save_bundle(model: KTBSegmentor, folder: str | Path, *, run_config: str | None = None) -> int:
-    """Write a bundle; returns the size of its tensors' file in bytes.
+    """Write a bundle.
 
     Args:
         model: with what is known of it in `about`.
         folder: new or empty.
         run_config: the run's configuration as YAML, for `ktb-eval`.
+
+    Returns:
+        size of its tensors' file in bytes.
 
     Raises:
         CheckpointError: the folder holds something already or can't be written.

@@ -36,7 +36,11 @@ BUNDLE_WEIGHTS = "model.safetensors"
 def read_file(path: str | Path) -> Any:
     """Content of a .safetensors file or of a PyTorch file, tensors and plain values only.
 
-    A .safetensors file of a bundle comes as the checkpoint it holds, see `is_ours`.
+    Args:
+        path: the file.
+
+    Returns:
+        what it holds; of a bundle's .safetensors file the checkpoint it holds, see `is_ours`.
 
     Raises:
         CheckpointError: missing, damaged, a pickle that would run code, a file that unpacks to more than its size, or a
@@ -123,7 +127,14 @@ def _refuse_stretched(content: Any, path: Path) -> None:
 
 
 def read_state_dict(source: str | Path | Mapping[str, Any]) -> StateDict:
-    """Tensors by name, out of a file or of a mapping that may wrap them (`model_state_dict`, `state_dict`, `model`)."""
+    """Tensors by name.
+
+    Args:
+        source: a file, or a mapping; either may wrap them as `model_state_dict`, `state_dict` or `model`.
+
+    Raises:
+        CheckpointError: an unreadable file (see `read_file`), or no tensors.
+    """
     content = source if isinstance(source, Mapping) else read_file(source)
     where = "the given mapping" if isinstance(source, Mapping) else str(source)
     for key in ("model_state_dict", "state_dict", "model"):
@@ -143,7 +154,17 @@ def is_ours(content: Any) -> bool:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """A checkpoint file, the best (else the last) one of a run folder, or the weights of a bundle."""
+    """The file of weights that a path means.
+
+    Args:
+        path: a file, a run folder or a bundle's folder.
+
+    Returns:
+        the file itself, the best (else the last) checkpoint of the run, or the tensors' file of the bundle.
+
+    Raises:
+        CheckpointError: nothing there, or a folder of another kind.
+    """
     path = expanded(path)
     if not path.is_dir():
         if not path.exists():
@@ -162,7 +183,15 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
-    """Write plain tensors: .safetensors by that suffix, else what torch.load reads."""
+    """Write plain tensors.
+
+    Args:
+        state: tensors by name.
+        file: a name that ends in .safetensors gives that format, any other what torch.load reads.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
     if file.suffix == ".safetensors":
         save_safetensors({k: v.contiguous() for k, v in state.items()}, file, {})
     else:
@@ -173,6 +202,16 @@ def save_tensors(state: Mapping[str, Tensor], file: Path) -> None:
 
 
 def save_safetensors(state: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    """Write a .safetensors file that everybody may read.
+
+    Args:
+        state: contiguous tensors by name.
+        file: where to.
+        metadata: texts for its header.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
     with written(file) as partial:
         partial.touch()
         mode = partial.stat().st_mode

@@ -19,10 +19,13 @@ from ktb.weights.states import StateDict, depths_in, refuse_not_finite
 
 
 def published_names(depths: Sequence[int], modalities: tuple[str, str]) -> dict[str, str]:
-    """Published name → ours, for every entry of a model with these depths (docs/method.md#published-checkpoints).
+    """Published name → ours, for every entry of a model (docs/method.md#published-checkpoints).
 
-    `modalities` are our names for the published RGB and "dte" streams. Patch merging also needs its inputs reordered
-    and counts to the stage after it here: see `from_published`.
+    Patch merging also needs its inputs reordered and counts to the stage after it here: see `from_published`.
+
+    Args:
+        depths: blocks of each stage.
+        modalities: our names for the published RGB and "dte" streams.
     """
     rgb, x = modalities
     pairs: dict[str, str] = {}
@@ -119,7 +122,15 @@ def _ignored(name: str) -> bool:
 
 
 def from_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> StateDict:
-    """A published state dict in our names. Names we do not know are kept, so that loading can list them."""
+    """A published state dict in our names.
+
+    Args:
+        state: tensors by published names.
+        modalities: our names for its RGB and "dte" streams.
+
+    Returns:
+        tensors by our names; unknown names are kept, so that loading can list them.
+    """
     names = published_names(published_depths(state), modalities)
     return {
         names.get(k, k): merging_from_openmmlab(v) if ".downsample." in k else v
@@ -129,7 +140,15 @@ def from_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> 
 
 
 def to_published(state: Mapping[str, Tensor], modalities: tuple[str, str]) -> StateDict:
-    """Inverse of `from_published`, without the index buffers."""
+    """Inverse of `from_published`, without the index buffers.
+
+    Args:
+        state: tensors by our names.
+        modalities: our names for the published RGB and "dte" streams.
+
+    Raises:
+        KeyError: a name that the published model does not have.
+    """
     depths = depths_in(state, r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.")
     names = {ours: theirs for theirs, ours in published_names(depths, modalities).items()}
     return {names[k]: merging_to_openmmlab(v) if ".downsample." in k else v for k, v in state.items()}

@@ -1,0 +1,1 @@
+"""What happens beside training and scoring, one callback a module; metrics_file is a logger."""

@@ -1,4 +1,4 @@
-"""Not a number is not a success: a job ends at the first loss, gradient, weight or logit that is NaN or infinite."""
+"""A training ends at the first loss, gradient or weight that is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -62,6 +62,8 @@ class FiniteCheck(Callback):
         self._where = ""
         self._term = ""
 
+    # ----------------------------------------------------------------------------------------------- Lightning's hooks
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._parameters = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
         self._waiting.clear()
@@ -98,7 +100,11 @@ class FiniteCheck(Callback):
         self._look(trainer, until=self._batch)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Called in all processes before anything is written."""
+        """Look at everything that still waits, and at what is about to be saved; called in all processes before that.
+
+        Raises:
+            NotFiniteError: a value is not finite.
+        """
         self._look(trainer, until=self._batch)
         frozen = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
         found = not_finite({k: v for k, v in checkpoint["state_dict"].items() if k not in frozen})
@@ -110,7 +116,15 @@ class FiniteCheck(Callback):
         stop_together(message, pl_module.device)
 
     def explain(self, trainer: L.Trainer, error: RuntimeError) -> NotFiniteError | None:
-        """What `trainer.detect_anomaly` found in the backward pass, as our own error; None for any other error."""
+        """An error of PyTorch's as our own.
+
+        Args:
+            trainer: of the training that ended.
+            error: how it ended.
+
+        Returns:
+            what `trainer.detect_anomaly` found in the backward pass; None for any other error.
+        """
         found = re.match(r"Function '(\w+)' returned nan values", str(error))
         if found is None:
             return None

@@ -39,14 +39,17 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
+        """Empty: Lightning makes folders of it."""
         return ""
 
     @property
     def version(self) -> str:
+        """Empty: Lightning makes folders of it."""
         return ""
 
     @property
     def save_dir(self) -> str:
+        """The run folder."""
         return str(self.path.parent)
 
     @rank_zero_only
@@ -62,6 +65,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Add a row: values by name, and the optimiser step."""
         self._pending.append({**metrics, "step": step})
         self.rows += 1
         if len(self._pending) >= self.FLUSH_EVERY:
@@ -94,6 +98,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
+        """Write what is pending at the end of a training or test."""
         self.save()
 
     def _read(self) -> list[dict[str, str]]:

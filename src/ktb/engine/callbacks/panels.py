@@ -62,6 +62,7 @@ class Panels(Callback):
 
     @property
     def path(self) -> Path:
+        """The sheet, panels.png."""
         return self.folder / "panels.png"
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -76,6 +77,7 @@ class Panels(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Keep pictures of the batch's samples that are among the best, worst or random ones so far."""
         if not self.count:
             return
         labels, predictions = batch["label"].cpu(), outputs.to(batch["label"].dtype).cpu()
@@ -106,6 +108,7 @@ class Panels(Callback):
         )
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the processes' selections together, and write and show them."""
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * trainer.world_size
             dist.all_gather_object(parts, self._selection)

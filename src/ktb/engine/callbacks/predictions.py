@@ -44,6 +44,7 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Write the class ids `outputs` (B, H, W) of a batch."""
         for name, ids in zip(batch["id"], outputs.cpu().numpy(), strict=True):
             path = self.folder / f"{name}{self._suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)

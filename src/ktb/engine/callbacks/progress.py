@@ -20,6 +20,7 @@ class Progress(RichProgressBar):
             self.disable()  # Rich would print where its bar stood when it is stopped
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print a line where there is no terminal."""
         super().on_validation_end(trainer, pl_module)
         if trainer.sanity_checking or not trainer.is_global_zero or self._on_terminal:
             return

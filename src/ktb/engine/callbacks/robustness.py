@@ -74,6 +74,7 @@ class Robustness(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        """Predict a batch once per case; `outputs` (B, H, W) are the class ids of the undisturbed prediction."""
         if not batch["id"]:  # a process that no sample was left for
             return
         module = cast(ScoringModule, pl_module)
@@ -96,6 +97,7 @@ class Robustness(Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         module = cast(ScoringModule, pl_module)
+        """Put what robustness.json holds into `result`."""
         for case, answers in self._answers.items():
             answers.require(module.device, case=f" in the case {case}")
         without = module.mean_without

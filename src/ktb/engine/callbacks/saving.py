@@ -28,7 +28,7 @@ from ktb.errors import WriteError
 from ktb.run_folder.names import BEST, LAST
 
 _SAVE, _STOP, _REQUEUE = 1, 2, 3
-"""What the ranks agree on between two steps, the largest wins."""
+"""What the processes agree on between two steps; the largest number wins."""
 
 _SIGNALS = {
     signal.Signals[name]: wanted
@@ -73,9 +73,11 @@ class Saving(Checkpoint):
         return next(iter(newest_first(self.folder)), None)
 
     def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep under "Saving": the best score, and where in the epoch the training stands."""
         return {"best_score": self.best_score, **self._resume}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best score of the checkpoint that training continues from."""
         if (self.folder / BEST).is_file():  # otherwise the next one is the best there is
             self.best_score = state_dict["best_score"]
 

@@ -35,6 +35,7 @@ class Speed(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Log after every batch; Lightning keeps the values of the steps that are logged."""
         now = time.perf_counter()
         self._samples += len(batch["label"]) * trainer.world_size
         pl_module.log_dict({"train/samples_per_s": self._samples / (now - self._since), "train/lr": self._lr})

@@ -34,17 +34,17 @@ PATCH = 4
 """Side of a patch in pixels."""
 
 LEAN_STAGES = 2
-"""Stages, the first ones, in which training makes queries, keys, values and the MLP's hidden layer again instead of
-keeping them: their maps are large and their products small, so that a thirtieth of a step's time saves a fifth of its
-memory."""
+"""In this many stages, the first ones, training computes queries, keys, values and the MLP's hidden layer once more in
+the backward pass instead of keeping them. Their maps are large and their matrix products small: a thirtieth of a step's
+time saves a fifth of its memory."""
 
 LEAN_VALUES = 5 << 18
-"""Values of a stage's tokens, of all streams and samples, from which on that is done, and patch merging made again too:
-5 MiB in float32. Of smaller maps there is little memory to save, and calling anything twice takes longer than its
-products."""
+"""The same only where a stage's tokens, of all streams and samples, have at least this many values (5 MiB in float32);
+patch merging is then computed once more too. On smaller maps it would save little memory and cost more time."""
 
 _again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-"""Calls what draws nothing, and calls it again in the backward pass instead of keeping what it made."""
+"""Calls a function now and once more in the backward pass, instead of keeping its activations. The function must draw
+no random numbers: the second call would draw others."""
 
 _aten = torch.ops.aten
 _KEEP_ATTENDED = partial(
@@ -56,7 +56,7 @@ _KEEP_ATTENDED = partial(
         _aten._scaled_dot_product_cudnn_attention.default,
     ],
 )
-"""Where a function is called again: all but the attention itself, whose result is kept."""
+"""For `_again`: the attention's own result is kept, everything else is computed once more."""
 
 Adapt = Callable[[Tensor, Tensor], Tensor]
 """Adds to its second argument what it makes of the first, tokens (S, H, W, C) (docs/method.md#mapa)."""
@@ -64,7 +64,18 @@ Adapt = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SwinArch:
-    """The numbers that define a Swin backbone."""
+    """The numbers that define a Swin backbone (docs/method.md#data-flow).
+
+    Attributes:
+        embed_dim: channels of stage 0; each stage after it has twice as many as the one before.
+        depths, num_heads: blocks and attention heads of the four stages.
+        window_size: side of an attention window in tokens.
+        mlp_ratio: width of an MLP's hidden layer, in channels of its stage.
+        drop_path: largest rate of stochastic depth, that of the last block.
+
+    Raises:
+        ValueError: other than four stages, or an embed_dim that is no multiple of 16.
+    """
 
     embed_dim: int
     depths: tuple[int, ...]
@@ -85,10 +96,12 @@ class SwinArch:
         return tuple(self.embed_dim * 2**i for i in range(4))
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SwinArch:
+        """Out of the plain values of `to_dict`, lists instead of tuples allowed."""
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, Sequence) else v for k, v in values.items()}
         return cls(**options)
 
@@ -98,6 +111,9 @@ class FrozenSwin(nn.Module):
 
     State-dict names are timm's (`patch_embed.proj.weight`, `layers.0.blocks.0.attn.qkv.weight`, ...) without the
     classifier and the final norm.
+
+    Args:
+        arch: the architecture; weights are random until they are loaded.
     """
 
     def __init__(self, arch: SwinArch) -> None:
@@ -143,7 +159,15 @@ class FrozenSwin(nn.Module):
         return x
 
     def merge(self, i: int, x: Tensor) -> Tensor:
-        """Patch merging into stage `i` > 0: (S, H, W, C) → (S, ⌈H/2⌉, ⌈W/2⌉, 2C). timm keeps it in stage i."""
+        """Patch merging into a stage.
+
+        Args:
+            i: the stage that comes, 1 to 3; timm keeps the layer there.
+            x: tokens (S, H, W, C), un-normalised.
+
+        Returns:
+            (S, ⌈H/2⌉, ⌈W/2⌉, 2C).
+        """
         merging = self.layers[i].downsample
         assert isinstance(merging, PatchMerging)
         if _is_large(x):

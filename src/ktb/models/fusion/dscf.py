@@ -30,6 +30,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
@@ -40,6 +41,10 @@ class DSCF(nn.Module):
         modalities: names, in stream order.
         channels: channels C of the stage.
         stage: 0..3, sets stride, groups, heads and the start value of the attention's share.
+        ratio: channels r of the block, as a share of C.
+
+    Raises:
+        ValueError: r does not divide into the stage's heads or groups.
     """
 
     def __init__(self, modalities: Sequence[str], channels: int, stage: int, ratio: float = 0.125) -> None:
@@ -72,22 +77,39 @@ class DSCF(nn.Module):
         self.up = trunc_linear(r, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Normalised stream features (M, B, H, W, C) → fused features (B, H, W, C), not yet normalised."""
+        """Fuse the streams of a stage; the steps are those of docs/method.md#dscf.
+
+        Args:
+            features: normalised stream features (M, B, H, W, C).
+
+        Returns:
+            fused features (B, H, W, C), not yet normalised.
+        """
+        # 1. Fewer channels; one fused map F of all streams, and the queries from it.
         maps = apply_per_modality(self.down, features).movedim(-1, 2)  # M, B, r, H, W
-        fused = self.fuse(torch.cat(maps.unbind(0), dim=1))
+        fused = self.fuse(torch.cat(maps.unbind(0), dim=1))  # B, r, H, W
         query = self.query(fused)
-        points = self.sampling_points(maps)
-        weights, mixed = self._mix(maps, query, points)
+        # 2, 3. Where every modality wants to look.
+        points = self.sampling_points(maps)  # B, groups, P, 2
+        # 4, 5. What all of them see there, and whom to trust at each point.
+        _, mixed = self._mix(maps, query, points)  # B, r, P
+        # 6. Every position attends to all points.
         key, value = self.key(mixed[:, :, None])[:, :, 0], self.value(mixed[:, :, None])[:, :, 0]
         attend = point_attention if is_plain() else sparse_attention
         attended = self.out(attend(query, key, value, points, self.table))
+        # 7. As much of that as the stage has learned to use, beside F.
         out = self.attention_gain[:, None, None] * attended + self.identity_gain[:, None, None] * fused
         return self.up(out.movedim(1, -1))
 
     def sampling_points(self, maps: Tensor) -> Tensor:
-        """Points of all modalities in [-1, 1], (B, groups, M·N, 2) as (y, x); N points per modality (§3.2-3.3).
+        """Where every modality wants to look: a regular grid, moved by offsets from its own features.
 
-        At least float32, also under autocast: a bfloat16 coordinate is off by more than a pixel on a map of 200.
+        Args:
+            maps: the streams' features (M, B, r, H, W).
+
+        Returns:
+            the points of all modalities one after the other, N each, (B, groups, M·N, 2) as (y, x) in [-1, 1]. At least
+            float32, also under autocast: a bfloat16 coordinate is off by more than a pixel on a map of 200.
         """
         points = []
         for offset, m in zip(self.offset.values(), maps.unbind(0), strict=True):
@@ -102,11 +124,14 @@ class DSCF(nn.Module):
 
     @torch.no_grad()
     def explain(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the block looks and which modality it trusts there, for pictures; arguments as in `forward`.
+        """Where the block looks and which modality it trusts there, for pictures.
+
+        Args:
+            features: as in `forward`.
 
         Returns:
-            Sampling points (B, groups, M·N, 2) as (y, x) in [-1, 1], those of the first modality first, and the
-            modality weights (B, M, M·N) that the channels of every group use at their own points (§3.2-3.5).
+            sampling points (B, groups, M·N, 2) as (y, x) in [-1, 1], those of the first modality first, and the
+            modality weights (B, M, M·N) that the channels of every group use at their own points.
         """
         maps = apply_per_modality(self.down, features).movedim(-1, 2)
         points = self.sampling_points(maps)
@@ -114,7 +139,7 @@ class DSCF(nn.Module):
         return points, weights
 
     def _mix(self, maps: Tensor, query: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Modality weights (B, M, P) and mixed features (B, r, P) at the P points (§3.4-3.5)."""
+        """Modality weights (B, M, P), and the features of all modalities mixed by them (B, r, P), at the P points."""
         m, b, r, h, w = maps.shape
         sources = torch.cat([maps, query[None]]).unflatten(2, (self.groups, -1))  # M+1, B, g, r/g, H, W
         sources = sources.permute(1, 2, 0, 3, 4, 5).reshape(b * self.groups, -1, h, w)

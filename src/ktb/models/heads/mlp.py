@@ -56,12 +56,21 @@ class MLPHead(nn.Module):
         return {**self.__dict__, "_folded": None}
 
     def train(self, mode: bool = True) -> Self:
+        """As of any module; what was made of the weights for evaluation is made anew."""
         # `parameter.data.copy_()`, with which Lightning swaps averaged weights in, leaves no trace in the version.
         self._folded = None
         return super().train(mode)
 
     def forward(self, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Features (B, H_i, W_i, C_i), finest first → contiguous logits (B, K, *size)."""
+        """Logits of a picture.
+
+        Args:
+            features: of the four scales, finest first, each (B, H_i, W_i, C_i).
+            size: height and width of the logits.
+
+        Returns:
+            contiguous logits (B, K, *size).
+        """
         fold = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or features[0].is_meta)
         grid = features[0].shape[1:3]
         finest, *coarser = self._fold() if fold else self._merge()

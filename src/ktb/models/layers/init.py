@@ -8,7 +8,13 @@ from torch import nn
 
 
 def conv(in_channels: int, out_channels: int, kernel: int = 1, **kwargs: int | bool) -> nn.Conv2d:
-    """Convolution with the published initialisation N(0, √(2/(k²·c_out))), bias 0 (docs/method.md#dscf)."""
+    """Convolution whose weight starts at N(0, √(2/(k²·c_out))), bias 0 (docs/method.md#dscf).
+
+    Args:
+        in_channels, out_channels: c_out is not divided by groups.
+        kernel: its side k.
+        kwargs: further arguments of `nn.Conv2d`.
+    """
     layer = nn.Conv2d(in_channels, out_channels, kernel, **kwargs)  # type: ignore[arg-type]
     nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (kernel * kernel * out_channels)))
     if layer.bias is not None:

@@ -18,7 +18,16 @@ _ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_ca
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = None) -> Tensor:
-    """`F.linear(x, weight, bias)`, plus `add` if given: (..., in), (..., out) → (..., out)."""
+    """`F.linear(x, weight, bias)`, plus a sum.
+
+    Args:
+        x: (..., in).
+        weight, bias: (out, in) and (out); the faster form is for those that are not trained.
+        add: added to the result, (..., out).
+
+    Returns:
+        (..., out).
+    """
     if not _by_onednn(x, weight, bias):
         out = F.linear(x, weight, bias)
         return out if add is None else add + out

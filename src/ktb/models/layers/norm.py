@@ -26,6 +26,7 @@ class BatchNorm(nn.BatchNorm2d):
     """False: each process normalises by the statistics of its own share of the batch."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
         if not self.training:
             return super().forward(x)
         if self.synchronised and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
