@@ -148,6 +148,8 @@ def _share(text: str) -> float:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from ktb.cli.progress import print_outcomes, watch
+    from ktb.data.label_size import LabelSizes, resized_to_label
+    from ktb.data.label_size import known as known_sizes
     from ktb.data.values import known
     from ktb.predict.folder import FolderPredictor, claimed, predict_folder
     from ktb.predict.outputs import Outputs
@@ -177,6 +179,14 @@ def _predict(arguments: argparse.Namespace) -> int:
         pictures, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
         given = list(sources)
 
+    sizes = LabelSizes()
+    if arguments.short_side is None and (names_to_label := resized_to_label(data)):
+        sizes = known_sizes(model.about.get("label_size"))
+        if not sizes and given[0] in names_to_label:
+            print(
+                f"{file}: does not say how large the labels were to which its training resized the pictures; they are "
+                "taken at their own size: --short-side N sets another, training again writes it down"
+            )
     work = FolderPredictor(
         Predictor(
             model.to(device).eval(),
@@ -190,6 +200,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         settings,
         training={} if arguments.force else known(model.about.get("values")),
         max_pixels=arguments.max_pixels,
+        label_sizes=sizes,
     )
     print(f"{file}: {' + '.join(names)}, {data.spec.num_classes} classes of {data.spec.name}, on {device}")
     for name in names:

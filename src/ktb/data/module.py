@@ -6,7 +6,7 @@ Augmentation, batching, seeding, distribution over processes, and the errors a u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from ktb.data.arrays import Size
 from ktb.data.augment import EvalTransform, TrainTransform, Transform
 from ktb.data.cores import usable_cores
 from ktb.data.dataset import RGBXDataset, collate
@@ -77,6 +78,8 @@ class RGBXDataModule(L.LightningDataModule):
     modalities: tuple[ModalitySpec, ...]
     resizing: Resizing = SAME_SIZE
     """What is done with files of another size than the rest of a sample, see `FileSamples`."""
+    label_sizes: Callable[[str, Size], Size] | None = None
+    """How large labels were in training, as a checkpoint says it, for samples without one; see `read_images`."""
 
     def __init__(
         self,

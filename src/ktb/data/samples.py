@@ -93,6 +93,7 @@ class FileSamples:
         label: how label files are read.
         resizing: what is done with files of another size.
         void: label value of pixels that don't count, see `ktb.data.spec.ignore_index`.
+        without_label: as in `read_images`, for samples that have no label.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class FileSamples:
         *,
         resizing: Resizing = SAME_SIZE,
         void: int = IGNORE,
+        without_label: Callable[[str, Size], Size] | None = None,
     ) -> None:
         self.root = root
         self.entries = entries
@@ -111,6 +113,7 @@ class FileSamples:
         self.label = label
         self.resizing = resizing
         self.void = void
+        self.without_label = without_label
         self.notes: list[str] = []
         """In words, what was done beyond reading what is there."""
 
@@ -127,7 +130,9 @@ class FileSamples:
         entry = self.entries[index]
         files = {name: [self.root / file for file in entry.files[name]] for name in streams}
         if entry.label is None:
-            images, valid, converted, stored = read_images(files, self.readers, resizing=self.resizing)
+            images, valid, converted, stored = read_images(
+                files, self.readers, resizing=self.resizing, without_label=self.without_label
+            )
             height, width = next(iter(images.values())).shape[:2]
             void = np.full((height, width), self.void, label_type(self.void))
             return RawSample(images, void, entry.id, dict(entry.condition), valid, converted, stored)
@@ -149,6 +154,7 @@ def read_images(
     *,
     like: tuple[Size, str] | None = None,
     resizing: Resizing = SAME_SIZE,
+    without_label: Callable[[str, Size], Size] | None = None,
 ) -> tuple[dict[str, Array], dict[str, NDArray[np.bool_]], dict[str, str], dict[str, Size]]:
     """`images`, `valid`, `converted` and `stored` of a `RawSample`.
 
@@ -157,6 +163,8 @@ def read_images(
         readers, resizing: as in `FileSamples`.
         like: the size (height, width) that all must have, and what has it, for messages; None: that of the first
             modality that `resizing` does not name, or of the first of all.
+        without_label: that modality and its own size → the size that takes the place of the label's, to which all
+            are resized; None: its own.
 
     Raises:
         DataError: a file is missing, damaged or not as expected, or sizes differ.
@@ -170,7 +178,10 @@ def read_images(
         image, mask, done = readers[name](paths)
         if done:
             converted[str(paths[0])] = done
-        size, what = like = like or ((image.shape[0], image.shape[1]), f"{name} {paths[0]}")
+        if like is None:
+            own = (image.shape[0], image.shape[1])
+            like = (without_label(name, own) if without_label else own, f"{name} {paths[0]}")
+        size, what = like
         if image.shape[:2] != size:
             if name not in resizing.modalities:
                 raise DataError(

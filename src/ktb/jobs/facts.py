@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ktb.data import values
+from ktb.data import label_size, values
 from ktb.data.module import RGBXDataModule
 from ktb.engine.inference import describe
 from ktb.jobs.build import plain, without
@@ -98,6 +98,7 @@ def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, 
         "palette": [list(colour) for colour in data.spec.palette],
         "modalities": [asdict(m) for m in data.modalities],
         "values": values.measure(data, "train"),
+        "label_size": label_size.measure(data, "train"),
         "backbone": {
             "name": cfg.backbone.name,
             "timm_name": cfg.backbone.timm_name,

@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from ktb.config.overrides import overridden
 from ktb.config.saved import merge_saved
+from ktb.data.label_size import known
 from ktb.data.module import RGBXDataModule
 from ktb.errors import CheckpointError
 from ktb.jobs.build import build_data
@@ -50,6 +51,7 @@ def open_checkpoint(
         if cfg.split:
             cfg.dataset.report_split = cfg.split
     data = build_data(cfg)
+    data.label_sizes = known(about.get("label_size")) or None
     streams = [m.name for m in data.modalities]
     if ours:
         given = "config" in about or "backbone.weights" in overridden(overrides)

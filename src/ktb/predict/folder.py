@@ -24,8 +24,10 @@ from torch import Tensor
 
 from ktb import __version__
 from ktb.data.arrays import Size
+from ktb.data.augment import resize
 from ktb.data.dataset import say_converted
 from ktb.data.files import similar
+from ktb.data.label_size import LabelSizes
 from ktb.data.pictures import RGBImage
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.image import Reading
@@ -87,6 +89,8 @@ class FolderPredictor:
         settings: what else decides the outputs, for the stamp (the data set's configuration).
         training: modality → how large its values were in training; pictures far outside are refused. Empty: none is.
         max_pixels: larger pictures are refused; None: as the data set has it.
+        label_sizes: modality → how large labels were in training, where it resized pictures to their label. Empty:
+            pictures are left at their own size.
     """
 
     predictor: Predictor
@@ -94,6 +98,7 @@ class FolderPredictor:
     settings: Mapping[str, Any]
     training: Mapping[str, Magnitude] = field(default_factory=dict)
     max_pixels: int | None = None
+    label_sizes: LabelSizes = field(default_factory=LabelSizes)
 
     def __post_init__(self) -> None:
         data = self.predictor.data
@@ -110,6 +115,7 @@ class FolderPredictor:
             "options": [
                 self.outputs.legend, self.predictor.short_side, self.predictor.tile, self.predictor.overlap,
             ],
+            **({"label_sizes": self.label_sizes} if self.label_sizes else {}),
         }  # fmt: skip
         self._settings_digest = _hash(json.dumps(facts, default=str).encode()).hexdigest()
 
@@ -179,10 +185,15 @@ class FolderPredictor:
             for name, reader in self._readers.items()
             if name in files
         }
-        images, valid, converted, _ = read_images(files, readers, resizing=self.predictor.data.resizing)
+        images, valid, converted, stored = read_images(
+            files, readers, resizing=self.predictor.data.resizing, without_label=self.label_sizes
+        )
         first = next(iter(images.values()))
-        size = (first.shape[0], first.shape[1])
-        height, width = self.predictor.input_size(size)
+        resized = (first.shape[0], first.shape[1])
+        # The result has the picture's own size, not that of a label.
+        leading = min(files, key=lambda name: name in self.predictor.data.resizing.modalities)
+        size = stored.get(leading, resized)
+        height, width = self.predictor.input_size(resized)
         if (height, width) != size and height * width > self._most:
             raise DataError(
                 f"{picture.first}: {size[1]} x {size[0]} pixels would become {width} x {height} for"
@@ -191,7 +202,10 @@ class FolderPredictor:
             )
         if odd:
             raise UnlikeTraining(odd[0])
-        backdrop = self.outputs.backdrop(images, modalities)
+        shown = images
+        if size != resized:
+            shown = {name: resize(readers[name](paths).image, size) for name, paths in files.items()}
+        backdrop = self.outputs.backdrop(shown, modalities)
         images = {name: images[name] for name in files}
         inputs = self.predictor.inputs(images, valid, picture.name)
         return LoadedPicture(picture, stamp, inputs, size, backdrop, converted)

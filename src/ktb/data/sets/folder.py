@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ktb.data import timestamps
 from ktb.data.globs import match_files
+from ktb.data.label_size import LabelSizes, known, measure
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.label_palettes import LabelPalettes
@@ -148,6 +149,8 @@ class FolderDataModule(RGBXDataModule):
             resizing=self.resizing,
             void=self.spec.ignore_index,
         )
+        if not samples.labelled:
+            samples.without_label = self.label_sizes or self._label_sizes_of_training()
         samples.notes = [*pool.notes, *self._sizes(samples)]
         if not samples.labelled:
             samples.notes.append(
@@ -161,6 +164,12 @@ class FolderDataModule(RGBXDataModule):
     def as_stored(self, ids: NDArray[Any]) -> NDArray[Any]:
         """Class ids (H, W) as the label files hold them: ids (H, W) or colours (H, W, 3)."""
         return self._label.stored(self.spec)[ids]
+
+    def _label_sizes_of_training(self) -> LabelSizes:
+        try:
+            return known(measure(self, "train"))
+        except DataError:  # there is no training data here
+            return LabelSizes()
 
     def _may_lack_labels(self, split: str) -> bool:
         """Training and the choice of the best checkpoint need labels."""
