@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import resource
 import struct
 import zipfile
 import zlib
@@ -25,26 +24,19 @@ from torch import Tensor
 
 from ktb import KTBSegmentor, load_model, load_published
 from ktb.cli.model import main
-from ktb.data.readers.decode import decode
 from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.tools.new.label_files import look_at_label
 from ktb.errors import CheckpointError, DataError, KTBError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.weights.files import read_file
+from tests.ktb.hostile import Evil
 from tests.ktb.reference import filled_state, load_json
 
 Change = Callable[[dict[str, Any]], object]
 
 
-@pytest.fixture(autouse=True)
-def little_memory() -> object:
-    """Whatever asks for 8 GiB more than there is now fails instead of being given it."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 30), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+pytestmark = pytest.mark.usefixtures("little_memory")
 
 
 def refusal(read: Callable[[], object]) -> str:
@@ -56,16 +48,6 @@ def refusal(read: Callable[[], object]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- pickles
-
-
-class Evil:
-    """Leaves a file behind when it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.trace,)
 
 
 @pytest.mark.parametrize("command", ["info", "convert", "bundle", "export"])
@@ -281,49 +263,6 @@ def test_a_config_with_foreign_code_is_refused(
         cfg = compose("eval", overrides=[f"checkpoint={file}"])
     assert message in refusal(lambda: open_checkpoint(file, cfg, []))
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-# ------------------------------------------------------------------------------------------------------------- images
-
-
-def png(width: int, height: int, body: bytes) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (8193, 8192)])
-def test_a_png_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, size: tuple[int, int]) -> None:
-    file = tmp_path / "bomb.png"
-    file.write_bytes(png(*size, zlib.compress(bytes(1 << 20), 9)))
-    with pytest.raises(DataError, match="bomb.png: claims .* pixels; expected at most"):
-        decode(file)
-
-
-def test_a_png_that_unpacks_to_more_than_its_header_says(tmp_path: Path) -> None:
-    """256 MiB of zeros in 256 KiB: at most what 16 x 16 pixels take is unpacked."""
-    packer = zlib.compressobj(9)
-    body = b"".join(packer.compress(bytes(1 << 24)) for _ in range(16)) + packer.flush()
-    file = tmp_path / "bomb.png"
-    file.write_bytes(png(16, 16, body))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert decode(file).shape == (16, 16, 3)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
-
-
-def test_an_npy_bomb_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "bomb.npy"
-    text = io.BytesIO()
-    np.lib.format.write_array_header_1_0(text, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
-    file.write_bytes(text.getvalue() + bytes(64))
-    with pytest.raises(DataError, match="bomb.npy"):
-        decode(file)
-    np.save(file, np.array([Evil(tmp_path / "executed")], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="bomb.npy"):
-        decode(file)
-    assert not (tmp_path / "executed").exists()
 
 
 def test_nothing_of_the_above_is_caught_by_accident(bundle: Path, tmp_path: Path) -> None:
