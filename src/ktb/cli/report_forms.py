@@ -12,8 +12,8 @@ from rich.console import Console
 from ktb.errors import ReportError
 from ktb.io import atomic_file, expanded
 from ktb.report.runs import Run, class_table, read_runs, run_table
-from ktb.report.sweep_summary import Sweep, show, summarise
-from ktb.report.tables import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
+from ktb.report.sweep_summary import SweepSummary, show, summarise
+from ktb.report.table_formats import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
 
 _DESCRIPTION = "Report on run folders of ktb-train and ktb-eval: one HTML page that needs nothing else, or tables."
 _EPILOG = """\
@@ -117,7 +117,7 @@ def wandb(argv: list[str]) -> int:
     return 0
 
 
-def _write(file: Path, runs: Sequence[Run], sweep: Sweep | None = None) -> None:
+def _write(file: Path, runs: Sequence[Run], sweep: SweepSummary | None = None) -> None:
     from ktb.report.page import page
 
     text = page(runs, sweep)

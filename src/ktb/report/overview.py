@@ -17,8 +17,8 @@ from ktb.report.runs import (
     run_table,
     without,
 )
-from ktb.report.sweep_summary import Sweep
-from ktb.report.tables import Spread, Table, factored, shown
+from ktb.report.sweep_summary import SweepSummary
+from ktb.report.table_formats import Spread, Table, factored, shown
 
 _CURVES = (  # title, logged names, unit
     ("Loss", ("train/loss",), ""),
@@ -32,7 +32,7 @@ Content = dict[str, Any]
 """What a template shows; each function's template is named as it is."""
 
 
-def head(runs: Sequence[Run], sweep: Sweep | None) -> Content:
+def head(runs: Sequence[Run], sweep: SweepSummary | None) -> Content:
     """Title, the line below it, and a tile for each score of a single run."""
     if sweep is not None:
         return _head(f"Sweep {sweep.folder.absolute().name}", f"{sweep.counts()} · {sweep.created}")
@@ -95,7 +95,7 @@ def notice_list(runs: Sequence[Run]) -> list[Content]:
     return [{"run": run.name if len(runs) > 1 else "", "text": text} for run in runs for text in notices(run)]
 
 
-def jobs(sweep: Sweep) -> Content:
+def jobs(sweep: SweepSummary) -> Content:
     """The scores of each setting over its seeds, and every job."""
     groups = [(setting, [j.scores["miou"] for j in jobs if "miou" in j.scores]) for setting, jobs in sweep.groups()]
     spreads = [(setting, Spread.of(scores), scores) for setting, scores in groups if scores]

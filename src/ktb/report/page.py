@@ -19,8 +19,8 @@ from ktb.report.overview import classes, comparison, head, jobs, notice_list, tr
 from ktb.report.plots import colour
 from ktb.report.run_sections import about, conditions, confusion, pictures, robustness
 from ktb.report.runs import Run
-from ktb.report.sweep_summary import Sweep
-from ktb.report.tables import Spread, Value, shown
+from ktb.report.sweep_summary import SweepSummary
+from ktb.report.table_formats import Spread, Value, shown
 
 
 class Section(NamedTuple):
@@ -39,7 +39,7 @@ class Section(NamedTuple):
     content: Any
 
 
-def page(runs: Sequence[Run], sweep: Sweep | None = None) -> str:
+def page(runs: Sequence[Run], sweep: SweepSummary | None = None) -> str:
     """The page: comparison first, then what belongs to each run (not for a sweep, whose page stays small).
 
     Args:

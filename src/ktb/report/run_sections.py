@@ -10,7 +10,7 @@ from typing import Any
 
 from ktb.report.plots import confusion_plot
 from ktb.report.runs import SCORES, Run, listed, mapping, number, protocol, scored_how
-from ktb.report.tables import Table, Value, shown
+from ktb.report.table_formats import Table, Value, shown
 
 _DRAWN_CLASSES = 128
 """With more, a confusion matrix has no cell that can be seen."""

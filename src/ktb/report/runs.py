@@ -16,7 +16,7 @@ import yaml
 from ktb.config.moved import with_current_targets
 from ktb.errors import ReportError, one_line
 from ktb.io import absent, expanded, is_hidden
-from ktb.report.tables import Table, Value
+from ktb.report.table_formats import Table, Value
 
 SCORES = {
     "miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy", "mf1": "F1", "fwiou": "FWIoU",

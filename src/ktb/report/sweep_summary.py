@@ -15,13 +15,13 @@ from rich.console import Console
 from ktb.errors import ReportError
 from ktb.io import absent
 from ktb.report.runs import check_readable, left_out, mapping, number, read_json, scored_how, without
-from ktb.report.tables import Spread, Table, Value, as_rich
+from ktb.report.table_formats import Spread, Table, Value, as_rich
 
 STATES = ("finished", "running", "pending", "interrupted", "failed")
 
 
 @dataclass(frozen=True)
-class Job:
+class JobSummary:
     """One job of a sweep; `scores` (in [0, 1]) are empty until it has finished."""
 
     name: str
@@ -43,13 +43,13 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepSummary:
     """All jobs of a sweep, in the order they were made."""
 
     folder: Path
     command: str
     created: str
-    jobs: tuple[Job, ...]
+    jobs: tuple[JobSummary, ...]
 
     def job_table(self) -> Table:
         rows: list[list[Value]] = [
@@ -81,13 +81,13 @@ class Sweep:
         common = {job.mean_without for job in self.jobs if job.scores}
         return without(common.pop()) if len(common) == 1 else ""
 
-    def groups(self) -> list[tuple[tuple[str, ...], list[Job]]]:
+    def groups(self) -> list[tuple[tuple[str, ...], list[JobSummary]]]:
         """Jobs that differ in nothing but the seed, best mean mIoU first, those without a score last."""
-        found: dict[tuple[str, ...], list[Job]] = {}
+        found: dict[tuple[str, ...], list[JobSummary]] = {}
         for job in self.jobs:
             found.setdefault(job.setting, []).append(job)
 
-        def rank(item: tuple[tuple[str, ...], list[Job]]) -> float:
+        def rank(item: tuple[tuple[str, ...], list[JobSummary]]) -> float:
             scores = [job.scores["miou"] for job in item[1] if "miou" in job.scores]
             return -Spread.of(scores).mean if scores else 1.0
 
@@ -119,7 +119,7 @@ def _is_seed(override: str) -> bool:
     return override.partition("=")[0].lstrip("+") == "seed"
 
 
-def summarise(folder: Path) -> Sweep:
+def summarise(folder: Path) -> SweepSummary:
     """Read a sweep folder, finished or not.
 
     Raises:
@@ -135,7 +135,7 @@ def summarise(folder: Path) -> Sweep:
     if not isinstance(jobs, dict):
         raise ReportError(f"{file}: expected jobs as {{folder: [overrides]}}, found {type(jobs).__name__}")
     command = content.get("command", "")
-    return Sweep(
+    return SweepSummary(
         folder=folder,
         command=" ".join(map(str, command)) if isinstance(command, list) else str(command),
         created=str(content.get("created", "")),
@@ -143,7 +143,7 @@ def summarise(folder: Path) -> Sweep:
     )
 
 
-def _job(sweep: Path, name: str, overrides: Any) -> Job:
+def _job(sweep: Path, name: str, overrides: Any) -> JobSummary:
     folder = sweep / name
     if not folder.resolve().is_relative_to(sweep.resolve()):
         raise ReportError(f"{sweep / 'sweep.json'}: job {name!r} lies outside the sweep's folder")
@@ -153,7 +153,7 @@ def _job(sweep: Path, name: str, overrides: Any) -> Job:
     metrics = {key: number(value) for key, value in mapping(result.get("metrics")).items()}
     attempts = state.get("attempts")
     error = state.get("error")
-    return Job(
+    return JobSummary(
         name=name,
         folder=folder,
         overrides=tuple(map(str, overrides)) if isinstance(overrides, list) else (str(overrides),),

@@ -26,8 +26,8 @@ from ktb.report.page import page
 from ktb.report.plots import line_plot, thinned, ticks
 from ktb.report.runs import read_run, read_runs, run_table
 from ktb.report.sweep_summary import summarise
-from ktb.report.tables import latex
-from tests.ktb.report.test_tables import run_folder
+from ktb.report.table_formats import latex
+from tests.ktb.report.test_table_formats import run_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror=alert(1)></script><script>alert(1)</script>\"'&"

@@ -14,7 +14,7 @@ import pytest
 from ktb.cli.report import main
 from ktb.jobs.train import train
 from tests.ktb.jobs.test_train import TINY, configured
-from tests.ktb.report.test_tables import run_folder
+from tests.ktb.report.test_table_formats import run_folder
 
 DOCS = Path(__file__).parents[3] / "docs" / "report.md"
 SWEEP = "my_sweep"

@@ -89,37 +89,32 @@ def as_rich(table: Table) -> Group:
 
 def markdown(table: Table) -> str:
     """The title and a pipe table; scores in percent."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
-    rule = ["---:" if table.numeric(i) else "---" for i in range(len(table.heads))]
+    heads = [_markdown_cell(head) for head in table.heads]
     rows = [[_markdown_cell(shown(value)) for value in row] for row in table.rows]
-    head = [_markdown_cell(table.title), "", line([_markdown_cell(h) for h in table.heads]), line(rule)]
-    return "\n".join([*head, *map(line, rows)]) + "\n"
+    return f"{_markdown_cell(table.title)}\n\n{_tabulated(table, heads, rows, 'pipe')}\n"
 
 
 def _markdown_cell(text: str) -> str:
+    """Text that Markdown takes literally; tabulate leaves that to its caller."""
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", " ".join(text.split()))
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "·": r"$\cdot$",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-}  # fmt: skip
 
 
 def latex(table: Table) -> str:
     """The title as a comment and a booktabs tabular; scores in percent."""
+    heads = [" ".join(head.split()) for head in table.heads]
+    rows = [[" ".join(shown(value).split()) for value in row] for row in table.rows]
+    rows = rows or [[""] * len(heads)]  # without one, tabulate declares no columns
+    text = _tabulated(table, heads, rows, "latex_booktabs")
+    for sign, command in (("±", r"$\pm$"), ("·", r"$\cdot$")):  # not in every encoding and font of LaTeX
+        text = text.replace(sign, command)
+    return f"% {' '.join(table.title.split())}\n{text}\n"
 
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(c, c) for c in " ".join(cell.split())) for cell in cells) + r" \\"
 
-    columns = "".join("r" if table.numeric(i) else "l" for i in range(len(table.heads)))
-    body = [line([shown(value) for value in row]) for row in table.rows]
-    title = "% " + " ".join(table.title.split())
-    head = [title, f"\\begin{{tabular}}{{{columns}}}", r"\toprule", line(table.heads), r"\midrule"]
-    return "\n".join([*head, *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+def _tabulated(table: Table, heads: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> str:
+    from tabulate import tabulate
+
+    sides = ["right" if number else "left" for number in table.numbers]
+    return str(tabulate(rows, heads, tablefmt=form, disable_numparse=True, colalign=sides))
 
 
 def comma_separated(table: Table) -> str:

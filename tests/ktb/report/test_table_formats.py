@@ -16,6 +16,7 @@ import pytest
 from ktb.cli.report import main
 from ktb.report.page import page
 from ktb.report.runs import read_run
+from ktb.report.table_formats import Spread, Table, latex, markdown
 
 NASTY = "a|b_<c>&\\$%"
 
@@ -59,8 +60,26 @@ def test_markdown(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_latex(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(capsys, *runs, "--format", "latex", "--table", "classes").splitlines()
     assert lines.pop(0) == f"% IoU per class, %; {NASTY} test split, whole"
+    lines = [" ".join(line.split()) for line in lines]
     assert lines[:4] == [r"\begin{tabular}{lrr}", r"\toprule", r"class & run\_1 & run\_2 \\", r"\midrule"]
-    assert lines[4:6] == [r"a|b\_<c>\&\textbackslash{}\$\% & 98.77 & 49.38 \\", r"wall & - & - \\"]
+    nasty = r"a|b\_\ensuremath{<}c\ensuremath{>}\&\textbackslash{}\$\%"
+    assert lines[4:6] == [nasty + r" & 98.77 & 49.38 \\", r"wall & - & - \\"]
+
+
+def test_signs_and_numbers_stay_as_they_are_in_every_form() -> None:
+    table = Table("t · x", ["a · b", "n"], [["007", Spread(0.5, 0.25, 2)], ["1e5\n ", None]])
+    rows = [" ".join(line.split()) for line in latex(table).splitlines()]
+    assert rows[0] == "% t · x"
+    assert rows[3] == r"a $\cdot$ b & n \\"
+    assert rows[5:7] == [r"007 & 50.00 $\pm$ 25.00 \\", r"1e5 & - \\"]
+    rows = [" ".join(line.split()) for line in markdown(table).splitlines()]
+    assert rows[2] == "| a · b | n |"
+    assert rows[4:] == ["| 007 | 50.00 ± 25.00 |", "| 1e5 | - |"]
+
+
+def test_a_table_without_rows_has_its_columns() -> None:
+    assert r"\begin{tabular}{ll}" in latex(Table("t", ["a", "b"], []))
+    assert "| a" in markdown(Table("t", ["a", "b"], []))
 
 
 def test_csv_keeps_every_digit(runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
