@@ -26,9 +26,12 @@ def checked(config_name: str, overrides: Sequence[str], folders: Sequence[Path])
     from ktb.config.checks import check
     from ktb.config.compose import compose
     from ktb.config.mistakes import mistake
+    from ktb.config.modality import settle
+    from ktb.config.overrides import overridden
 
     if text := mistake(config_name, overrides, folders):
         raise ConfigError(text)
     cfg = compose(config_name, overrides, folders)
     check(cfg)
+    settle(cfg, overridden(overrides), folders)
     return cfg

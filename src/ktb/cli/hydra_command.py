@@ -23,9 +23,10 @@ from ktb.cli.run import run_command
 from ktb.cli.train_help import help_text
 from ktb.cli.train_sweep import run_sweep, sweep_overrides, sweep_word
 from ktb.config.checks import check
-from ktb.config.compose import conf_dir
+from ktb.config.compose import conf_dir, config_folders
 from ktb.config.mistakes import composition_error, mistake
-from ktb.config.overrides import as_override, at_home, quoted_paths, user_overrides
+from ktb.config.modality import settle
+from ktb.config.overrides import as_override, at_home, overridden, quoted_paths, user_overrides
 from ktb.config.saved import inherit
 from ktb.errors import ConfigError
 from ktb.io import expanded
@@ -118,6 +119,7 @@ def _job(command: str, cfg: DictConfig) -> Any:
     def work() -> int:
         nonlocal result
         check(cfg)
+        settle(cfg, overridden(given), config_folders())
         # PyTorch and Lightning: not before the settings are known to be right.
         if command == "ktb-train":
             from ktb.jobs.train import train as job

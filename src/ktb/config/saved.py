@@ -16,6 +16,7 @@ from ktb.config.build import check_targets
 from ktb.config.checks import check
 from ktb.config.compose import conf_dir, groups
 from ktb.config.keys import leaves, resolved, setting_names
+from ktb.config.modality import settle
 from ktb.config.moved import with_current_targets
 from ktb.config.overrides import parse, parse_or_none, values
 from ktb.config.references import follow_references
@@ -100,6 +101,7 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
 
     _override(kept, composed, [o for o in parsed if "." in o.key_or_group])
     kept.inherited = []
+    settle(kept, chosen, before=OmegaConf.create(saved))
     OmegaConf.set_struct(kept, True)
     check(kept)
     return kept
@@ -132,6 +134,7 @@ def resume_saved(
     for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
         if group in kept and group not in chosen:
             check_targets({group: kept[group]}, "the checkpoint's config")
+    settle(kept, chosen, folders, before=saved)
     OmegaConf.set_struct(kept, True)
     return kept
 
@@ -194,11 +197,14 @@ def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any
     """Dotted key → value before and now, of the settings that differ; None where there is none, as of a shorter list.
 
     Where a run lies and how it is logged is no part of what is trained and left out, and so is what ktb had no setting
-    for yet when the earlier configuration was written.
+    for yet when the earlier configuration was written. Of the modalities the streams of the data set count, from which
+    the rest follows (`ktb.config.modality`).
     """
     apart = ("run_dir", "ckpt_path", "overwrite", "logger")
+    derived = ("modality.name", "modality.streams") if OmegaConf.select(now, "dataset.streams") else ("modality.name",)
     old, new = (
         dict(leaves({key: value for key, value in plain.items() if key not in apart and key in before}))
         for plain in (cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)) for cfg in (before, now))
     )
-    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+    keys = [key for key in {**old, **new} if key.partition("[")[0] not in derived]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

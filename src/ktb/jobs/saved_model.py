@@ -47,7 +47,6 @@ def open_checkpoint(
     if "config" in about:  # not in a bundle of a published checkpoint, whose data the groups say
         cfg = merge_saved(_config_in(about, file), cfg, overrides)
     with open_dict(cfg):
-        cfg.dataset.streams = cfg.modality.streams  # a saved config is resolved: modality= alone would not reach it
         if cfg.split:
             cfg.dataset.report_split = cfg.split
     data = build_data(cfg)
