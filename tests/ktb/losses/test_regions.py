@@ -221,3 +221,18 @@ def test_several_processes_give_the_loss_of_the_global_batch(tmp_path: Path, wor
             found, gradient = found[[0, 1, 3, 5]], gradient[[0, 1, 3, 5]]
         assert (found - gradient).abs().max() < 1e-13, name
         assert gradient.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_waits_for_the_device(loss: Loss, weights: list[float] | None) -> None:
+    """Tensors without values: whatever asks for one, or makes a shape of one, fails."""
+    logits = torch.zeros(2, 5, 6, 7, device="meta", requires_grad=True)
+    label = torch.zeros(2, 6, 7, device="meta", dtype=torch.int64)
+    given = None if weights is None else torch.tensor(weights, device="meta")
+    loss(logits, label, given).backward()
+    assert logits.grad is not None
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        label[label == 0].sum()
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        label.sum().item()

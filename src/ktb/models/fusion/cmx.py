@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import ClassVar, cast
 
 import torch
@@ -116,7 +117,9 @@ class CrossFusion(nn.Module):
         At least float32, also under autocast: the sum over all positions is not divided by their number, so scores
         reach the hundreds, and bfloat16 would round them by whole units.
         """
-        with torch.autocast(key_value.device.type, enabled=False):
+        # The device of tensors without values, on which operations are counted, knows no autocast.
+        exact = nullcontext() if key_value.is_meta else torch.autocast(key_value.device.type, enabled=False)
+        with exact:
             wide = key_value.to(torch.promote_types(key_value.dtype, torch.float32))
             key, value = (
                 x.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in wide.chunk(2, dim=-1)

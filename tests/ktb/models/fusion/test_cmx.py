@@ -298,3 +298,16 @@ def test_it_compiles_and_exports_and_is_copied(count: int) -> None:
             for found in (compiled(x), exported(x), copy.deepcopy(model)(x)):
                 for a, b in zip(found, model(x), strict=True):
                     assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_waits_for_the_device() -> None:
+    """Tensors without values: whatever asks for one fails."""
+    with torch.device("meta"):
+        block = CMX(("rgb", "depth", "event"), C, 0, 4, mixers=1)
+        streams = torch.zeros(3, 2, 6, 5, C, requires_grad=True)
+    out = Fused.of(block(streams), streams)
+    assert out.streams is not None
+    (out.map.sum() + out.streams.sum()).backward()
+    assert streams.grad is not None
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        out.map.sum().item()
