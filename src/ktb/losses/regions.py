@@ -1,4 +1,4 @@
-"""Losses of a class's whole region instead of its pixels: soft Dice and Lovász-softmax.
+"""Losses of a class's whole region instead of its pixels: soft Dice and Lovász-softmax (docs/method.md#other-losses).
 
 Both are means over the classes that occur in the labels of the global batch; with class weights, weighted means of
 them. A class that does not occur has no term of its own, but a pixel that is given to it lacks in the class it belongs

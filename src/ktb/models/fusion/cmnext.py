@@ -1,4 +1,5 @@
-"""CMNeXt's way from several auxiliary modalities to one, so that a block for two modalities can follow.
+"""CMNeXt's way from several auxiliary modalities to one, so that a block for two modalities can follow
+(docs/method.md#other-fusion-blocks).
 
 After "Delivering Arbitrary-Modal Semantic Segmentation" (CVPR 2023). Written from its formulas; numbers of the
 published implementation are in tests/data/reference/fusion.

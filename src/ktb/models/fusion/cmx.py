@@ -1,4 +1,5 @@
-"""CMX: the streams correct each other, then attend to each other, and are mixed into one map.
+"""CMX: the streams correct each other, then attend to each other, and are mixed into one map
+(docs/method.md#other-fusion-blocks).
 
 After "CMX: Cross-Modal Fusion for RGB-X Semantic Segmentation with Transformers" (IEEE T-ITS 2023), placed as its Swin
 variant places it: rectification works on the maps before the output LayerNorm, and what it makes of them goes on into

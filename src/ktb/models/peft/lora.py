@@ -1,4 +1,5 @@
-"""LoRA: a trained product of two narrow matrices beside frozen layers of the backbone.
+"""LoRA: a trained product of two narrow matrices beside frozen layers of the backbone
+(docs/method.md#other-ways-to-train-a-backbone).
 
 After "LoRA: Low-Rank Adaptation of Large Language Models" (ICLR 2022). All modalities share the products, as they share
 the backbone, so that they can be folded into its weights for inference.
