@@ -1,0 +1,68 @@
+"""The model card of a bundle: what a person reads, and the header that the hub reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.card import model_card
+
+RESULT = {
+    "dataset": "field: day", "split": "test", "metrics": {"miou": 0.4321, "macc": None, "pixel_acc": 0.9},
+    "protocol": {"description": "whole image, scored at the label's own size"},
+}  # fmt: skip
+BASE = {"name": "swin_b", "timm_name": "swin_base", "weights": "swin.pth", "sha256": "abc123"}
+ABOUT: dict[str, Any] = {
+    "dataset": "field: day", "classes": ["a|b", "no"], "result": RESULT, "backbone": BASE,
+    "modalities": [{"name": "rgb", "channels": 3, "scale": 255.0, "mean": [0.5], "std": [0.2]}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model() -> KTBSegmentor:
+    with torch.device("meta"):
+        return KTBSegmentor(FrozenSwin(SwinArch(32, (1, 1, 1, 1), (1, 2, 4, 8), 4)), ("rgb", "no"), 2, head_dim=8)
+
+
+def test_the_header_is_what_the_hub_expects(model: KTBSegmentor) -> None:
+    """Also with names that mean something to YAML: "no", a colon."""
+    card = ModelCard(model_card(model, ABOUT, "shipped", 30_000_000, whole=False))
+    assert (card.data.library_name, card.data.pipeline_tag, card.data.license) == ("ktb", "image-segmentation", "other")
+    assert card.data.tags == ["semantic-segmentation", "multimodal", "rgb", "no"]
+    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert found == {"mean_iou": 0.4321, "accuracy": 0.9}
+    assert {result.dataset_name for result in card.data.eval_results} == {"field: day"}
+
+
+def test_the_text_says_what_is_needed(model: KTBSegmentor) -> None:
+    text = model_card(model, ABOUT, "shipped", 30_000_000, whole=False)
+    for line in (
+        "# shipped",
+        "| Classes | 2: a/b, no |",
+        "| Modalities | rgb (3 channels), no (3 channels) |",
+        "| Backbone | swin_b: width 32, depths 1-1-1-1, window 4 |",
+        "| File | 30.0 MB, trained parameters and running statistics |",
+        "field: day, split test; whole image, scored at the label's own size.",
+        "| mIoU, % | 43.21 |",
+        'model = KTBSegmentor.from_pretrained("shipped", weights="FILE")  # this folder, or OWNER/NAME on the hub',
+        "out = model({'rgb': rgb, 'no': no})  # each (B, C, H, W), normalised",
+        "ktb-eval checkpoint=shipped dataset.root=DIR backbone.weights=FILE",
+        "| rgb | 3 | 255.0 | [0.5] | [0.2] |",
+    ):
+        assert line in text.splitlines(), line
+    assert "`abc123`" in text
+    assert "mean accuracy" not in text  # there was none
+
+
+def test_without_a_history_it_says_so(model: KTBSegmentor) -> None:
+    text = model_card(model, {}, "new", 1, whole=True)
+    assert "No evaluation was recorded with this model." in text
+    assert "The frozen backbone is in the file; nothing else is needed." in text
+    assert "ktb-model info new\n" in text
+    assert "## Inputs" not in text
+    assert ModelCard(text).data.eval_results is None
