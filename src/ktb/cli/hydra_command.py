@@ -30,6 +30,7 @@ from ktb.config.overrides import as_override, at_home, overridden, quoted_paths,
 from ktb.config.saved import inherit
 from ktb.errors import ConfigError
 from ktb.io import expanded
+from ktb.run_folder.names import CHECKPOINTS, LAST, LOG
 
 
 def hydra_command(command: str, config_name: str) -> int:
@@ -139,7 +140,6 @@ def _job_of_another_launcher(command: str, given: list[str]) -> str:
 
     Returns: its status, for the sweeper.
     """
-    from ktb.run_folder.names import LOG
     from ktb.sweeps import folder as sweep
 
     job = sweep.Job(Path(HydraConfig.get().runtime.output_dir), given)
@@ -156,7 +156,7 @@ def _resume(command: str, what: str, cfg: DictConfig, given: list[str]) -> str:
     run_dir = str(cfg.run_dir)
     if command != "ktb-train":
         return what
-    if not Path(run_dir, "checkpoints", "last.ckpt").exists():
+    if not Path(run_dir, CHECKPOINTS, LAST).exists():
         return f"{what} before the first checkpoint"
     kept = [text for text in given if text.partition("=")[0] not in ("run_dir", "ckpt_path", "overwrite")]
     again = [

@@ -13,6 +13,7 @@ from ktb.cli.arguments import Subparsers, picture_size
 from ktb.cli.model_source import SOURCE, add_source_options, open_source, state_dict_in
 from ktb.errors import CheckpointError, ConfigError
 from ktb.io import expanded
+from ktb.run_folder.names import RESULT, run_of
 
 if TYPE_CHECKING:
     from ktb.models.segmentor import KTBSegmentor
@@ -128,9 +129,8 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
 def _result(file: Path) -> dict[str, Any] | None:
     """What a run's result.json says about the checkpoint's scores."""
-    folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((run_of(file) / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(result, dict) or Path(str(result.get("checkpoint"))).name != file.name:

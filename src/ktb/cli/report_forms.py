@@ -14,6 +14,7 @@ from ktb.io import atomic_file, expanded
 from ktb.report.runs import Run, class_table, read_runs, run_table
 from ktb.report.sweep_summary import SweepSummary, show, summarise
 from ktb.report.table_formats import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
+from ktb.run_folder.names import PAGE
 
 _DESCRIPTION = "Report on run folders of ktb-train and ktb-eval: one HTML page that needs nothing else, or tables."
 _EPILOG = """\
@@ -51,7 +52,7 @@ def runs(argv: list[str]) -> int:
     if arguments.format is None:
         if len(runs) > 1 and arguments.out is None:
             raise ReportError(f"--out FILE is needed: the page of {len(runs)} runs belongs into none of their folders")
-        _write(arguments.out or arguments.runs[0] / "report.html", runs)
+        _write(arguments.out or arguments.runs[0] / PAGE, runs)
         return 0
     if arguments.out is not None:
         raise ReportError("--out FILE is for the page; a table goes to standard output (> FILE)")

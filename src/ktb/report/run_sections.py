@@ -11,6 +11,7 @@ from typing import Any
 from ktb.report.plots import confusion_plot
 from ktb.report.runs import SCORES, Run, listed, mapping, number, protocol, scored_how
 from ktb.report.table_formats import Table, Value, shown
+from ktb.run_folder.names import PANELS
 
 _DRAWN_CLASSES = 128
 """With more, a confusion matrix has no cell that can be seen."""
@@ -105,7 +106,7 @@ def _data_uri(run: Run, name: Any) -> str:
         return ""
     kind, magic = _PICTURES.get(PurePath(name).suffix, ("", b"\0"))
     try:
-        content = (run.folder / "panels" / name).read_bytes()
+        content = (run.folder / PANELS / name).read_bytes()
     except (OSError, ValueError):
         return ""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}" if content.startswith(magic) else ""

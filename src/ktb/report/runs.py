@@ -17,6 +17,9 @@ from ktb.config.moved import with_current_targets
 from ktb.errors import ReportError, one_line
 from ktb.io import absent, expanded, is_hidden
 from ktb.report.table_formats import Table, Value
+from ktb.run_folder.files import read_json
+from ktb.run_folder.names import CONFIG, EVALUATIONS, FUSION_INDEX, METRICS, PANELS_INDEX, RESULT, ROBUSTNESS
+from ktb.run_folder.result import RunResult, read_result
 
 SCORES = {
     "miou": "mIoU", "macc": "mAcc", "pixel_acc": "pixel accuracy", "mf1": "F1", "fwiou": "FWIoU",
@@ -36,7 +39,7 @@ class Run:
     folder: Path
     name: str
     config: dict[str, Any]
-    result: dict[str, Any] = field(default_factory=dict)
+    result: RunResult = field(default_factory=RunResult)
     curves: dict[str, Curve] = field(default_factory=dict)
     """Logged name → (step, value)."""
     panels: dict[str, Any] = field(default_factory=dict)
@@ -150,14 +153,14 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     Raises:
         ReportError: not a run folder, or a file in it that cannot be read.
     """
-    config_file, result_file = folder / "config.yaml", folder / "result.json"
+    config_file, result_file = folder / CONFIG, folder / RESULT
     if not folder.exists():
         raise ReportError(
             f"{folder}: {absent(folder, 'no such folder')}; expected a run folder of ktb-train or ktb-eval"
         )
     check_readable(folder)
     if not config_file.is_file() and not result_file.is_file():
-        within = sorted(str(file.parent) for file in folder.glob("*/config.yaml") if not is_hidden(file.parent.name))
+        within = sorted(str(file.parent) for file in folder.glob(f"*/{CONFIG}") if not is_hidden(file.parent.name))
         hint = f"; runs in it: {', '.join(within[:3])}{', ...' * (len(within) > 3)}" if within else ""
         raise ReportError(
             f"{folder}: no run folder of ktb-train or ktb-eval (neither config.yaml nor result.json){hint}"
@@ -166,10 +169,10 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         folder=folder,
         name=name or _names([folder])[0],
         config=with_current_targets(_read_yaml(config_file)),
-        result=read_json(result_file),
-        curves=_read_curves(folder / "metrics.csv"),
-        panels=read_json(folder / "panels" / "panels.json"),
-        fusion=read_json(folder / "panels" / "fusion.json"),
+        result=read_result(folder),
+        curves=_read_curves(folder / METRICS),
+        panels=read_json(folder / PANELS_INDEX),
+        fusion=read_json(folder / FUSION_INDEX),
         robustness=read_json(_newest_robustness(folder)),
     )
 
@@ -182,27 +185,9 @@ def check_readable(folder: Path) -> None:
 
 def _newest_robustness(folder: Path) -> Path:
     """Of the run itself, else of its latest evaluation that has one."""
-    later = [file for file in folder.glob("eval/*/robustness.json") if not is_hidden(file.parent.name)]
-    found = [folder / "robustness.json", *sorted(later, reverse=True)]
+    later = [file for file in folder.glob(f"{EVALUATIONS}/*/{ROBUSTNESS}") if not is_hidden(file.parent.name)]
+    found = [folder / ROBUSTNESS, *sorted(later, reverse=True)]
     return next((path for path in found if path.is_file()), found[0])
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no such file.
-
-    Raises:
-        ReportError: unreadable, no JSON, or no object.
-    """
-    if not file.exists():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # half characters can be written nowhere
-    except (OSError, ValueError, RecursionError) as error:
-        raise ReportError(f"{file}: not readable as JSON ({one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise ReportError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from rich.console import Console
 
 from ktb.errors import ReportError
 from ktb.io import absent
-from ktb.report.runs import check_readable, left_out, mapping, number, read_json, scored_how, without
+from ktb.report.runs import check_readable, left_out, mapping, number, scored_how, without
 from ktb.report.table_formats import Spread, Table, Value, as_rich
+from ktb.run_folder.files import read_json
+from ktb.run_folder.names import JOB, SWEEP
+from ktb.run_folder.result import read_result
 
 STATES = ("finished", "running", "pending", "interrupted", "failed")
 
@@ -125,10 +128,10 @@ def summarise(folder: Path) -> SweepSummary:
     Raises:
         ReportError: not a sweep folder, or a file in it that cannot be read.
     """
-    file = folder / "sweep.json"
+    file = folder / SWEEP
     check_readable(folder)
     if not file.is_file():
-        what = absent(folder, "no sweep folder of ktb-train -m (it holds no sweep.json)")
+        what = absent(folder, f"no sweep folder of ktb-train -m (it holds no {SWEEP})")
         raise ReportError(f"{folder}: {what}")
     content = read_json(file)
     jobs = content.get("jobs")
@@ -146,9 +149,9 @@ def summarise(folder: Path) -> SweepSummary:
 def _job(sweep: Path, name: str, overrides: Any) -> JobSummary:
     folder = sweep / name
     if not folder.resolve().is_relative_to(sweep.resolve()):
-        raise ReportError(f"{sweep / 'sweep.json'}: job {name!r} lies outside the sweep's folder")
-    state = read_json(folder / "job.json")
-    result = read_json(folder / "result.json")
+        raise ReportError(f"{sweep / SWEEP}: job {name!r} lies outside the sweep's folder")
+    state = read_json(folder / JOB)
+    result = read_result(folder)
     overrides = state.get("overrides", overrides)
     metrics = {key: number(value) for key, value in mapping(result.get("metrics")).items()}
     attempts = state.get("attempts")

@@ -135,7 +135,7 @@ def _fitting(value: Any, hint: Any) -> Any:
             pass
     elif hint is int and isinstance(value, bool):
         pass
-    elif isinstance(hint, type) and isinstance(value, hint):
+    elif not is_typeddict(hint) and isinstance(hint, type) and isinstance(value, hint):
         return value
     raise _Misfit
 

@@ -44,6 +44,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ({"modalities": ["rgb", 3], "confusion_matrix": [[1, "x"]]}, {}),
         ({"checkpoint": None, "best_val_miou": None, "peak_memory_mb": None}, "the same"),
         ({"protocol": {"name": "whole", "mean_without": None}}, {"protocol": {"name": "whole"}}),
+        ({"protocol": "whole", "per_condition": {"light": {"night": 3}}}, {"per_condition": {"light": {}}}),
         ({"of the future": 1, "steps": 3}, {"steps": 3}),
     ],
 )
