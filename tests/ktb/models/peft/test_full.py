@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 
+from ktb.models.backbones import swin
+from ktb.models.layers.forms import plain_forms
 from ktb.models.peft.base import Peft
 from ktb.models.peft.full import Full
+from tests.ktb.models.peft.test_lora import Swin
 
 
 class Backbone(nn.Module):
@@ -50,3 +54,25 @@ def test_nothing_is_trained_by_default() -> None:
     assert peft.adapters_of(1) is None
     assert not any(p.requires_grad for p in (*peft.parameters(), *backbone.parameters()))
     assert peft.lr_factors(backbone) == {}
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_every_weight_of_our_own_swin_gets_its_gradient(lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its fast forms keep constants of frozen weights, and forget what a frozen layer does not need."""
+    if lean:
+        monkeypatch.setattr(swin, "LEAN_VALUES", 0)
+    torch.manual_seed(0)
+    backbone = Swin().double()
+    with torch.no_grad():
+        backbone(torch.randn(2, 11, 14, 16, dtype=torch.float64))  # constants of a time when it was frozen
+    Full(("rgb",), backbone)
+    parameters = {k: p for k, p in backbone.named_parameters() if not k.startswith("patch_embed.")}
+    for p in parameters.values():
+        nn.init.normal_(p, std=0.2)
+    x, found = torch.randn(2, 11, 14, 16, dtype=torch.float64), []
+    for form in (nullcontext(), plain_forms()):
+        with form:
+            found.append(torch.autograd.grad(backbone(x).square().sum(), list(parameters.values())))
+    for name, fast, plain in zip(parameters, *found, strict=True):
+        assert plain.abs().sum() > 0, name
+        assert (fast - plain).abs().max() <= 1e-8 * plain.abs().max(), name
