@@ -7,12 +7,14 @@ distance between query and point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktb.models.fusion.base import Fusion, of_stage
 from ktb.models.layers.forms import is_plain
 from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
@@ -34,32 +36,49 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class DSCF(nn.Module):
-    """Fusion block of one stage.
+class DSCF(Fusion):
+    """Fusion block of one stage. The values by default are the paper's.
 
     Args:
-        modalities: names, in stream order.
-        channels: channels C of the stage.
-        stage: 0..3, sets stride, groups, heads and the start value of the attention's share.
-        ratio: channels r of the block, as a share of C.
+        modalities, channels, stage: see `Fusion`; the last stage (3) starts with a full share of attention, the others
+            almost without.
+        stride: see `Fusion`; None: that of a Swin.
+        ratio: channels r of the block, as a share of C; rounded up to a multiple of the heads.
+        point_stride: positions of the map between sampling points, one number or one per stage.
+        groups: sets of sampling points, likewise.
+        heads: attention heads, likewise; a multiple of the groups.
+        table: size (y, x) of the distance-bias table.
 
     Raises:
-        ValueError: r does not divide into the stage's heads or groups.
+        ValueError: heads that are no multiple of the groups, or a list that is too short.
     """
 
-    def __init__(self, modalities: Sequence[str], channels: int, stage: int, ratio: float = 0.125) -> None:
-        super().__init__()
-        r = int(channels * ratio)
-        self.stride, self.groups, self.heads = STRIDES[stage], GROUPS[stage], HEADS[stage]
-        if r % self.heads or r % self.groups:
-            raise ValueError(f"stage {stage}: {channels} channels leave {r} for fusion, not divisible by {self.heads}")
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        channels: int,
+        stage: int,
+        stride: int | None = None,
+        *,
+        ratio: float = 0.125,
+        point_stride: int | Sequence[int] = STRIDES,
+        groups: int | Sequence[int] = GROUPS,
+        heads: int | Sequence[int] = HEADS,
+        table: Sequence[int] = TABLE,
+    ) -> None:
+        super().__init__(modalities, channels, stage, 4 << stage if stride is None else stride)
+        self.groups, self.heads = of_stage(groups, stage, "groups"), of_stage(heads, stage, "heads")
+        if self.heads % self.groups:
+            raise ValueError(f"stage {stage}: {self.heads} heads can't share {self.groups} groups of points equally")
+        r = math.ceil(max(1, int(channels * ratio)) / self.heads) * self.heads
+        apart = of_stage(point_stride, stage, "point_stride")
         count, group_channels = len(modalities), r // self.groups
         self.down = per_modality_down(modalities, channels, r)
         self.fuse = nn.Sequential(conv(count * r, r, 3, padding=1), BatchNorm(r), nn.GELU())
         self.offset = nn.ModuleDict(
             {
                 m: nn.Sequential(
-                    conv(group_channels, group_channels, 9, stride=self.stride, padding=4, groups=group_channels),
+                    conv(group_channels, group_channels, 9, stride=apart, padding=4, groups=group_channels),
                     ChannelNorm(group_channels),
                     nn.GELU(),
                     conv(group_channels, 2, bias=False),
@@ -69,7 +88,7 @@ class DSCF(nn.Module):
         )
         self.weight = nn.Sequential(conv(r, r), nn.ReLU(), conv(r, count))
         self.query, self.key, self.value, self.out = conv(r, r), conv(r, r), conv(r, r), conv(r, r)
-        self.table = nn.Parameter(torch.empty(self.heads, *TABLE))
+        self.table = nn.Parameter(torch.empty(self.heads, *table))
         nn.init.trunc_normal_(self.table, std=0.01)
         # Early stages start almost without attention (docs/method.md#dscf).
         self.attention_gain = nn.Parameter(torch.full((r,), 1.0 if stage == 3 else 1e-3))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ktb.models.fusion import dscf
 from ktb.models.fusion.dscf import DSCF, point_attention
 from ktb.models.layers import sparse_attention as layer
+from ktb.models.layers.forms import plain_forms
 from ktb.models.layers.sparse_attention import sparse_attention
 
 
@@ -43,10 +43,9 @@ def test_columns_give_what_grid_sample_gives(
 ) -> None:
     """Without gradients large maps interpolate the table in two steps; a small table makes these maps large, and small
     chunks make several of each kind."""
-    monkeypatch.setattr(dscf, "TABLE", (5, 7))
     monkeypatch.setattr(layer, "CPU_CHUNK", 3000)
     torch.manual_seed(0)
-    block = DSCF(("rgb", "depth"), 128, stage).double().eval()
+    block = DSCF(("rgb", "depth"), 128, stage, table=(5, 7)).double().eval()
     for p in block.parameters():
         torch.nn.init.normal_(p, std=0.5)  # points far away too, and clamped to the border
     features = torch.randn(2, batch, *size, 128, dtype=torch.float64)
@@ -61,11 +60,10 @@ def test_columns_give_what_grid_sample_gives(
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_large_scores_leave_the_range_in_no_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_scores_leave_the_range_in_no_form() -> None:
     """Scores in the thousands, 2 to the power of which float32 does not hold."""
-    monkeypatch.setattr(dscf, "TABLE", (5, 7))
     torch.manual_seed(0)
-    block = DSCF(("rgb", "depth"), 128, 0).eval()
+    block = DSCF(("rgb", "depth"), 128, 0, table=(5, 7)).eval()
     with torch.no_grad():
         block.attention_gain.fill_(1.0)
         block.query.weight.mul_(1000)
@@ -78,9 +76,8 @@ def test_large_scores_leave_the_range_in_no_form(monkeypatch: pytest.MonkeyPatch
     assert (found - expected).abs().median() < 1e-3
 
 
-def test_a_broken_sensor_gives_nan_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dscf, "TABLE", (5, 7))
-    block = DSCF(("rgb", "depth"), 128, 0).eval()
+def test_a_broken_sensor_gives_nan_and_no_crash() -> None:
+    block = DSCF(("rgb", "depth"), 128, 0, table=(5, 7)).eval()
     with torch.no_grad():
         assert block(torch.full((2, 1, 12, 12, 128), torch.nan)).isnan().all()
 
@@ -97,3 +94,42 @@ def test_samples_that_read_a_table_together_read_it_as_each_alone() -> None:
     gradients = [torch.autograd.grad(y.square().sum(), [block.table, block.query.weight]) for y in (together, alone)]
     for a, b in zip(*gradients, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_the_papers_sizes_are_the_default() -> None:
+    """Of Swin-B: channels of the block, sampling points, heads and groups of each stage."""
+    found = []
+    for stage in range(4):
+        block = DSCF(("rgb", "depth"), 128 << stage, stage)
+        points = block.sampling_points(torch.zeros(2, 1, (128 << stage) // 8, 120 >> stage, 160 >> stage))
+        found.append((len(block.identity_gain), block.groups, block.heads, points.shape[2] // 2, block.stride))
+    expected = [(16, 1, 2, 300, 4), (32, 2, 4, 300, 8), (64, 4, 8, 300, 16), (128, 8, 16, 300, 32)]
+    assert found == expected
+
+
+@pytest.mark.parametrize(("channels", "rank"), [((24, 40, 112, 320), (4, 8, 16, 48)), ((5, 7, 9, 11), (2, 4, 8, 16))])
+def test_channels_that_heads_do_not_divide_are_rounded_up(channels: tuple[int, ...], rank: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    for stage, (c, r) in enumerate(zip(channels, rank, strict=True)):
+        block = DSCF(("rgb", "depth", "event"), c, stage, table=(5, 7)).double()
+        assert len(block.identity_gain) == r
+        features = torch.randn(3, 2, 6, 5, c, dtype=torch.float64, requires_grad=True)
+        out = block(features)
+        assert out.shape == (2, 6, 5, c)
+        out.square().sum().backward()
+        assert all(p.grad is not None for p in block.parameters())
+        with torch.no_grad():
+            fast = block.eval()(features)
+            with plain_forms():
+                assert torch.allclose(block(features), fast, rtol=1e-9, atol=1e-9)
+
+
+def test_settings() -> None:
+    block = DSCF(("rgb", "depth"), 64, 1, ratio=0.25, point_stride=3, groups=[1, 4, 1, 1], heads=8, table=(9, 11))
+    assert len(block.identity_gain) == 16
+    assert (block.groups, block.heads, tuple(block.table.shape)) == (4, 8, (8, 9, 11))
+    assert block.sampling_points(torch.zeros(2, 1, 16, 12, 9)).shape == (1, 4, 2 * 4 * 3, 2)
+    with pytest.raises(ValueError, match="stage 0: 3 heads can't share 2 groups of points equally"):
+        DSCF(("rgb", "depth"), 64, 0, groups=2, heads=3)
+    with pytest.raises(ValueError, match=r"heads must be one value or one per stage, got \[2\] for stage 1"):
+        DSCF(("rgb", "depth"), 64, 1, heads=[2])
