@@ -14,7 +14,7 @@ from ktb.data.files import read_bytes
 from ktb.data.lists import read_list
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.pst900 import PST900DataModule
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
 from ktb.data.tools.hha_files import plan_hha
@@ -89,7 +89,7 @@ def test_hidden_files_are_no_samples_anywhere(tmp_path: Path) -> None:
     fields(root, {kind: ["1", "2", "3", "4"] for kind in ("rgb", "depth", "label")})
     litter(root, root / "rgb", root / "depth", root / "label")
     data = module(root)
-    planned = plan(data)
+    planned = open_splits(data)
     assert (planned.counts, planned.findings) == ({"train": 2, "val": 2}, [])
     found = survey(root, workers=1)
     assert ({g.name: g.settings["files"] for g in found.modalities}, found.notes[1:]) == (

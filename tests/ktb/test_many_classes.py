@@ -20,7 +20,7 @@ from ktb.data.augment import TrainTransform
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, paint
 from ktb.data.spec import IGNORE, IGNORE_WIDE, MAX_CLASSES, DatasetSpec, ignore_index, voc_colour
 from ktb.data.tools.check.look import look
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.survey import survey
@@ -131,7 +131,7 @@ def test_from_the_files_to_a_model_its_masks_and_its_report(tmp_path: Path, caps
     sample = data.dataset("val")[0]
     assert sample["label"].dtype == torch.int32
     np.testing.assert_array_equal(sample["label"].numpy(), drawn(int(sample["id"])))
-    planned = plan(data)
+    planned = open_splits(data)
     checked = summarise(data, planned, map(look, planned.looks))
     assert checked["failures"] == []
     pixels = checked["splits"]["train"]["classes"]["class 255"]

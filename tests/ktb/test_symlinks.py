@@ -16,7 +16,7 @@ from ktb.data.globs import match_files
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new.survey import survey
-from ktb.data.tools.prepare.download import plan as plan_preparation
+from ktb.data.tools.prepare.download import plan_download
 from ktb.data.tree import Tree
 from ktb.predict.pairing import plan
 from ktb.report.runs import read_run
@@ -43,7 +43,7 @@ FOLLOWED = {
     "a run to report on": read_run,
     "a sweep to report on": summarise,
     "own data": survey,
-    "a download": lambda path: plan_preparation("nyu", path, path.parent / "out"),
+    "a download": lambda path: plan_download("nyu", path, path.parent / "out"),
     "pictures": lambda path: plan({"rgb": [str(path)]}, path.parent / "out"),
     "configurations": config_dirs,
 }

@@ -109,12 +109,12 @@ def add_check(commands: Subparsers) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     # PyTorch and Hydra take seconds to import, which the other commands do without.
     from ktb.data.tools.check.look import look
-    from ktb.data.tools.check.plan import plan
+    from ktb.data.tools.check.opened import open_splits
     from ktb.data.tools.check.report import show, write_report
     from ktb.data.tools.check.summary import summarise
 
     data = _data(arguments.overrides, arguments.config_dir)
-    planned = plan(data)
+    planned = open_splits(data)
     if arguments.out is not None:
         make_folder(arguments.out)
     outcomes = watch(parallel(look, planned.looks, arguments.workers), len(planned.looks), data.spec.name)

@@ -13,7 +13,7 @@ from ktb.data.tools.hha import NYU_CAMERA, Camera
 from ktb.data.tools.hha_files import convert_hha, parse_unit, plan_hha
 from ktb.data.tools.parallel import parallel
 from ktb.data.tools.prepare.conversion import convert, finish
-from ktb.data.tools.prepare.download import next_steps, plan
+from ktb.data.tools.prepare.download import next_steps, plan_download
 from ktb.errors import ConfigError
 from ktb.io import expanded
 
@@ -91,7 +91,7 @@ def add_prepare(commands: Subparsers) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    planned = plan(arguments.name, arguments.source, arguments.target)
+    planned = plan_download(arguments.name, arguments.source, arguments.target)
     work = partial(convert, overwrite=arguments.overwrite)
     outcomes = watch(parallel(work, planned.jobs, arguments.workers), len(planned.jobs), arguments.name)
     for note in planned.notes:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 """Of any shape and type of number; where it is an image, (H, W, C)."""
+Bytes = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 """(H, W), True where a sensor measured something."""
 Label = NDArray[Any]

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ktb.data.spec import ModalitySpec, ignore_index
+from ktb.data.spec import Colour, ModalitySpec, ignore_index
 
 RGBImage = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 VOID_LIGHT, VOID_DARK = 255, 150
 """Grey values of the hatching that stands for void."""

@@ -23,6 +23,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Colour = tuple[int, int, int]
+"""(red, green, blue), 0 to 255 each."""
+
+
 class Sample(TypedDict):
     """One item of a data set; `Batch` is the same with a leading batch axis (strings become lists).
 
@@ -81,7 +85,7 @@ class ModalitySpec:
 RGB = ModalitySpec("rgb", mean=IMAGENET_MEAN, std=IMAGENET_STD, title="RGB")
 
 
-def voc_colour(index: int) -> tuple[int, int, int]:
+def voc_colour(index: int) -> Colour:
     """Colour of an id by the PASCAL VOC rule: bit 3j + c of the id is bit 7 - j of channel c; 0 is black."""
     red, green, blue = (sum((index >> (3 * j + c) & 1) << (7 - j) for j in range(8)) for c in range(3))
     return red, green, blue
@@ -98,7 +102,7 @@ class DatasetSpec:
 
     name: str
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
     modalities: Mapping[str, ModalitySpec]
     splits: tuple[str, ...] = ("train", "val", "test")
     selection_split: str = "val"

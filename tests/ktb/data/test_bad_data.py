@@ -17,7 +17,7 @@ from ktb.data.sets.mcubes import MCubeSDataModule
 from ktb.data.sets.nyu import NYUDataModule
 from ktb.data.sets.pst900 import PST900DataModule
 from ktb.data.tools.check.look import look
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.parallel import parallel
@@ -28,7 +28,7 @@ SIZE = (40, 48)
 
 def failures(data) -> list[str]:
     try:
-        planned = plan(data)
+        planned = open_splits(data)
     except DataError as error:
         return [str(error)]
     return summarise(data, planned, parallel(look, planned.looks, 1))["failures"]
@@ -169,7 +169,7 @@ def test_labels_off_by_one_are_pointed_out(tmp_path):
     for path in (root / "Label").iterdir():
         rewrite(path, lambda label: np.where(label == 0, 0, label - 1).astype(np.uint8))
     data = nyu(root)
-    planned = plan(data)
+    planned = open_splits(data)
     report = summarise(data, planned, parallel(look, planned.looks, 1))
     assert report["failures"] == []
     assert report["splits"]["train"]["classes"]["otherprop"] == 0
@@ -249,7 +249,7 @@ def test_values_far_from_their_scale_are_pointed_out(tmp_path, scale, expected):
             tmp_path / f"x/{stem}.png"
         )
     Image.fromarray(np.full(SIZE, 255, np.uint8)).save(tmp_path / "label/a.png")
-    planned = plan(data)
+    planned = open_splits(data)
     findings = summarise(data, planned, parallel(look, planned.looks, 1))["findings"]
     assert [line for line in findings if line.startswith("train: x")] == (
         [f"{expected}; about 1 is expected: another unit or bit depth? correct the modality's scale or hole value"]
@@ -260,7 +260,7 @@ def test_values_far_from_their_scale_are_pointed_out(tmp_path, scale, expected):
 
 
 def findings(data) -> list[str]:
-    planned = plan(data)
+    planned = open_splits(data)
     return summarise(data, planned, parallel(look, planned.looks, 1))["findings"]
 
 

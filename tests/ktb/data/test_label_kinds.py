@@ -16,7 +16,7 @@ from ktb.data.readers import decode as readers
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.check.look import look
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.survey import survey
@@ -146,7 +146,7 @@ def checked(root: Path, name: str = "mine", **options: Any) -> tuple[dict[str, A
     for key in ("defaults", "recipe"):
         written.pop(key, None)
     data = FolderDataModule(**written, streams=list(written["modalities"]), num_workers=0)
-    planned = plan(data)
+    planned = open_splits(data)
     return written, data, summarise(data, planned, map(look, planned.looks))
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from ktb.config.compose import compose, conf_dir
 from ktb.data.tools.check.look import look
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.jobs.build import build_data
@@ -69,7 +69,7 @@ def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
     ]  # fmt: skip
     cfg = compose("train", overrides)
     data = build_data(cfg)
-    planned = plan(data)
+    planned = open_splits(data)
     assert summarise(data, planned, map(look, planned.looks))["failures"] == []
     train(cfg)
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -15,7 +15,7 @@ from ktb.data.arrays import Array, Label, Mask
 from ktb.data.files import read_bytes
 from ktb.data.readers import png
 from ktb.data.readers.decode import channels_in_words, decode
-from ktb.data.spec import IGNORE
+from ktb.data.spec import IGNORE, Colour
 from ktb.errors import ConfigError, DataError
 
 Alpha = Literal["void", "unused"]
@@ -37,7 +37,7 @@ class LabelReader:
     """
 
     table: Mapping[int, int] = field(default_factory=dict)
-    colours: Mapping[tuple[int, int, int], int] | None = None
+    colours: Mapping[Colour, int] | None = None
     channel: int | None = None
     void: int = IGNORE
     alpha: Alpha = "unused"
@@ -138,9 +138,7 @@ class LabelReader:
             "or label.map or label.ignore"
         )
 
-    def _from_colours(
-        self, path: Path, stored: Array, colours: Mapping[tuple[int, int, int], int], hidden: Mask | None
-    ) -> Label:
+    def _from_colours(self, path: Path, stored: Array, colours: Mapping[Colour, int], hidden: Mask | None) -> Label:
         if stored.ndim != 3 or stored.shape[2] not in (3, 4) or stored.dtype != np.uint8:
             raise DataError(
                 f"{path}: label is {stored.dtype} of shape {stored.shape}; expected an 8-bit colour image, because the "

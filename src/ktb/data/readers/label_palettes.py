@@ -18,9 +18,9 @@ from ktb.data.files import read_bytes
 from ktb.data.readers import png
 from ktb.data.readers.decode import decode, pixel_limit
 from ktb.data.readers.label import LabelReader
+from ktb.data.spec import Colour
 from ktb.errors import DataError
 
-Colour = tuple[int, int, int]
 Palette = tuple[Colour, ...]
 
 _BEGINNING = 4096

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ktb.data.arrays import Bytes
 from ktb.data.scenes.material import Floats
 from ktb.data.scenes.scene import BALL, FLOOR, PIT, PRINT, RUG, SCREEN, WALL, Scene, Thing
 
@@ -16,10 +17,8 @@ MIN_SIZE = 32
 NEAR = 1.2
 """Distance in metres that depth codes as 255."""
 
-Bytes = NDArray[np.uint8]
 
-
-class Frame(NamedTuple):
+class Rendering(NamedTuple):
     """One rendered view.
 
     Attributes:
@@ -127,7 +126,7 @@ def _shade(lambert: Any) -> Any:
     return np.float32(0.45) + np.float32(0.6) * np.maximum(lambert, 0).astype(np.float32)
 
 
-def draw(scene: Scene, height: int, width: int) -> Frame:
+def draw(scene: Scene, height: int, width: int) -> Rendering:
     """A scene as a picture; the geometry does not depend on the size.
 
     Args:
@@ -144,7 +143,7 @@ def draw(scene: Scene, height: int, width: int) -> Frame:
     _lay_rugs(canvas, view, scene)
     _cast_shadows(canvas, view, scene)
     _place_things(canvas, view, scene)
-    return Frame(_expose(scene, canvas.rgb), _measure(scene, canvas.inverse, canvas.measured), canvas.label)
+    return Rendering(_expose(scene, canvas.rgb), _measure(scene, canvas.inverse, canvas.measured), canvas.label)
 
 
 @dataclass

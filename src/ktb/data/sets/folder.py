@@ -24,7 +24,7 @@ from ktb.data.resizing import Resizing
 from ktb.data.samples import FileSamples, Reader
 from ktb.data.sets.folder_pairing import LISTS, Pool, listed, pair_by_name, pair_by_time, require_matches
 from ktb.data.sets.folder_settings import SPLIT, FolderLabel, FolderModality, checked_colour, checked_settings, named
-from ktb.data.spec import MAX_CLASSES, DatasetSpec, voc_colour
+from ktb.data.spec import MAX_CLASSES, Colour, DatasetSpec, voc_colour
 from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError
 from ktb.io import normal
@@ -275,7 +275,7 @@ def _check_times(max_gap: object, time_unit: str | None) -> None:
 
 def _names_and_colours(
     classes: Sequence[str], palette: Sequence[Sequence[int]] | None
-) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
     """Names and colours of the classes, checked; without a palette, colours by the PASCAL VOC rule."""
     colours = [voc_colour(i) for i in range(len(classes))]
     if palette is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ktb.data.readers.image import DType, Holes, ImageReader, Normalise
 from ktb.data.readers.label import Alpha, LabelReader, id_table
-from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec, ModalitySpec
+from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, Colour, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError, did_you_mean
 from ktb.io import normal
 
@@ -291,7 +291,7 @@ def _per_channel(
     return values
 
 
-def checked_colour(where: str, value: Any) -> tuple[int, int, int]:
+def checked_colour(where: str, value: Any) -> Colour:
     """A colour as the user gives it → (red, green, blue).
 
     Args:

@@ -20,7 +20,7 @@ from typing import Unpack
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
 from ktb.data.samples import RawSample, Reader
-from ktb.data.scenes.draw import MIN_SIZE, Frame, draw
+from ktb.data.scenes.draw import MIN_SIZE, Rendering, draw
 from ktb.data.scenes.scene import CLASSES, sample_scene
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError
@@ -39,7 +39,7 @@ class SyntheticSamples:
 
     def __init__(self, split: str, seed: int, count: int, size: tuple[int, int]) -> None:
         self.split, self.seed, self.count, self.size = split, seed, count, size
-        self._kept: dict[int, tuple[Frame, str]] = {}
+        self._kept: dict[int, tuple[Rendering, str]] = {}
         self._room = CACHE_BYTES // (5 * size[0] * size[1])
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ class SyntheticSamples:
             self._kept[index] = drawn
         return self._sample(index, streams, *self._kept[index])
 
-    def _sample(self, index: int, streams: Sequence[str], frame: Frame, light: str) -> RawSample:
+    def _sample(self, index: int, streams: Sequence[str], frame: Rendering, light: str) -> RawSample:
         images = {"rgb": frame.rgb, "depth": frame.depth[..., None]}
         return RawSample(
             images={name: images[name] for name in streams},
@@ -114,7 +114,7 @@ class SyntheticDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
-        """RGB as 8 bits, depth as the 8 bits of `Frame.depth`."""
+        """RGB as 8 bits, depth as the 8 bits of `Rendering.depth`."""
         return {"rgb": ImageReader(channels=3, colour=True), "depth": ImageReader(channels=1, hole_value=0)}
 
     def open_split(self, split: str) -> SyntheticSamples:

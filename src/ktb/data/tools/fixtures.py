@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ktb.data.arrays import Array
+from ktb.data.arrays import Array, Bytes
 from ktb.errors import ConfigError, DataError
 from ktb.io import atomic_file, is_empty
 
 __all__ = ["FIXTURES", "make_fixture"]
 
-Bytes = NDArray[np.uint8]
 
 VOID = -1
 """Class of void patches while a picture is made; each writer codes it its data set's way."""

@@ -19,7 +19,7 @@ from ktb.errors import ConfigError, DataError
 
 __all__ = ["NYU_CAMERA", "Camera", "hha"]
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 ANGLE_RADIUS = 3
 """Half width in pixels of the window behind the angle channel."""
@@ -137,7 +137,7 @@ def _hw(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Floats, NDArray[np.bool_]]:
+def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Doubles, NDArray[np.bool_]]:
     """Depth in cm with 0 at holes, and the mask of measurements."""
     depth = np.asarray(depth_m)
     if depth.ndim != 2 or depth.size == 0:
@@ -150,7 +150,7 @@ def _centimetres(depth_m: ArrayLike, name: str) -> tuple[Floats, NDArray[np.bool
     return np.where(measured, z, 0.0), measured
 
 
-def _normals(z: Floats, measured: NDArray[np.bool_], camera: Camera, radius: int) -> Floats:
+def _normals(z: Doubles, measured: NDArray[np.bool_], camera: Camera, radius: int) -> Doubles:
     """Unit surface normals (3, H, W) that point away from the camera; NaN where no plane can be fitted.
 
     Least squares fit of 1/z = m · (u, v, 1) over the measurements in a (2·radius+1)² window.
@@ -161,7 +161,7 @@ def _normals(z: Floats, measured: NDArray[np.bool_], camera: Camera, radius: int
     weight = measured.astype(np.float64)
     inverse = np.divide(1.0, z, out=np.zeros_like(z), where=measured)
 
-    def box(values: Floats) -> Floats:
+    def box(values: Doubles) -> Doubles:
         side = 2 * radius + 1
         summed = cv2.boxFilter(values, cv2.CV_64F, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
         return np.asarray(summed, np.float64).reshape(height, width)
@@ -202,7 +202,7 @@ def _normals(z: Floats, measured: NDArray[np.bool_], camera: Camera, radius: int
     return normals
 
 
-def _gravity(normals: Floats) -> Floats:
+def _gravity(normals: Doubles) -> Doubles:
     """Direction of gravity (3,), unit length: the axis along the normals of floors and across those of walls."""
     n = np.nan_to_num(normals.reshape(3, -1), copy=False)
     products = np.stack([n[i] * n[j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))])

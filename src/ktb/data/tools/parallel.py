@@ -16,7 +16,7 @@ import cv2
 from ktb.data.cores import usable_cores
 from ktb.errors import KTBError
 
-Job = TypeVar("Job")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outcome:
     message: str = ""
 
 
-def parallel(work: Callable[[Job], Outcome], jobs: Sequence[Job], workers: int | None = None) -> Iterator[Outcome]:
+def parallel(work: Callable[[T], Outcome], jobs: Sequence[T], workers: int | None = None) -> Iterator[Outcome]:
     """Work on many jobs in several processes.
 
     Args:

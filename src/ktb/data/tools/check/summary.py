@@ -12,13 +12,13 @@ from ktb.data.module import RGBXDataModule
 from ktb.data.samples import FileSamples
 from ktb.data.tools.check.findings import batch_faults, oddities
 from ktb.data.tools.check.look import Look, Seen
-from ktb.data.tools.check.plan import Plan
+from ktb.data.tools.check.opened import OpenedSplits
 from ktb.data.tools.parallel import Outcome
 
 Report = dict[str, Any]
 
 
-def summarise(data: RGBXDataModule, planned: Plan, outcomes: Iterable[Outcome]) -> Report:
+def summarise(data: RGBXDataModule, planned: OpenedSplits, outcomes: Iterable[Outcome]) -> Report:
     """Everything seen, as plain values: what report.json holds.
 
     Args:

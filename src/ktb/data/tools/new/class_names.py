@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ktb.data.files import read_text
-from ktb.data.readers.label_palettes import Colour
+from ktb.data.spec import Colour
 
 CLASS_FILES = ("classes.txt", "class_names.txt", "labels.txt", "labelmap.txt", "label_names.txt")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ktb.data.readers.decode import MAX_PIXELS
+from ktb.data.spec import Colour
 from ktb.data.tools.new.recipe import Setting
 
 
@@ -34,7 +35,7 @@ class Survey:
     label: Guess
     classes: list[tuple[str, str]]
     """Name, and what is known of it."""
-    palette: list[tuple[int, int, int]] | None
+    palette: list[Colour] | None
     splits: dict[str, str | float]
     split_reason: str
     crop: tuple[int, int]

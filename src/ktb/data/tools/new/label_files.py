@@ -13,7 +13,8 @@ from ktb.data.files import read_bytes
 from ktb.data.readers import png
 from ktb.data.readers.decode import decode
 from ktb.data.readers.label import whole_numbers
-from ktb.data.readers.label_palettes import Colour, Palette, colours_of
+from ktb.data.readers.label_palettes import Palette, colours_of
+from ktb.data.spec import Colour
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
 

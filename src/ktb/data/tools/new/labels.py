@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ktb.data.readers.label import ranges
-from ktb.data.readers.label_palettes import Colour, Palette, conflict
-from ktb.data.spec import IGNORE, MAX_CLASSES, ignore_index
+from ktb.data.readers.label_palettes import Palette, conflict
+from ktb.data.spec import IGNORE, MAX_CLASSES, Colour, ignore_index
 from ktb.data.tools.new.class_names import ClassNames
 from ktb.data.tools.new.label_files import Counts, LabelSeen
 from ktb.errors import DataError

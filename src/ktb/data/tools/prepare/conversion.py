@@ -40,7 +40,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Download:
     """What a download holds.
 
     Args:
@@ -91,11 +91,11 @@ def convert(job: Conversion, *, overwrite: bool = False) -> Outcome:
     return Outcome(first, "written")
 
 
-def finish(planned: Plan, target: Path) -> None:
+def finish(planned: Download, target: Path) -> None:
     """Write the split lists; to be called when every sample is there.
 
     Args:
-        planned: what `plan` gave.
+        planned: what `plan_download` gave.
         target: folder of the results.
     """
     for split, lines in planned.lists.items():

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ktb.data.files import similar
-from ktb.data.tools.prepare.conversion import Plan, claim
+from ktb.data.tools.prepare.conversion import Download, claim
 from ktb.data.tools.prepare.mfnet import plan_mfnet
 from ktb.data.tools.prepare.nyu import plan_nyu
 from ktb.data.tools.prepare.sunrgbd import plan_sunrgbd
 from ktb.errors import ConfigError, DataError
 
 
-def plan(name: str, source: Path, target: Path) -> Plan:
+def plan_download(name: str, source: Path, target: Path) -> Download:
     """Look at a download; make or continue the folder of the results.
 
     Args:
@@ -37,7 +37,7 @@ def plan(name: str, source: Path, target: Path) -> Plan:
     return planned
 
 
-SOURCES: dict[str, Callable[[Path, Path], Plan]] = {"nyu": plan_nyu, "sunrgbd": plan_sunrgbd, "mfnet": plan_mfnet}
+SOURCES: dict[str, Callable[[Path, Path], Download]] = {"nyu": plan_nyu, "sunrgbd": plan_sunrgbd, "mfnet": plan_mfnet}
 """Data sets whose download differs from what the loaders read."""
 
 

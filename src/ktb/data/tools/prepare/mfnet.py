@@ -10,11 +10,11 @@ from ktb.data.arrays import Array
 from ktb.data.files import similar
 from ktb.data.lists import read_list
 from ktb.data.readers.decode import decode
-from ktb.data.tools.prepare.conversion import Conversion, Plan, origin_of, required
+from ktb.data.tools.prepare.conversion import Conversion, Download, origin_of, required
 from ktb.errors import DataError
 
 
-def plan_mfnet(source: Path, target: Path) -> Plan:
+def plan_mfnet(source: Path, target: Path) -> Download:
     """The pictures that MFNet's lists name.
 
     Args:
@@ -44,7 +44,7 @@ def plan_mfnet(source: Path, target: Path) -> Plan:
         )
         for stem in stems
     ]
-    return Plan(jobs, lists, origin_of("mfnet", [source / f"{name}.txt" for name in lists]))
+    return Download(jobs, lists, origin_of("mfnet", [source / f"{name}.txt" for name in lists]))
 
 
 def _mfnet_frame(stem: str, image: Path, label: Path) -> dict[str, Array | Path]:

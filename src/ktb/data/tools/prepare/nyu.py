@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from ktb.data.arrays import Array
-from ktb.data.tools.prepare.conversion import Conversion, Plan, origin_of, required
+from ktb.data.tools.prepare.conversion import Conversion, Download, origin_of, required
 from ktb.data.tools.prepare.matlab import load_mat, open_hdf5
 from ktb.errors import DataError, first_line
 
 NYU_MAT = "nyu_depth_v2_labeled.mat"
 
 
-def plan_nyu(source: Path, target: Path) -> Plan:
+def plan_nyu(source: Path, target: Path) -> Download:
     """The frames of `nyu_depth_v2_labeled.mat`; frame i of the file, from 0, becomes sample i.
 
     Args:
@@ -61,7 +61,7 @@ def plan_nyu(source: Path, target: Path) -> Plan:
         for i in sorted(every.tolist())
     ]
     lists = {split: [f"RGB/{i}.png\tLabel/{i}.png" for i in v] for split, v in (("train", train), ("test", test))}
-    return Plan(jobs, lists, origin_of("nyu", [mat, splits, classes]))
+    return Download(jobs, lists, origin_of("nyu", [mat, splits, classes]))
 
 
 def _nyu_frame(mat: Path, index: int, table: Sequence[int]) -> dict[str, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ktb.data.arrays import Array
 from ktb.data.readers.decode import decode
-from ktb.data.tools.prepare.conversion import Conversion, Plan, origin_of, required
+from ktb.data.tools.prepare.conversion import Conversion, Download, origin_of, required
 from ktb.data.tools.prepare.matlab import load_mat, open_hdf5
 from ktb.errors import DataError
 
@@ -16,7 +16,7 @@ FARTHEST_MM = 8191
 """What 13 bits hold; the toolbox itself cuts at 8 m."""
 
 
-def plan_sunrgbd(source: Path, target: Path) -> Plan:
+def plan_sunrgbd(source: Path, target: Path) -> Download:
     """The frames of SUN RGB-D that are in a split.
 
     Args:
@@ -79,7 +79,7 @@ def plan_sunrgbd(source: Path, target: Path) -> Plan:
     notes = [f"{left_out} frames of {meta} are in neither split"] if left_out else []
     if not jobs:
         raise DataError(f"{split}: names none of the {len(frames)} frames of {meta}; expected the original files")
-    return Plan(jobs, lists, origin_of("sunrgbd", [labels, meta, split]), notes)
+    return Download(jobs, lists, origin_of("sunrgbd", [labels, meta, split]), notes)
 
 
 def _below_sunrgbd(path: str) -> str:

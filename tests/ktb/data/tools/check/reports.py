@@ -8,7 +8,7 @@ from PIL import Image
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.sets.nyu import NYUDataModule
 from ktb.data.tools.check.look import look
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.parallel import parallel
 
@@ -16,7 +16,7 @@ SIZE = (40, 48)
 
 
 def report_of(data, workers=1):
-    planned = plan(data)
+    planned = open_splits(data)
     return summarise(data, planned, parallel(look, planned.looks, workers))
 
 

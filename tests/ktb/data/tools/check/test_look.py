@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from ktb.data.tools.check.look import look
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.report import show
 from tests.ktb.data.tools.check.reports import SIZE, nyu_data, own_labels, report_of
 
@@ -36,7 +36,7 @@ def test_each_unusable_file_is_named_and_the_others_go_on(nyu):
 
 
 def test_ids_that_a_data_set_of_ones_own_lets_pass(nyu):
-    job = plan(nyu_data(nyu)).looks[0]
+    job = open_splits(nyu_data(nyu)).looks[0]
     job.samples.label = lambda _: np.full(SIZE, 40, np.uint8)
     seen = look(job)
     assert seen.state == "failed"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ktb.data.tools.parallel import parallel
 from ktb.data.tools.prepare.conversion import convert
-from ktb.data.tools.prepare.download import plan
+from ktb.data.tools.prepare.download import plan_download
 
 
 def stored(path: Path) -> np.ndarray:
@@ -20,7 +20,7 @@ def stored(path: Path) -> np.ndarray:
 def test_a_stopped_conversion_goes_on(nyu, tmp_path):
     source, frames = nyu
     target = tmp_path / "out"
-    planned = plan("nyu", source, target)
+    planned = plan_download("nyu", source, target)
     first = [convert(job).state for job in planned.jobs[:2]]
     assert first == ["written", "written"]
     assert not (target / "train.txt").exists()  # a folder with lists is a complete one
@@ -28,7 +28,7 @@ def test_a_stopped_conversion_goes_on(nyu, tmp_path):
     marked = target / "RGB/1.png"
     Image.new("RGB", (44, 36)).save(marked)
 
-    planned = plan("nyu", source, target)
+    planned = plan_download("nyu", source, target)
     outcomes = list(parallel(convert, planned.jobs, 1))
     assert [o.state for o in outcomes] == ["written", "kept", "written", "written", "written"]
     assert stored(marked).max() == 0  # a finished file is not touched

@@ -7,7 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from ktb.data.tools.fixtures import make_fixture
-from ktb.data.tools.prepare.download import plan
+from ktb.data.tools.prepare.download import plan_download
 from ktb.errors import ConfigError, DataError
 from tests.ktb.data.tools.prepare.calls import SIZE, call
 
@@ -38,7 +38,7 @@ def test_broken_downloads_stop_before_anything_is_written(nyu, tmp_path, spoil, 
         (source / path.name).write_bytes(path.read_bytes())
     spoil(source)
     with pytest.raises(DataError, match=message) as caught:
-        plan("nyu", source, target)
+        plan_download("nyu", source, target)
     assert "\n" not in str(caught.value)
     assert not target.exists()
 
@@ -48,14 +48,14 @@ def test_targets_that_cannot_be(nyu, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/a.txt").touch()
     with pytest.raises(DataError, match="full: exists and was not begun by this command"):
-        plan("nyu", source, tmp_path / "full")
+        plan_download("nyu", source, tmp_path / "full")
     with pytest.raises(DataError, match="is the source itself"):
-        plan("nyu", source, source)
+        plan_download("nyu", source, source)
     mfnet = make_fixture("mfnet", tmp_path / "mfnet", layout="rgba", size=SIZE)
-    plan("mfnet", mfnet, tmp_path / "out")
+    plan_download("mfnet", mfnet, tmp_path / "out")
     with pytest.raises(DataError, match=r"out/prepared.json: says that the folder was made from other files"):
-        plan("nyu", source, tmp_path / "out")
+        plan_download("nyu", source, tmp_path / "out")
     with pytest.raises(ConfigError, match="nothing to prepare for 'pst900'; there is nyu, sunrgbd, mfnet"):
-        plan("pst900", source, tmp_path / "new")
+        plan_download("pst900", source, tmp_path / "new")
     assert call("prepare", "nyu", tmp_path / "nowhere", tmp_path / "new") == 2
     assert "nowhere: no such folder" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ktb.data.sets.mfnet import MFNetDataModule
 from ktb.data.tools.fixtures import make_fixture
-from ktb.data.tools.prepare.download import plan
+from ktb.data.tools.prepare.download import plan_download
 from ktb.errors import DataError
 from tests.ktb.data.tools.prepare.calls import SIZE, call
 
@@ -38,4 +38,4 @@ def test_names_in_a_list_stay_below_the_target(tmp_path):
     for name, message in (("../../00001D", "leaves the data root"), ("sub/00001D", "expected names of pictures")):
         (source / "train.txt").write_text(f"{name}\n")
         with pytest.raises(DataError, match=message):
-            plan("mfnet", source, tmp_path / "out")
+            plan_download("mfnet", source, tmp_path / "out")

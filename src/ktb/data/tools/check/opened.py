@@ -16,7 +16,7 @@ from ktb.io import entries
 
 
 @dataclass(frozen=True)
-class Plan:
+class OpenedSplits:
     """The splits, opened.
 
     Args:
@@ -32,7 +32,7 @@ class Plan:
     findings: list[str]
 
 
-def plan(data: RGBXDataModule) -> Plan:
+def open_splits(data: RGBXDataModule) -> OpenedSplits:
     """Open all splits.
 
     Args:
@@ -76,7 +76,7 @@ def plan(data: RGBXDataModule) -> Plan:
         raise DataError(next(iter(unopened.values())))
     notes = [f"{split}: {note}" for split, samples in opened.items() for note in samples.notes]
     findings = [*notes, *_duplicates(opened), *([] if unopened else _unnamed(opened, streams))]
-    return Plan(looks, counts, unopened, findings)
+    return OpenedSplits(looks, counts, unopened, findings)
 
 
 def _duplicates(opened: dict[str, FileSamples]) -> list[str]:

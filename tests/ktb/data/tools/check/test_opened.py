@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from ktb.data.tools.check.plan import plan
+from ktb.data.tools.check.opened import open_splits
 from ktb.errors import DataError
 from tests.ktb.data.tools.check.reports import nyu_data, report_of
 
@@ -41,4 +41,4 @@ def test_a_split_that_cannot_be_opened_fails_alone(nyu):
     assert f"{nyu / 'test.txt'}: no such file" in report["failures"][0]
     (nyu / "train.txt").unlink()
     with pytest.raises(DataError, match="train.txt: no such file"):
-        plan(nyu_data(nyu))
+        open_splits(nyu_data(nyu))
