@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape as plain
 from rich.table import Table
@@ -104,57 +105,47 @@ def write_report(report: Report, folder: Path) -> None:
             temporary.write_text(text, encoding="utf-8")
 
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.6rem;margin-bottom:0}h2{font-size:1.2rem}
-table{border-collapse:collapse;margin:0 0 1.5rem}caption{text-align:left;font-weight:600;padding:.3rem 0}
-th,td{text-align:left;padding:.2rem .8rem;border-bottom:1px solid #ddd}
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.bar{display:inline-block;height:.7em;background:#3b75af;margin-left:.4em}.track{display:inline-block;width:6em;text-align:left}
-li{overflow-wrap:anywhere}.bad{color:#a11}.good{color:#175}
-"""
 _NUMBER = re.compile(r"-|-?\d[\d.e+-]*%?")
+_LONGEST_BAR = 5.5
+"""In the width of a letter m."""
 
 
 def _page(report: Report) -> str:
-    escape = html.escape
-    samples = sum(split["samples"] for split in report["splits"].values())
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{escape(report['dataset'])}: data check</title><style>{_STYLE}</style>",
-        f"<h1>{escape(report['dataset'])}: {escape(', '.join(report['modalities']))}</h1>",
-    ]
-    if report["root"]:
-        parts.append(f"<p>{escape(report['root'])}</p>")
-    if not report["failures"]:
-        parts.append(f"<h2 class=good>No failures: all {samples} samples can be read as training reads them</h2>")
-    for title, items in (("Failures", report["failures"]), ("Findings", report["findings"])):
-        if items:
-            lines = "".join(f"<li>{escape(item)}</li>" for item in items)
-            kind = " class=bad" if title == "Failures" else ""
-            parts.append(f"<h2{kind}>{title}: {len(items)}</h2><ul>{lines}</ul>")
-    for title, heads, rows in _rows(report):
-        numeric = [all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(heads))]
-        greatest = max((_percent(c) for row in rows for c in row[2:]), default=0) if title.startswith("Classes") else 0
+    templates = Environment(
+        loader=PackageLoader(__package__, "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return templates.get_template("report.html").render(
+        report=report,
+        samples=sum(split["samples"] for split in report["splits"].values()),
+        tables=[_drawn(title, heads, rows) for title, heads, rows in _rows(report)],
+    )
+
+
+def _drawn(title: str, heads: list[str], rows: list[list[str]]) -> dict[str, Any]:
+    """A table as the page draws it: numbers to the right, and for classes a bar behind every percentage."""
+    numbers = [all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(heads))]
+    greatest = max((_percent(c) for row in rows for c in row[2:]), default=0) if title.startswith("Classes") else 0
+    bars = [bool(greatest) and i > 1 for i in range(len(heads))]
+    return {
+        "title": title,
         # Heads of numbers are aligned to the right; above bars they would stand at the bars' end.
-        right = [n and not (greatest and i > 1) for i, n in enumerate(numeric)]
-        head = "".join(f"<th{' class=n' * r}>{escape(h)}</th>" for h, r in zip(heads, right, strict=True))
-        body = "".join(
-            f"<tr>{''.join(_cell(c, numeric[i], greatest if i > 1 else 0) for i, c in enumerate(row))}</tr>"
+        "heads": [
+            {"text": head, "right": number and not bar} for head, number, bar in zip(heads, numbers, bars, strict=True)
+        ],
+        "rows": [
+            [
+                {"text": text, "number": number, "bar": _LONGEST_BAR * _percent(text) / greatest if bar else None}
+                for text, number, bar in zip(row, numbers, bars, strict=True)
+            ]
             for row in rows
-        )
-        parts.append(f"<table><caption>{escape(title)}</caption><tr>{head}</tr>{body}</table>")
-    return "\n".join(parts) + "\n"
+        ],
+    }
 
 
 def _percent(text: str) -> float:
     return 0.0 if text == "-" else float(text.removesuffix("%"))
-
-
-def _cell(text: str, numeric: bool, greatest: float) -> str:
-    """One cell; with a bar behind its percentage that the `greatest` one fills, unless that is 0."""
-    drawn = ""
-    if greatest:
-        width = 5.5 * _percent(text) / greatest
-        drawn = f'<span class="track"><span class="bar" style="width:{width:.2f}em"></span></span>'
-    return f"<td{' class=n' * numeric}>{html.escape(text)}{drawn}</td>"

@@ -24,10 +24,10 @@ def test_written_report(nyu, tmp_path):
     assert page.count('class="bar"') == 2 * 40
     split = report["splits"]["train"]
     share = split["classes"]["wall"] / (split["pixels"] - split["void"])
-    assert f'<td class=n>{share:.2%}<span class="track">' in page
+    assert f'<td class="n">{share:.2%}<span class="track">' in page
     assert page.count('style="width:5.50em"') >= 1  # the greatest share; the others by it
     assert f"<p>{nyu}</p>" in page
-    assert "<h2 class=bad>Failures: 1</h2>" in page
+    assert '<h2 class="bad">Failures: 1</h2>' in page
     assert f"{nyu / 'HHA/1.jpg'}: the file is empty" in page
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -35,7 +35,7 @@ def test_written_report(nyu, tmp_path):
 def test_page_without_failures_says_so(nyu):
     page = _page(report_of(nyu_data(nyu)))
     assert "No failures: all 5 samples can be read" in page
-    assert "class=bad>" not in page
+    assert 'class="bad"' not in page
     assert "<ul></ul>" not in page
 
 
