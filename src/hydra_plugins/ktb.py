@@ -1,242 +1,27 @@
 """Hydra launchers that give every job of a sweep a process of its own: on this machine, on its GPUs, through Slurm.
 
-What they share is here once: which jobs are left to do, what is shown, what Ctrl-C does. A launcher only says whether
-there is room for a job, starts it, tells whether it has ended, and stops it. `register` makes Hydra know them, from a
-checkout as well as from a wheel.
+Configurations, and jobs that wait in Slurm's queue, look for them in this module. What they share is in a module that
+begins with an underscore: Hydra would run it again when it looks for plugins, and define its classes twice.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ktb.cli.hydra_flags import config_dir
-from ktb.config.compose import groups
+from hydra_plugins._ktb_processes import ProcessLauncher
 from ktb.data.cores import usable_cores
 from ktb.errors import ConfigError
-from ktb.run_folder.names import LOG
-from ktb.sweeps import folder as sweep
-from ktb.sweeps.folder import Interrupted, Job, Sweep
-
-
-class ProcessLauncher(Launcher):
-    """What launchers share.
-
-    Those of other packages (joblib, Ray, ...) work too, through `ktb.cli.hydra_command`, without resuming by overrides
-    and without the display.
-    """
-
-    poll_s = 0.2
-    detaches = False
-    """Its jobs do not need this process: a signal ends the watching, not the jobs."""
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
-        self.command = str(config.hydra.job.name)
-        self.program = sweep.program(self.command)
-        own = config_dir()
-        self.flags = ["--config-dir", str(Path(own).absolute())] if own else []
-        # hydra.verbose=true and the like are for the jobs; where and how they run is not.
-        given = [str(text) for text in config.hydra.overrides.hydra]
-        ours = ("hydra.sweep", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.mode", "hydra.run")
-        self.flags += [text for text in given if not text.lstrip("+~").startswith(ours)]
-        self.sweep = Sweep(Path(config.hydra.sweep.dir))
-        self._needs: dict[tuple[str, ...], tuple[Any, int]] = {}
-        jobs = config.hydra.launcher.jobs
-        if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
-            raise ConfigError(f"jobs={jobs}: expected a number, 1 or more, or null")
-
-    # ---- what a launcher says
-
-    def room(self) -> int:
-        """How many jobs may run at once at most."""
-        raise NotImplementedError
-
-    def check(self, job: Job) -> None:
-        """Refuse a job that can never start; called for all of them before the first one starts.
-
-        Raises:
-            ConfigError: what it needs and what there is.
-        """
-
-    def alive(self) -> Callable[[Job], bool]:
-        """Tells of a job whose record says "running" whether it still does, though this process did not start it."""
-        return lambda job: False
-
-    def left_behind(self) -> str:
-        """What is said when a launcher that `detaches` is left."""
-        raise NotImplementedError
-
-    def start(self, job: Job) -> bool:
-        """Start a job; False: what it needs is not free now."""
-        raise NotImplementedError
-
-    def ended(self, job: Job) -> bool:
-        """Whether a job that was started has ended, and its record says how."""
-        raise NotImplementedError
-
-    def stop(self, job: Job, sign: int) -> None:
-        """SIGTERM: let it write its checkpoint and end; `sweep.SIGKILL`: end it."""
-        raise NotImplementedError
-
-    # ---- what is the same for all
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run a batch of jobs to its end. A failed one does not raise: it is in its record and has been printed."""
-        parser = OverridesParser.create()
-        task = parser.parse_overrides([str(text) for text in self.config.hydra.overrides.task])
-        swept = [o.get_key_element() for o in task if o.is_sweep_override()] or ["seed"]
-        known = list(groups(self.command.removeprefix("ktb-")))
-        wanted = [(sweep.job_name(given, swept, known), list(given)) for given in job_overrides]
-        jobs = self.sweep.add(wanted, self.alive())
-        for job in jobs:
-            if not job.is_done():
-                self.check(job)
-        self.run(iter(jobs), len(jobs))
-        return [JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=job.status) for job in jobs]
-
-    def needs(self, job: Job) -> tuple[Any, int]:
-        """trainer.devices and trainer.num_nodes of the job's composed configuration."""
-        deciding = tuple(text for text in job.overrides if text.lstrip("+~").startswith(("trainer", "experiment")))
-        if deciding not in self._needs:  # composing takes a third of a second
-            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(deciding))
-            self._needs[deciding] = (
-                OmegaConf.select(cfg, "trainer.devices"),
-                OmegaConf.select(cfg, "trainer.num_nodes"),
-            )
-        return self._needs[deciding]
-
-    def run(
-        self,
-        jobs: Iterator[Job],
-        total: int,
-        *,
-        ahead: bool = True,
-        watch: Callable[[Job], str | None] = lambda job: None,
-        done: Callable[[Job], None] = lambda job: None,
-    ) -> None:
-        """Run jobs, as many at once as there is room for, in order; one that does not fit lets later ones pass.
-
-        Args:
-            jobs: taken as needed: all at once, or with ahead=False each when there is room for it.
-            total: how many `jobs` will yield.
-            watch: asked about every running job; a text stops the job, and is why.
-            done: told of every job that has ended, those that had finished before too.
-
-        Raises:
-            Interrupted: after a signal, when the jobs that ran have stopped. A second signal kills them.
-        """
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        waiting: list[Job] = []
-        running: list[Job] = []
-        stopped: dict[str, str | None] = {}  # name → why
-        finished = failed = kept = 0
-        source: Iterator[Job] | None = jobs
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        )  # fmt: skip
-        with self._stopping(running), _Signals() as signals, Progress(*columns, console=console) as progress:
-            bar = progress.add_task("", total=total)
-
-            def say(job: Job, text: str) -> None:
-                console.print(f"{self.command}: {job}: {text}", markup=False, highlight=False, soft_wrap=True)
-
-            def show() -> None:
-                left = max(0, total - finished - failed - kept - len(running))
-                parts = {"finished": finished + kept, "running": len(running), "failed": failed, "pending": left}
-                text = ", ".join(f"{n} {state}" for state, n in parts.items())
-                progress.update(bar, completed=finished + failed + kept, description=text)
-
-            while True:
-                while source is not None and not signals.seen and (ahead or len(running) + len(waiting) < self.room()):
-                    job = next(source, None)
-                    if job is None:
-                        source = None
-                    elif job.is_done():
-                        kept += 1
-                        done(job)
-                    else:
-                        waiting.append(job)
-                for job in list(waiting):
-                    if signals.seen or len(running) >= self.room():
-                        break
-                    if self.start(job):
-                        waiting.remove(job)
-                        running.append(job)
-                for job in list(running):
-                    if not self.ended(job):
-                        if str(job) not in stopped and (why := watch(job)):
-                            stopped[str(job)] = why
-                            self.stop(job, signal.SIGTERM)
-                        continue
-                    running.remove(job)
-                    if job.status == "finished":
-                        finished += 1
-                        say(job, f"finished{_score(job)}")
-                    elif job.status == "failed":
-                        failed += 1
-                        say(job, f"failed: {job.record['error']} ({job.folder / LOG})")
-                    elif why := stopped.get(str(job)):
-                        finished += 1
-                        job.write(error=why)
-                        say(job, why)
-                    elif not signals.seen:  # someone else ended it: scancel
-                        say(job, str(job.record["error"]))
-                    done(job)
-                show()
-                if signals.seen and self.detaches:
-                    console.print(self.left_behind(), markup=False, highlight=False, soft_wrap=True)
-                    running.clear()
-                    raise Interrupted(signals.seen)
-                if signals.seen:
-                    for job in running:
-                        if str(job) not in stopped:
-                            stopped[str(job)] = None
-                            self.stop(job, signal.SIGTERM)
-                        elif signals.insisted:
-                            self.stop(job, sweep.SIGKILL)
-                    if not running:
-                        raise Interrupted(signals.seen)
-                    if not signals.said:
-                        signals.said = True
-                        console.print(
-                            f"{self.command}: stopping {len(running)} running jobs, which write a checkpoint; once "
-                            "more kills them", markup=False, highlight=False, soft_wrap=True,
-                        )  # fmt: skip
-                if not running and not waiting and source is None:
-                    return
-                time.sleep(self.poll_s)
-
-    @contextlib.contextmanager
-    def _stopping(self, running: list[Job]) -> Iterator[None]:
-        """No job outlives an error of ours."""
-        try:
-            yield
-        except BaseException:
-            if not self.detaches:
-                for job in running:
-                    self.stop(job, signal.SIGTERM)
-                while running := [job for job in running if not self.ended(job)]:
-                    time.sleep(self.poll_s)
-            raise
+from ktb.sweeps import processes
+from ktb.sweeps.job import SIGKILL, STOPPED, SweepJob
 
 
 class PoolLauncher(ProcessLauncher):
@@ -251,10 +36,10 @@ class PoolLauncher(ProcessLauncher):
     def __init__(self, jobs: int | None = None, gpus: str | int | list[str | int] | None = None) -> None:
         self.jobs = jobs
         self.given = gpus
-        self.processes: dict[Job, subprocess.Popen[bytes]] = {}
-        self.held: dict[Job, list[str]] = {}
-        self.asked: set[Job] = set()
-        self.wanted: dict[Job, int] = {}
+        self.processes: dict[SweepJob, subprocess.Popen[bytes]] = {}
+        self.held: dict[SweepJob, list[str]] = {}
+        self.asked: set[SweepJob] = set()
+        self.wanted: dict[SweepJob, int] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
@@ -264,7 +49,7 @@ class PoolLauncher(ProcessLauncher):
     def room(self) -> int:
         return self.jobs or max(1, len(self.gpus or ()))
 
-    def check(self, job: Job) -> None:
+    def check(self, job: SweepJob) -> None:
         if self.gpus is None:
             return
         devices, nodes = self.needs(job)
@@ -277,8 +62,8 @@ class PoolLauncher(ProcessLauncher):
         if self.wanted[job] > len(self.gpus):
             raise ConfigError(f"{job}: trainer.devices={devices}, but the pool has {len(self.gpus)} GPUs")
 
-    def start(self, job: Job) -> bool:
-        env = sweep.environment()
+    def start(self, job: SweepJob) -> bool:
+        env = processes.environment()
         env.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // self.room())))
         if self.gpus is not None:
             if job not in self.wanted:
@@ -288,10 +73,10 @@ class PoolLauncher(ProcessLauncher):
                 return False
             self.held[job], self.free = self.free[:count], self.free[count:]
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.held[job])
-        self.processes[job] = sweep.start(job, job.command(self.program, *self.flags), env)
+        self.processes[job] = processes.start(job, job.command(self.program, *self.flags), env)
         return True
 
-    def ended(self, job: Job) -> bool:
+    def ended(self, job: SweepJob) -> bool:
         code = self.processes[job].poll()
         if code is None:
             return False
@@ -301,9 +86,9 @@ class PoolLauncher(ProcessLauncher):
         self.asked.discard(job)
         return True
 
-    def stop(self, job: Job, sign: int) -> None:
+    def stop(self, job: SweepJob, sign: int) -> None:
         self.asked.add(job)
-        if sign == sweep.SIGKILL and hasattr(os, "killpg"):
+        if sign == SIGKILL and hasattr(os, "killpg"):
             os.killpg(self.processes[job].pid, sign)  # its ranks and loaders too
         else:
             self.processes[job].send_signal(sign)  # it tells its ranks
@@ -361,15 +146,15 @@ class SlurmLauncher(ProcessLauncher):
     def room(self) -> int:
         return self.jobs or 10**6
 
-    def check(self, job: Job) -> None:
+    def check(self, job: SweepJob) -> None:
         devices, nodes = self.needs(job)
         if not str(devices).isdigit() or int(devices) < 1:
             raise ConfigError(f"{job}: trainer.devices={devices}: expected the number of processes per node")
 
-    def alive(self) -> Callable[[Job], bool]:
+    def alive(self) -> Callable[[SweepJob], bool]:
         return lambda job: job.record.get("slurm_job") in self.queue()
 
-    def start(self, job: Job) -> bool:
+    def start(self, job: SweepJob) -> bool:
         if job.record.get("slurm_job") in self.queue():
             return True  # submitted by an earlier invocation
         devices, nodes = self.needs(job)
@@ -389,7 +174,7 @@ class SlurmLauncher(ProcessLauncher):
         self._queue = (float("-inf"), {**self.queue(), number: "PENDING"})
         return True
 
-    def ended(self, job: Job) -> bool:
+    def ended(self, job: SweepJob) -> bool:
         if job.record["slurm_job"] in self.queue():
             return False
         job.reload()
@@ -398,7 +183,7 @@ class SlurmLauncher(ProcessLauncher):
             job.end(1, error=f"Slurm job {number} ended without a word: out of time, out of memory, or cancelled")
         return True
 
-    def stop(self, job: Job, sign: int) -> None:
+    def stop(self, job: SweepJob, sign: int) -> None:
         subprocess.run(["scancel", str(job.record["slurm_job"])], capture_output=True, check=False)
 
     def left_behind(self) -> str:
@@ -438,16 +223,16 @@ class SlurmTask:
         self.tasks = tasks
 
     def __call__(self) -> int:
-        job = Job(self.folder, self.overrides)
-        env = sweep.environment(slurm=self.tasks > 1)
+        job = SweepJob(self.folder, self.overrides)
+        env = processes.environment(slurm=self.tasks > 1)
         rank = int(os.environ.get("SLURM_PROCID", "0"))
         command = job.command(self.program)
         if rank:
             with (self.folder / f"log_{rank}.txt").open("ab") as log:
                 return subprocess.run(command, stdout=log, stderr=log, env=env, check=False).returncode
-        self.running = sweep.start(job, command, env)
+        self.running = processes.start(job, command, env)
         code = self._code()
-        if code in sweep.STOPPED:
+        if code in STOPPED:
             # Slurm stopped it and queues it again itself, or ends it. Ending first would make the job a finished one.
             job.end(code, stopped=True)
             time.sleep(self.grace_s)
@@ -462,7 +247,7 @@ class SlurmTask:
         import submitit
 
         os.kill(self.running.pid, signal.SIGTERM)  # not yet reaped, so still its own id
-        Job(self.folder, self.overrides).end(self._code(), stopped=True)
+        SweepJob(self.folder, self.overrides).end(self._code(), stopped=True)
         again = SlurmTask(self.folder, self.overrides, self.program, self.tasks)
         return submitit.helpers.DelayedSubmission(again)
 
@@ -472,34 +257,6 @@ class SlurmTask:
         ended = os.waitid(os.P_PID, self.running.pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
-
-
-class _Signals:
-    """Takes SIGINT, SIGTERM and SIGHUP while a sweep runs: the first stops it, a second one, later, insists."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-        self.insisted = False
-        self.said = False
-        self._since = 0.0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            # Windows has no SIGHUP.
-            for sign in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))):
-                self._before[sign] = signal.signal(sign, self._take)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sign, handler in self._before.items():
-            signal.signal(sign, handler)
-
-    def _take(self, sign: int, frame: FrameType | None) -> None:
-        if not self.seen:
-            self.seen, self._since = sign, time.monotonic()
-        elif time.monotonic() - self._since > 0.5:  # not the same key press, delivered twice
-            self.insisted = True
 
 
 def _gpus(gpus: str | int | list[str | int]) -> list[str]:
@@ -522,8 +279,3 @@ def _gpus(gpus: str | int | list[str | int]) -> list[str]:
     if len(set(found)) < len(found):
         raise ConfigError(f"launcher.gpus={found}: a GPU appears twice")
     return found
-
-
-def _score(job: Job) -> str:
-    miou = job.result.get("metrics", {}).get("miou")
-    return "" if miou is None else f", mIoU {100 * miou:.2f} %"

@@ -22,11 +22,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.ktb import ProcessLauncher
+from hydra_plugins._ktb_processes import ProcessLauncher
 from ktb.config.build import instantiate
 from ktb.errors import ConfigError
 from ktb.run_folder.names import METRICS
-from ktb.sweeps.folder import Job
+from ktb.sweeps.job import SweepJob
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -47,9 +47,9 @@ class OptunaSweeper(Sweeper):
         self.n_trials = n_trials
         self.sampler = sampler
         self.pruner = pruner
-        self.trials: dict[Job, list[Trial]] = {}
-        self.pruned: set[Job] = set()
-        self._seen: dict[Job, tuple[int, int]] = {}  # time and size of metrics.csv when it was last read
+        self.trials: dict[SweepJob, list[Trial]] = {}
+        self.pruned: set[SweepJob] = set()
+        self._seen: dict[SweepJob, tuple[int, int]] = {}  # time and size of metrics.csv when it was last read
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
@@ -99,7 +99,7 @@ class OptunaSweeper(Sweeper):
                 known.append(trial.params)
         left = max(0, self.n_trials - len(of(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)))
 
-        def jobs() -> Iterator[Job]:
+        def jobs() -> Iterator[SweepJob]:
             for trial in unfinished:
                 yield self._job(Trial(self.study, trial._trial_id), given)
             for _ in range(left):
@@ -108,7 +108,7 @@ class OptunaSweeper(Sweeper):
         self.pool.run(jobs(), len(unfinished) + left, ahead=False, watch=self._watch, done=self._done)
         self._say_best()
 
-    def _job(self, trial: Trial, given: list[Override]) -> Job:
+    def _job(self, trial: Trial, given: list[Override]) -> SweepJob:
         """The job of a trial; trials with the same values share one."""
         overrides = []
         for override in given:
@@ -121,7 +121,7 @@ class OptunaSweeper(Sweeper):
         self.trials.setdefault(job, []).append(trial)
         return job
 
-    def _watch(self, job: Job) -> str | None:
+    def _watch(self, job: SweepJob) -> str | None:
         """Report what a running job has reached; why it is to be stopped, if so."""
         file = job.folder / METRICS
         try:
@@ -142,7 +142,7 @@ class OptunaSweeper(Sweeper):
         epoch, miou = list(reached.items())[-1]
         return f"pruned after epoch {epoch + 1} with a validation mIoU of {100 * miou:.2f} %"
 
-    def _done(self, job: Job) -> None:
+    def _done(self, job: SweepJob) -> None:
         from optuna.trial import TrialState
 
         if job.status == "interrupted" and job not in self.pruned:

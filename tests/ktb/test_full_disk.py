@@ -23,6 +23,7 @@ from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.outputs import npz_file
 from ktb.run_folder.files import write_json
+from ktb.sweeps.folder import SweepFolder
 from ktb.weights.bundle import save_bundle
 from ktb.weights.export import export
 from ktb.weights.files import save_tensors
@@ -61,7 +62,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "json": lambda folder: write_json(folder / "result.json", {"a": "x" * 5000}),
     "table of images": lambda folder: write_per_image(folder, [{"id": "x" * 5000, "miou": 0.5}]),
     "metrics": lambda folder: _metrics(folder),
-    "sweep": lambda folder: write_json(folder / "sweep.json", {"a": "x" * 5000}),
+    "sweep": lambda folder: SweepFolder(folder).save("x" * 5000),
     "checkpoint": lambda folder: AtomicIO().save_checkpoint(TENSORS, folder / "last.ckpt"),
     "torch": lambda folder: save_tensors(TENSORS, folder / "x.pth"),
     "safetensors": lambda folder: save_tensors(TENSORS, folder / "x.safetensors"),

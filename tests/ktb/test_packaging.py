@@ -46,7 +46,7 @@ def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     } or {f"ktb/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert expected <= names
     assert any(name.startswith("ktb/weights/") and name.endswith(".safetensors") for name in names)
-    ours = ("ktb/", "hydra_plugins/ktb", f"ktb-{PROJECT['version']}.dist-info/")
+    ours = ("ktb/", "hydra_plugins/ktb", "hydra_plugins/_ktb", f"ktb-{PROJECT['version']}.dist-info/")
     assert not [name for name in names if not name.startswith(ours)]
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert wheel.stat().st_size < 8 * 2**20, "weights are at most 4 MB"

@@ -16,7 +16,7 @@ import pytest
 
 from ktb import io as files
 from ktb.jobs import measure
-from ktb.sweeps import folder as sweep
+from ktb.sweeps.folder import SweepFolder, job_name
 
 SRC = Path(__file__).parents[2] / "src"
 MODULES = sorted(SRC.rglob("*.py"))
@@ -112,8 +112,9 @@ COMMANDS = """
     for name in kept:
         delattr(signal, name)
     import hydra_plugins.ktb, ktb.engine.callbacks.saving
+    from ktb.sweeps.signals import Signals
     assert [sign.name for sign in ktb.engine.callbacks.saving._SIGNALS] == ["SIGTERM"]
-    with hydra_plugins.ktb._Signals():
+    with Signals():
         pass
     signal.Signals._member_map_.update(members)
     for name, sign in kept.items():
@@ -258,7 +259,7 @@ def test_a_system_without_locks_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("filelock.lock_descriptor", refused)
     with files.locked(tmp_path / "lock") as descriptor:
         assert descriptor is None
-    with sweep.Sweep(tmp_path / "sweep").lock():
+    with SweepFolder(tmp_path / "sweep").lock():
         assert (tmp_path / "sweep").is_dir()
 
 
@@ -285,7 +286,7 @@ def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
 def test_names_of_jobs_suit_every_file_system() -> None:
     overrides = ["dataset.root=C:\\data", "optim.lr=1e-4", "loss=ce", "seed=1", 'backbone.weights=a?b*c|d<e>f"g']
     keys = [text.partition("=")[0] for text in overrides]
-    name = sweep.job_name(overrides, keys, ["loss"])
+    name = job_name(overrides, keys, ["loss"])
     assert not re.search(r'[<>:"/\\|?*\x00-\x1f]', name)
     assert not name.endswith((".", " "))
 

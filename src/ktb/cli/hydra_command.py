@@ -140,12 +140,13 @@ def _job_of_another_launcher(command: str, given: list[str]) -> str:
 
     Returns: its status, for the sweeper.
     """
-    from ktb.sweeps import folder as sweep
+    from ktb.sweeps import processes
+    from ktb.sweeps.job import SweepJob
 
-    job = sweep.Job(Path(HydraConfig.get().runtime.output_dir), given)
+    job = SweepJob(Path(HydraConfig.get().runtime.output_dir), given)
     job.settle()
     if not job.is_done():
-        sweep.run(job, job.command(sweep.program(command), *config_dir_flags()), sweep.environment())
+        processes.run(job, job.command(processes.program(command), *config_dir_flags()), processes.environment())
         if job.status == "failed":
             print(f"{command}: {job}: failed: {job.record['error']} ({job.folder / LOG})", file=sys.stderr)
     return job.status

@@ -52,17 +52,18 @@ def sweep_overrides(command: str, config_name: str, overrides: list[str], own: l
 
 def run_sweep(command: str, argv: list[str], folder: Path, run: Callable[[], Any]) -> None:
     """Run a sweep alone in its folder, then say what came of it; exits with 1 if a job failed."""
-    from ktb.sweeps.folder import Interrupted, Sweep
+    from ktb.sweeps.folder import SweepFolder
+    from ktb.sweeps.signals import Interrupted
 
     again = f"the same command again goes on: {shlex.join(argv)}"
-    sweep = Sweep(folder)
+    sweep = SweepFolder(folder)
     with sweep.lock():
         sweep.save(shlex.join(argv))
         try:
             run()
         except Interrupted as stop:
-            _stop(command, f"interrupted; {Sweep(folder).summary()}; {again}", stop.exit_code)
-    sweep = Sweep(folder)
+            _stop(command, f"interrupted; {SweepFolder(folder).summary()}; {again}", stop.exit_code)
+    sweep = SweepFolder(folder)
     if sweep.jobs:
         from rich.console import Console
 

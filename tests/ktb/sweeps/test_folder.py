@@ -27,7 +27,8 @@ from ktb.cli import train as cli
 from ktb.config.compose import compose, conf_dir
 from ktb.config.mistakes import mistake
 from ktb.errors import ConfigError
-from ktb.sweeps import folder as sweep
+from ktb.sweeps.folder import SweepFolder, job_name
+from ktb.sweeps.job import SweepJob
 
 FAKE = """\
 import json, math, os, pathlib, signal, sys, time
@@ -98,7 +99,7 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
     """ktb-train in this process, with the script in place of its jobs; plan: seed → what its job does."""
     (tmp_path / "fake.py").write_text(FAKE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ktb.sweeps.folder.program", lambda command: [sys.executable, str(tmp_path / "fake.py")])
+    monkeypatch.setattr("ktb.sweeps.processes.program", lambda command: [sys.executable, str(tmp_path / "fake.py")])
     monkeypatch.setattr(plugin().ProcessLauncher, "poll_s", 0.02)
 
     def command(*argv: str, plan: dict[int, dict[str, Any]] | None = None) -> int | str | None:
@@ -436,10 +437,10 @@ def test_a_second_ctrl_c_kills(train: Train) -> None:
 def test_one_process_per_sweep_even_after_kill_9(tmp_path: Path) -> None:
     """A job inherits the lock: it is held until the last job of a killed sweep has ended, and free then."""
     holder = (
-        "import subprocess, sys; from pathlib import Path; from ktb.sweeps import folder as sweep\n"
-        f"s = sweep.Sweep(Path({str(tmp_path)!r}))\n"
+        "import subprocess, sys; from pathlib import Path; from ktb.sweeps import folder, processes\n"
+        f"s = folder.SweepFolder(Path({str(tmp_path)!r}))\n"
         "with s.lock():\n"
-        "    p = sweep.start(s.add([('a', ['seed=1'])])[0], ['sleep', '60'], {'PATH': '/bin:/usr/bin'})\n"
+        "    p = processes.start(s.add([('a', ['seed=1'])])[0], ['sleep', '60'], {'PATH': '/bin:/usr/bin'})\n"
         "    print(p.pid, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -449,7 +450,7 @@ def test_one_process_per_sweep_even_after_kill_9(tmp_path: Path) -> None:
 
     def refusal() -> str | None:
         try:
-            with sweep.Sweep(tmp_path).lock():
+            with SweepFolder(tmp_path).lock():
                 return None
         except ConfigError as error:
             return str(error).partition("running already (")[2].partition(")")[0]
@@ -459,14 +460,14 @@ def test_one_process_per_sweep_even_after_kill_9(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(ConfigError, match=f"running already \\(process {process.pid} runs it\\)"),
-            sweep.Sweep(tmp_path).lock(),
+            SweepFolder(tmp_path).lock(),
         ):
             pass
         process.kill()
         process.communicate()
         with (
             pytest.raises(ConfigError, match="jobs of an invocation that was killed still run"),
-            sweep.Sweep(tmp_path).lock(),
+            SweepFolder(tmp_path).lock(),
         ):
             pass
     finally:
@@ -481,8 +482,8 @@ def test_one_process_per_sweep_even_after_kill_9(tmp_path: Path) -> None:
 def test_names_are_safe_in_shells_and_overrides() -> None:
     given = ["dataset=nyu", "modality.streams=[rgb,depth]", "+backbone.x='a b/c'", "optim.lr=1e-4", "seed=3"]
     swept = [text.lstrip("+").partition("=")[0] for text in given[:-1]]
-    assert sweep.job_name(given, swept, ["dataset"]) == "nyu_streams-rgb-depth_x-a-b-c_lr1e-4"
-    assert len(sweep.job_name([f"k{n}=value" for n in range(50)], [f"k{n}" for n in range(50)], [])) == 100
+    assert job_name(given, swept, ["dataset"]) == "nyu_streams-rgb-depth_x-a-b-c_lr1e-4"
+    assert len(job_name([f"k{n}=value" for n in range(50)], [f"k{n}" for n in range(50)], [])) == 100
 
 
 # ------------------------------------------------------------------------------------------------ Slurm
@@ -568,7 +569,7 @@ def test_a_controller_that_is_away_ends_no_job(train: Train, slurm: Path, capsys
     """Not when it goes while jobs are watched; and before, nothing is taken for dead and submitted twice."""
     submit, submitted = plugin().SlurmLauncher.start, []
 
-    def then_away(self: Any, job: sweep.Job) -> bool:
+    def then_away(self: Any, job: SweepJob) -> bool:
         done = bool(submit(self, job))
         submitted.append(job)
         (slurm / "away").touch()
