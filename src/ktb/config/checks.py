@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,23 +15,77 @@ from ktb.config.moved import current_target
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
 
+_GROUPS = ("dataset", "modality", "backbone", "loss", "trainer", "eval")
+"""Groups of which one member is needed."""
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**32 - 1),
+    ("panels", 0, math.inf),
+    ("dataset.batch_size", 1, math.inf),
+    ("dataset.eval_batch_size", 1, math.inf),
+    ("dataset.num_workers", 0, math.inf),
+    ("backbone.drop_path", 0, 1),
+    ("trainer.max_epochs", 1, math.inf),
+    ("trainer.max_steps", -1, math.inf),
+    ("trainer.check_val_every_n_epoch", 1, math.inf),
+    ("trainer.accumulate_grad_batches", 1, math.inf),
+    ("trainer.log_every_n_steps", 1, math.inf),
+    ("save.every_n_steps", 1, math.inf),
+    ("save.every_n_minutes", 0, math.inf),
+    ("save.keep", 1, math.inf),
+    ("model.head_dim", 1, math.inf),
+    ("model.side_head_dim", 1, math.inf),
+    ("optim.lr", 0, math.inf),
+    ("optim.weight_decay", 0, math.inf),
+    ("optim.warmup_epochs", 0, math.inf),
+    ("optim.warmup_ratio", 0, 1),
+    ("optim.power", 0, math.inf),
+    ("loss.side_weight", 0, math.inf),
+)
+"""Setting, least and largest value."""
+_ABOVE = ("optim.lr",)
+"""Those of which the least value itself is too small."""
+
 
 def check(cfg: DictConfig) -> None:
-    """Settings that no type rules out and that would fail later or, worse, not fail; `~` becomes the home it means.
+    """Refuse settings that no type rules out and that would fail later or, worse, not fail.
 
-    Groups that ktb-eval will take from the checkpoint's run (`inherited`) are left to `merge_saved`.
+    Args:
+        cfg: as composed. A leading `~` of a value becomes the home that it means, and the name of a class that it has
+            today. Groups that ktb-eval will take from the checkpoint's run (`inherited`) are left to `merge_saved`.
 
     Raises:
         ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
     """
     looked_at = [str(key) for key in cfg if key not in (cfg.get("inherited") or ())]
-    for group in ("dataset", "modality", "backbone", "loss", "trainer", "eval"):
+    _refuse_missing(cfg, looked_at)
+    values = _values(cfg, looked_at)
+    for key, value in leaves(values):
+        if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
+            OmegaConf.update(cfg, key, str(expanded(value)))
+        elif isinstance(value, str) and key.rpartition(".")[2] == "_target_" and value != current_target(value):
+            OmegaConf.update(cfg, key, current_target(value))
+    _check_choices(values)
+    if values.get("overwrite") and values.get("ckpt_path") is not None:
+        raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
+    _check_trainer(values["trainer"])
+    for key, low, high in _RANGES:
+        _check_range(values, key, low, high)
+
+
+def _refuse_missing(cfg: DictConfig, looked_at: Sequence[str]) -> None:
+    """Raise ConfigError for a group without member and for settings without a value."""
+    for group in _GROUPS:
         if group in looked_at and not OmegaConf.is_missing(cfg, group) and cfg[group] is None:
             raise ConfigError(f"{group}=null: choose one with {group}=...")
     if missing := sorted(key for key in missing_names(cfg) if key.split(".")[0] in looked_at):
         if missing == ["checkpoint"]:
             raise ConfigError("no checkpoint given: ktb-eval checkpoint=RUN_FOLDER or a .ckpt, .pth, .safetensors file")
         raise ConfigError(f"{', '.join(missing)} must be given: {missing[0]}=...")
+
+
+def _values(cfg: DictConfig, looked_at: Sequence[str]) -> dict[str, Any]:
+    """The values as plain objects, references followed; ConfigError for one that leads nowhere."""
     values: dict[str, Any] = {}
     for key in looked_at:
         try:
@@ -38,29 +93,11 @@ def check(cfg: DictConfig) -> None:
             values[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         except OmegaConfBaseException as error:
             raise ConfigError(_with_key(error)) from None
-    for key, value in leaves(values):
-        if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
-            OmegaConf.update(cfg, key, str(expanded(value)))
-        elif isinstance(value, str) and key.rpartition(".")[2] == "_target_" and value != current_target(value):
-            OmegaConf.update(cfg, key, current_target(value))
+    return values
 
-    def within(key: str, low: float, high: float = float("inf"), *, open_low: bool = False) -> None:
-        value: Any = values
-        for part in key.split("."):
-            if not isinstance(value, dict) or value.get(part) is None:
-                return  # not a setting of this command or data set
-            value = value[part]
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ConfigError(f"{key}={value}: expected a number")
-        if not low <= value <= high or (open_low and value == low):
-            least = f"above {low:g}" if open_low else f"{low:g} or more"
-            raise ConfigError(f"{key}={value:g}: expected {least}" + (f", at most {high:g}" if high < 1e300 else ""))
 
-    def one_of(key: str, value: Any, allowed: Sequence[str]) -> None:
-        if value not in allowed:
-            meant = did_you_mean(str(value), allowed, cutoff=0.5, before=": ")
-            raise ConfigError(f"{key}={value}: expected {_alternatives(allowed)}{meant}")
-
+def _check_choices(values: Mapping[str, Any]) -> None:
+    """Lists of a certain length and words out of a few."""
     if "modality" in values:
         streams = values["modality"]["streams"]
         if not streams:
@@ -73,46 +110,45 @@ def check(cfg: DictConfig) -> None:
             both = f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}"
             raise ConfigError(f"{both}: expected one entry per stage, 4")
     if "model" in values:
-        one_of("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
-        one_of("model.head_init", values["model"].get("head_init", "published"), ("published", "small"))
+        _check_word("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
+        _check_word("model.head_init", values["model"].get("head_init", "published"), ("published", "small"))
+    loss = values.get("loss") or {}
     for key in ("pixel_loss", "kind"):
-        if key in (values.get("loss") or {}):
-            one_of(f"loss.{key}", values["loss"][key], ("ce", "ohem"))
-    _check_class_weights((values.get("loss") or {}).get("class_weights"))
+        if key in loss:
+            _check_word(f"loss.{key}", loss[key], ("ce", "ohem"))
+    _check_class_weights(loss.get("class_weights"))
     if "eval" in values:
         if absent := [key for key in ("name", "method", "scoring") if key not in values["eval"]]:
             raise ConfigError(f"the chosen member of the group eval has no {absent[0]}; see conf/eval/whole.yaml")
-        one_of("eval.scoring", values["eval"]["scoring"], ("native", "published"))
-    if values.get("overwrite") and values.get("ckpt_path") is not None:
-        raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
+        _check_word("eval.scoring", values["eval"]["scoring"], ("native", "published"))
 
-    within("seed", 0, 2**32 - 1)
-    within("panels", 0)
-    within("dataset.batch_size", 1)
-    within("dataset.eval_batch_size", 1)
-    within("dataset.num_workers", 0)
-    within("backbone.drop_path", 0, 1)
-    if values["trainer"].get("max_epochs", 1) is None:
+
+def _check_word(key: str, value: Any, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        meant = did_you_mean(str(value), allowed, cutoff=0.5, before=": ")
+        raise ConfigError(f"{key}={value}: expected {_alternatives(allowed)}{meant}")
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    if trainer.get("max_epochs", 1) is None:
         raise ConfigError("trainer.max_epochs=null: expected a number, the learning-rate schedule ends with it")
-    within("trainer.max_epochs", 1)
-    within("trainer.max_steps", -1)
-    if str(values["trainer"].get("precision", "")).endswith(("16-true", "transformer-engine")):
+    if str(trainer.get("precision", "")).endswith(("16-true", "transformer-engine")):
         raise ConfigError(
-            f"trainer.precision={values['trainer']['precision']}: expected 32-true, 64-true, 16-mixed or bf16-mixed"
+            f"trainer.precision={trainer['precision']}: expected 32-true, 64-true, 16-mixed or bf16-mixed"
         )
-    for key in ("check_val_every_n_epoch", "accumulate_grad_batches", "log_every_n_steps"):
-        within(f"trainer.{key}", 1)
-    within("save.every_n_steps", 1)
-    within("save.every_n_minutes", 0)
-    within("save.keep", 1)
-    within("model.head_dim", 1)
-    within("model.side_head_dim", 1)
-    within("optim.lr", 0, open_low=True)
-    within("optim.weight_decay", 0)
-    within("optim.warmup_epochs", 0)
-    within("optim.warmup_ratio", 0, 1)
-    within("optim.power", 0)
-    within("loss.side_weight", 0)
+
+
+def _check_range(values: Mapping[str, Any], key: str, low: float, high: float) -> None:
+    value: Any = values
+    for part in key.split("."):
+        if not isinstance(value, dict) or value.get(part) is None:
+            return  # not a setting of this command or data set
+        value = value[part]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{key}={value}: expected a number")
+    if not low <= value <= high or (key in _ABOVE and value == low):
+        least = f"above {low:g}" if key in _ABOVE else f"{low:g} or more"
+        raise ConfigError(f"{key}={value:g}: expected {least}" + (f", at most {high:g}" if high < math.inf else ""))
 
 
 def _check_class_weights(value: Any) -> None:

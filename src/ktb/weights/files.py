@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ktb.errors import CheckpointError, first_line
 from ktb.io import absent, atomic_file, expanded
+from ktb.run_folder.names import CHECKPOINTS
 from ktb.weights.states import StateDict, refuse_not_finite
 
 BUNDLE_WEIGHTS = "model.safetensors"
@@ -171,7 +172,7 @@ def find_checkpoint(path: str | Path) -> Path:
             raise CheckpointError(f"{path}: {absent(path, 'no such checkpoint or run folder')}; check the path")
         return path
     for name in ("best", "last"):
-        file = path / "checkpoints" / f"{name}.ckpt"
+        file = path / CHECKPOINTS / f"{name}.ckpt"
         if file.is_file():
             return file
     if (path / BUNDLE_WEIGHTS).is_file():

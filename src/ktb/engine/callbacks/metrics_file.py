@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ktb.errors import WriteError
 from ktb.io import atomic_file
+from ktb.run_folder.names import METRICS
 
 
 class MetricsFile(Logger):
@@ -30,7 +31,7 @@ class MetricsFile(Logger):
 
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
-        self.path = Path(save_dir) / "metrics.csv"
+        self.path = Path(save_dir) / METRICS
         self.rows = 0
         """Rows of the run so far, in the file or still to be written."""
         self._columns: list[str] = []

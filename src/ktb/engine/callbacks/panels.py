@@ -34,6 +34,7 @@ from ktb.engine.callbacks.panel_drawing import (
 from ktb.engine.scoring import ScoringModule
 from ktb.io import atomic_file
 from ktb.metrics.scores import finite
+from ktb.run_folder.names import PANELS, PANELS_SHEET
 
 
 class Panels(Callback):
@@ -63,7 +64,7 @@ class Panels(Callback):
     @property
     def path(self) -> Path:
         """The sheet, panels.png."""
-        return self.folder / "panels.png"
+        return self.folder / PANELS_SHEET
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._selection = Selection(self.count)
@@ -118,7 +119,7 @@ class Panels(Callback):
         chosen = self._selection.chosen()
         if not chosen or not trainer.is_global_zero:
             return
-        folder = self.folder / "panels"
+        folder = self.folder / PANELS
         shutil.rmtree(folder, ignore_errors=True)  # those of an earlier test
         folder.mkdir(parents=True)
         write_panels(folder, chosen, self.spec)
