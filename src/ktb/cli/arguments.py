@@ -44,14 +44,26 @@ def config_dirs(folder: Path | None) -> list[Path]:
 
 
 def positive(text: str, least: int = 1) -> int:
-    """A whole number of at least `least`, for argparse."""
+    """A whole number, for argparse.
+
+    Args:
+        text: what the user wrote.
+        least: the smallest that is taken.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
 def size(text: str) -> tuple[int, int]:
-    """HEIGHTxWIDTH as (height, width), for argparse."""
+    """HEIGHTxWIDTH as (height, width) in pixels, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or 0 in (int(match[1]), int(match[2])):
         raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH such as 480x640")
@@ -59,7 +71,11 @@ def size(text: str) -> tuple[int, int]:
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """As `size`, no larger than a picture that ktb reads."""
+    """As `size`, no larger than a picture that ktb reads.
+
+    Raises:
+        argparse.ArgumentTypeError: something else.
+    """
     from ktb.data.readers.decode import MAX_PIXELS
 
     height, width = size(text)

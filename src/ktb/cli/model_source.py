@@ -48,13 +48,30 @@ def _modalities(text: str) -> dict[str, int]:
 
 @dataclass
 class Source:
+    """A model and where it comes from.
+
+    Args:
+        model: in evaluation mode.
+        file: its weight file.
+        published: whether the file has the names of the published code.
+    """
+
     model: KTBSegmentor
     file: Path
     published: bool
 
 
 def open_source(arguments: argparse.Namespace, path: str) -> Source:
-    """The model of a run, checkpoint, published file or bundle, in evaluation mode."""
+    """The model of a run, checkpoint, published file or bundle, in evaluation mode.
+
+    Args:
+        arguments: with the options of `add_source_options`.
+        path: the run folder, file or bundle.
+
+    Raises:
+        CheckpointError: there is no such file, or no model in it.
+        ConfigError: --modalities that the file cannot have.
+    """
     from ktb.weights.checkpoint import load_published, model_from_checkpoint
     from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
     from ktb.weights.naming import is_published
@@ -81,6 +98,15 @@ def open_source(arguments: argparse.Namespace, path: str) -> Source:
 
 
 def state_dict_in(content: Any, file: Path) -> Mapping[str, Any]:
+    """The state dict (name → tensor) that a weight file holds.
+
+    Args:
+        content: what was read of the file.
+        file: for the message.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
     return content
@@ -119,10 +145,12 @@ def _plain(value: Any) -> Any:
 
 
 def backbones() -> dict[str, dict[str, Any]]:
+    """Name → configuration of every member of the group backbone."""
     return {file.stem: values for file, values in group_members("backbone")}
 
 
 def group_members(group: str) -> list[tuple[Path, dict[str, Any]]]:
+    """The files of a configuration group by name, and what stands in them."""
     import yaml
 
     from ktb.config.compose import conf_dir

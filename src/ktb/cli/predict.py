@@ -18,6 +18,7 @@ from ktb.io import expanded
 if TYPE_CHECKING:
     import torch
 
+    from ktb.data.label_size import LabelSizes
     from ktb.data.module import RGBXDataModule
     from ktb.models.segmentor import KTBSegmentor
 
@@ -148,22 +149,13 @@ def _share(text: str) -> float:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from ktb.cli.progress import print_outcomes, watch
-    from ktb.data.label_size import LabelSizes, resized_to_label
-    from ktb.data.label_size import known as known_sizes
     from ktb.data.values import known
     from ktb.predict.folder import FolderPredictor, claimed, predict_folder
     from ktb.predict.outputs import Outputs
     from ktb.predict.pairing import plan, plan_csv
     from ktb.predict.predictor import Predictor
 
-    sources: dict[str, list[str]] = {}
-    for text in arguments.input:
-        name, equals, path = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--input {text}: expected MODALITY=PATH")
-        sources.setdefault(name, []).append(home(path))
-    if bool(sources) == (arguments.csv is not None):
-        raise ConfigError("give the pictures either as --rgb PATH, --depth PATH, ... or as --csv FILE")
+    sources = _sources(arguments)
     device = _device(arguments.device)
     file, settings, data, model = _open(arguments)
     names = [m.name for m in data.modalities]
@@ -178,15 +170,6 @@ def _predict(arguments: argparse.Namespace) -> int:
     else:
         pictures, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
         given = list(sources)
-
-    sizes = LabelSizes()
-    if arguments.short_side is None and (names_to_label := resized_to_label(data)):
-        sizes = known_sizes(model.about.get("label_size"))
-        if not sizes and given[0] in names_to_label:
-            print(
-                f"{file}: does not say how large the labels were to which its training resized the pictures; they are "
-                "taken at their own size: --short-side N sets another, training again writes it down"
-            )
     work = FolderPredictor(
         Predictor(
             model.to(device).eval(),
@@ -200,7 +183,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         settings,
         training={} if arguments.force else known(model.about.get("values")),
         max_pixels=arguments.max_pixels,
-        label_sizes=sizes,
+        label_sizes=_label_sizes(arguments, file, data, model, given[0]),
     )
     print(f"{file}: {' + '.join(names)}, {data.spec.num_classes} classes of {data.spec.name}, on {device}")
     for name in names:
@@ -213,6 +196,40 @@ def _predict(arguments: argparse.Namespace) -> int:
     with claimed(arguments.out, work.manifest(file)):
         outcomes = watch(predict_folder(work, pictures, overwrite=arguments.overwrite), len(pictures), "predict")
     return print_outcomes([*failures, *outcomes], str(arguments.out))
+
+
+def _sources(arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """Modality → what was given for it; empty with --csv."""
+    sources: dict[str, list[str]] = {}
+    for text in arguments.input:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--input {text}: expected MODALITY=PATH")
+        sources.setdefault(name, []).append(home(path))
+    if bool(sources) == (arguments.csv is not None):
+        raise ConfigError("give the pictures either as --rgb PATH, --depth PATH, ... or as --csv FILE")
+    return sources
+
+
+def _label_sizes(
+    arguments: argparse.Namespace, file: Path, data: RGBXDataModule, model: KTBSegmentor, first: str
+) -> LabelSizes:
+    """How large labels were in training, where it resized pictures to them and the user says nothing else.
+
+    Says so where the checkpoint, of an earlier version, does not know it. first: the first modality that is given.
+    """
+    from ktb.data.label_size import LabelSizes, known, resized_to_label
+
+    names = resized_to_label(data)
+    if arguments.short_side is not None or not names:
+        return LabelSizes()
+    sizes = known(model.about.get("label_size"))
+    if not sizes and first in names:
+        print(
+            f"{file}: does not say how large the labels were to which its training resized the pictures; they are "
+            "taken at their own size: --short-side N sets another, training again writes it down"
+        )
+    return sizes
 
 
 def _device(name: str) -> torch.device:

@@ -47,7 +47,15 @@ def watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]:
 
 
 def print_outcomes(outcomes: Sequence[Outcome], where: str) -> int:
-    """Everything odd, one line each, then the sum; the exit code."""
+    """Print everything odd, one line each, to standard error, then the sum.
+
+    Args:
+        outcomes: of all files.
+        where: stands before the sum.
+
+    Returns:
+        The exit code: `FAILED_FILES` if any failed, else 0.
+    """
     for outcome in sorted(outcomes, key=lambda o: str(o.path)):
         if outcome.message:
             print(f"{outcome.state}: {outcome.message}", file=sys.stderr)

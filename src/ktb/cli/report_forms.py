@@ -31,6 +31,11 @@ examples:
 
 
 def runs(argv: list[str]) -> int:
+    """`ktb-report RUN ...`: a page or a table of runs; returns the exit code.
+
+    Raises:
+        ReportError: a folder that is no run, options that exclude each other, or a page that can't be written.
+    """
     parser = argparse.ArgumentParser(
         prog="ktb-report",
         description=_DESCRIPTION,
@@ -61,6 +66,11 @@ def runs(argv: list[str]) -> int:
 
 
 def sweep(argv: list[str]) -> int:
+    """`ktb-report sweep DIR`: a page or tables of a sweep; returns the exit code.
+
+    Raises:
+        ReportError: a folder that is no sweep, or a page that can't be written.
+    """
     parser = argparse.ArgumentParser(
         prog="ktb-report sweep",
         description="What became of the jobs of a sweep, and mean ± standard deviation over the seeds of each setting.",
@@ -86,6 +96,11 @@ def sweep(argv: list[str]) -> int:
 
 
 def wandb(argv: list[str]) -> int:
+    """`ktb-report wandb`: a saved wandb workspace, or its specification; returns the exit code.
+
+    Raises:
+        ReportError: no such run or workspace, or wandb can't be reached.
+    """
     parser = argparse.ArgumentParser(
         prog="ktb-report wandb",
         description="Create a saved wandb workspace for runs of ktb-train logger=wandb, or update one: results, "

@@ -77,7 +77,12 @@ def _is_of_an_interruption(error: BaseException) -> bool:
 
 
 def command_name(program: str, argv: Sequence[str]) -> str:
-    """How messages call a command with subcommands: as argparse does."""
+    """How messages call a command with subcommands: as argparse does.
+
+    Args:
+        program: the command, "ktb-data".
+        argv: its arguments, of which the first may be a subcommand.
+    """
     return f"{program} {argv[0]}" if argv and re.fullmatch(r"[a-z-]*[a-z]", argv[0]) else program
 
 

@@ -30,7 +30,20 @@ def sweep_word(text: str) -> str:
 
 
 def sweep_overrides(command: str, config_name: str, overrides: list[str], own: list[Path]) -> tuple[list[str], Path]:
-    """The overrides of a sweep, checked and with its folder among them, and that folder."""
+    """What a sweep is started with.
+
+    Args:
+        command: "ktb-train" or "ktb-eval".
+        config_name: "train" or "eval".
+        overrides: what the user wrote, the short settings as `sweep_word` gives them.
+        own: further config folders of the user (--config-dir).
+
+    Returns:
+        The overrides with the sweep's folder among them, and that folder, absolute.
+
+    Raises:
+        ConfigError: a setting that there is not, or one that a sweep can't have.
+    """
     from ktb.sweeps.folder import sweep_name
 
     if text := mistake(config_name, overrides, own, multirun=True):
@@ -51,7 +64,18 @@ def sweep_overrides(command: str, config_name: str, overrides: list[str], own: l
 
 
 def run_sweep(command: str, argv: list[str], folder: Path, run: Callable[[], Any]) -> None:
-    """Run a sweep alone in its folder, then say what came of it; exits with 1 if a job failed."""
+    """Run a sweep, alone in its folder, then say what came of it.
+
+    Args:
+        command: "ktb-train" or "ktb-eval".
+        argv: the command line, to be typed again.
+        folder: of the sweep.
+        run: Hydra's part, which runs all jobs.
+
+    Raises:
+        SystemExit: it was interrupted, or a job failed.
+        ConfigError: another process runs it, or its folder can't be written.
+    """
     from ktb.sweeps.folder import SweepFolder
     from ktb.sweeps.signals import Interrupted
 

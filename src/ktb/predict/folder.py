@@ -120,7 +120,11 @@ class FolderPredictor:
         self._settings_digest = _hash(json.dumps(facts, default=str).encode()).hexdigest()
 
     def manifest(self, checkpoint: Path) -> dict[str, Any]:
-        """What somebody needs who finds the results, as it is written into `predict.json`."""
+        """What somebody needs who finds the results, as it is written into `predict.json`.
+
+        Args:
+            checkpoint: the file of the model.
+        """
         spec = self.predictor.data.spec
         return {
             STAMP: 1,
@@ -139,7 +143,15 @@ class FolderPredictor:
         }
 
     def load(self, picture: PictureFiles, *, overwrite: bool) -> LoadedPicture | Outcome:
-        """Read one picture, unless its results are there already or something is wrong with it."""
+        """Read one picture, unless its results are there already or something is wrong with it.
+
+        Args:
+            picture: its files.
+            overwrite: read it also where its results are there and right.
+
+        Returns:
+            The picture; or what became of it ("kept", "failed").
+        """
         index = self.outputs.path(picture.name, "index")
         try:
             stamp = self._stamp(picture)
@@ -223,7 +235,14 @@ class FolderPredictor:
         return read
 
     def segment(self, loaded: LoadedPicture) -> Mask | Outcome:
-        """Run the model; probabilities, which may be too many for the memory, are written on the way."""
+        """Run the model; probabilities, which may be too many for the memory, are written on the way.
+
+        Args:
+            loaded: as `load` returned it.
+
+        Returns:
+            The mask; or that it failed, and why.
+        """
         picture, size = loaded.picture, loaded.size
         index = self.outputs.path(picture.name, "index")
         confidence = np.empty(size, np.uint8) if "confidence" in self.outputs.write else None
@@ -253,7 +272,15 @@ class FolderPredictor:
         return mask
 
     def save(self, loaded: LoadedPicture, mask: Mask) -> Outcome:
-        """Write the pictures of one result."""
+        """Write the pictures of one result.
+
+        Args:
+            loaded: as `load` returned it.
+            mask: as `segment` returned it.
+
+        Returns:
+            That they are written, or which could not be.
+        """
         name = loaded.picture.name
         try:
             return Outcome(self.outputs.save(name, mask, loaded.backdrop, loaded.stamp), "written")
@@ -323,6 +350,10 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
     """The folder for the results, made if need be, with `predict.json` in it, for this process alone.
 
     What a killed process left half-written is removed.
+
+    Args:
+        out: the folder.
+        manifest: what `predict.json` holds.
 
     Raises:
         DataError: it cannot be made, or another process writes into it.

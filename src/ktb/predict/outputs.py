@@ -74,7 +74,7 @@ class Outputs:
                 raise ConfigError(f"--write {name}: expected some of {', '.join(OUTPUTS)}{did_you_mean(name, OUTPUTS)}")
 
     def path(self, name: str, output: str) -> Path:
-        """The file of one output of the picture `name`."""
+        """The file of one output ("index" or one of `OUTPUTS`) of the picture `name`."""
         return self.folder / output / f"{name}.{'npz' if output == 'probabilities' else 'png'}"
 
     def paths(self, name: str) -> list[Path]:

@@ -12,9 +12,12 @@ STEP = "trainer/global_step"
 
 
 def workspace(entity: str, project: str, name: str, classes: Sequence[str] = ()) -> Any:
-    """The workspace, not yet saved.
+    """A new workspace, not yet saved.
 
     Args:
+        entity: user or team.
+        project: whose runs it shows.
+        name: its title.
         classes: names for the bars of test IoU; without them that panel is left out.
 
     Raises:
@@ -25,7 +28,11 @@ def workspace(entity: str, project: str, name: str, classes: Sequence[str] = ())
 
 
 def update(url: str, classes: Sequence[str] = ()) -> Any:
-    """The workspace at `url` with our sections in place of its own, not yet saved; its name stays.
+    """A saved workspace with our sections in place of its own, not yet saved; its name stays.
+
+    Args:
+        url: where it is to be seen.
+        classes: as in `workspace`.
 
     Raises:
         ReportError: wandb-workspaces is not installed, or there is no such workspace.

@@ -13,7 +13,15 @@ _SHADES = ((242, 120, 30), (40, 120, 220), (40, 160, 90), (170, 70, 190), (220, 
 
 
 def fusion(run: Run, key: str) -> dict[str, Any] | None:
-    """What `fusion.html` shows of a run; None: there is nothing that can be drawn."""
+    """What `fusion.html` shows of a run.
+
+    Args:
+        run: the run.
+        key: its own part of ids in the page.
+
+    Returns:
+        The template's content; None: there is nothing that can be drawn.
+    """
     modalities = {str(k): str(v) for k, v in mapping(run.fusion.get("modalities")).items()}
     samples = _samples(run, key, modalities)
     if not samples or not modalities:

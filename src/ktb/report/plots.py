@@ -18,11 +18,20 @@ _POINTS = 400
 
 
 def colour(index: int) -> str:
+    """The CSS colour of a series, by its number."""
     return f"var(--s{index % COLOURS})"
 
 
 def line_plot(series: Sequence[tuple[str, int, Curve]], unit: str = "") -> str:
-    """Curves over steps: (name, colour number, points); `unit` "%" shows fractions in percent."""
+    """Curves over steps.
+
+    Args:
+        series: (name, colour number, points) of each curve.
+        unit: of the values; "%" shows fractions in percent.
+
+    Returns:
+        An SVG element.
+    """
     drawn = [(name, index, thinned(curve)) for name, index, curve in series]
     left, top, width, height = _BOX
     x0, x1 = _span([x for _, _, c in drawn for x, _ in c])
@@ -73,7 +82,7 @@ def thinned(curve: Curve) -> Curve:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that span [low, high]."""
+    """Round numbers that span [low, high], low < high; about `count` of them."""
     raw = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= raw * 0.999)
@@ -88,7 +97,15 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def confusion_plot(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Row-normalised confusion matrix: a row per true class, darker for a larger share of its pixels."""
+    """Row-normalised confusion matrix: a row per true class, darker for a larger share of its pixels.
+
+    Args:
+        matrix: pixels by true class (row) and predicted class.
+        classes: their names.
+
+    Returns:
+        An SVG element.
+    """
     count = len(matrix)
     cell = max(11.0, min(44.0, 560 / count))
     left = 12 + 6.4 * min(22, max(len(name) for name in classes))

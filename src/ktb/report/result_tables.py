@@ -23,6 +23,7 @@ def heading(result: Result) -> str:
 
 
 def percent(value: float | None) -> str:
+    """A fraction in percent with two decimals; a dash for None."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
@@ -52,6 +53,7 @@ def _without(result: Result) -> str:
 
 
 def score_line(result: Result) -> str:
+    """mIoU and pixel accuracy in one line."""
     metrics = result["metrics"]
     line = f"mIoU{_without(result)} {percent(metrics['miou'])}, pixel accuracy {percent(metrics['pixel_acc'])}"
     if metrics["miou"] not in (None, metrics["miou_all"]):

@@ -96,7 +96,7 @@ def samples_with_pictures(run: Run) -> list[dict[str, Any]]:
 
 
 def picture_id(key: str, sample: int, picture: int) -> str:
-    """The id of a picture in the page."""
+    """The id of a picture in the page, by the numbers of its sample and of itself in that."""
     return f"{key}-{sample}-{picture}"
 
 

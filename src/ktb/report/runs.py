@@ -58,7 +58,7 @@ class Run:
         return left_out(self.result)
 
     def title(self, key: str) -> str:
-        """What one of `SCORES` is called in a table of this run."""
+        """What one of `SCORES` is called in a table of this run, with the classes that a mean leaves out."""
         return SCORES[key] + (without(self.mean_without) if key in MEANS else "")
 
     @property
@@ -85,6 +85,7 @@ class Run:
 
     @property
     def per_class(self) -> dict[str, dict[str, Any]]:
+        """Class → its scores in [0, 1], by their short names ("iou", "acc", ...)."""
         return {name: mapping(row) for name, row in mapping(self.result.get("per_class")).items()}
 
     @property
@@ -125,10 +126,12 @@ class Run:
 
 
 def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is a mapping, else an empty one."""
     return dict(value) if isinstance(value, Mapping) else {}
 
 
 def listed(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 
@@ -149,6 +152,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def read_run(folder: Path, name: str | None = None) -> Run:
     """What a run folder holds, whether the run has finished or not.
+
+    Args:
+        folder: of ktb-train or ktb-eval.
+        name: what the run is called in reports; None: the last two parts of its path.
 
     Raises:
         ReportError: not a run folder, or a file in it that cannot be read.

@@ -25,7 +25,7 @@ STATES = ("finished", "running", "pending", "interrupted", "failed")
 
 @dataclass(frozen=True)
 class JobSummary:
-    """One job of a sweep; `scores` (in [0, 1]) are empty until it has finished."""
+    """One job of a sweep, as its folder tells it; `scores` (in [0, 1]) are empty until it has finished."""
 
     name: str
     folder: Path
@@ -47,7 +47,7 @@ class JobSummary:
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """All jobs of a sweep, in the order they were made."""
+    """A sweep as its folder tells it; its jobs stand in the order they were made."""
 
     folder: Path
     command: str
@@ -55,6 +55,7 @@ class SweepSummary:
     jobs: tuple[JobSummary, ...]
 
     def job_table(self) -> Table:
+        """A row for every job: its state, what tells it apart, its mIoU, why it failed."""
         rows: list[list[Value]] = [
             [job.name, job.status, self.told_apart(job.overrides), job.scores.get("miou"), job.error]
             for job in self.jobs

@@ -26,6 +26,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least one value."""
         mean = math.fsum(values) / len(values)
         if len(values) == 1:
             return cls(mean, None, 1)
@@ -38,6 +39,14 @@ Value = str | int | float | Spread | None
 
 @dataclass(frozen=True)
 class Table:
+    """A table before it is written in any form.
+
+    Args:
+        title: what its numbers are of.
+        heads: one per column.
+        rows: as many values each as there are heads.
+    """
+
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[Value]]
