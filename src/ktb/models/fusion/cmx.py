@@ -148,6 +148,8 @@ class CMX(Fusion):
         heads: attention heads of the fusion, one number or one per stage; None: one for every `HEAD_CHANNELS` channels.
         mixers: `PoolingMixer` blocks on the merged map of more than two modalities, one number or one per stage.
         scrambled: as published, see `carried`.
+        pass_on: False keeps the rectified streams to the fusion, and the next stage goes on from the streams as they
+            were: a frozen backbone has not learned to read streams that are mixed.
     """
 
     normalised: ClassVar[bool] = False
@@ -165,10 +167,11 @@ class CMX(Fusion):
         heads: int | Sequence[int] | None = None,
         mixers: int | Sequence[int] = 0,
         scrambled: bool = False,
+        pass_on: bool = True,
     ) -> None:
         super().__init__(modalities, channels, stage, stride)
         self.main = self.modalities.index("rgb") if "rgb" in self.modalities else 0
-        self.scrambled = scrambled
+        self.scrambled, self.pass_on = scrambled, pass_on
         if len(modalities) == 1:
             return
         own_heads = of_stage(heads, stage, "heads") or max(1, round(channels / HEAD_CHANNELS))
@@ -187,6 +190,8 @@ class CMX(Fusion):
         main, other, scored = self._pair(streams)
         main, other = self.rectify(main, other)
         fused = self.fuse(self.norms[0](main), self.norms[1](other))
+        if not self.pass_on:
+            return fused
         others = [other] if scored is None else list(carried(scored, other, scrambled=self.scrambled).unbind(0))
         return Fused(fused, torch.stack([*others[: self.main], main, *others[self.main :]]))
 

@@ -228,6 +228,20 @@ def test_streams_keep_their_places() -> None:
     assert torch.equal(out.streams[2], scored[1] + joint)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_rectified_streams_can_be_kept_to_the_fusion(count: int) -> None:
+    torch.manual_seed(0)
+    block = CMX(MODALITIES[count], C, 0, 4).eval()
+    streams = torch.randn(count, 1, 4, 4, C)
+    both = block(streams)
+    alone = CMX(MODALITIES[count], C, 0, 4, pass_on=False).eval()
+    alone.load_state_dict(block.state_dict())
+    out = Fused.of(alone(streams), streams)
+    assert isinstance(both, Fused)
+    assert torch.equal(out.map, both.map)
+    assert out.streams is None
+
+
 def test_one_modality_passes_through() -> None:
     block = CMX(("rgb",), C, 0, 4)
     streams = torch.randn(1, 2, 3, 3, C)
