@@ -97,6 +97,7 @@ def apply_settings(
         settings: `settings_of` the optimiser as it was built, with its schedule.
     """
     schedule.base_lrs = [group["initial_lr"] for group in settings]
+    # A schedule has no public way to say at which rate it stands.
     schedule._last_lr = [
         base * factor(schedule.last_epoch) for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
     ]
