@@ -3,19 +3,15 @@ nothing foreign overwritten, and a stopped call that goes on."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,76 +19,17 @@ import torch
 from PIL import Image
 
 from ktb import load_model
-from ktb.cli import predict as predict_cli
 from ktb.cli.predict import main
-from ktb.data import dataset as base
 from ktb.data.augment import EvalTransform, resize
 from ktb.data.pictures import overlay
-from ktb.data.samples import FileSamples
-from ktb.data.scenes.draw import draw
-from ktb.data.scenes.scene import CLASSES, sample_scene
-from ktb.data.sets.mcubes import MARGIN
+from ktb.data.scenes.scene import CLASSES
 from ktb.data.sets.synthetic import PALETTE
-from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.engine.inference import sliding_window, whole_image
-from ktb.jobs.build import build_data
-from ktb.jobs.train import train
 from ktb.models.segmentor import KTBSegmentor
-from ktb.predict.folder import FolderPredictor, LoadedPicture
-from ktb.predict.outputs import Outputs
-from ktb.predict.pairing import PictureFiles, plan
-from ktb.predict.predictor import Predictor
 from ktb.weights.naming import to_published
-from tests.ktb.jobs.test_train import TINY, configured
+from tests.ktb.cli.predicting import SIZES, call, files, pixels, write_pairs
 
-SIZES = {"a": (40, 52), "sub/b": (33, 70), "sub/deep/c.1": (96, 64)}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    train(configured("train", [*TINY, f"run_dir={folder}", "test=false", "trainer.max_steps=2"]))
-    return folder
-
-
-@pytest.fixture(autouse=True, scope="module")
-def opened_once() -> Iterator[None]:
-    """Composing a configuration and building a model takes a second, and each call below would do it again."""
-    with pytest.MonkeyPatch.context() as patch:
-        opened: dict[tuple[str, ...], Any] = {}
-
-        def cached(arguments: argparse.Namespace, original: Any = predict_cli._open) -> Any:
-            key = (arguments.checkpoint, *arguments.overrides)
-            if key not in opened:
-                opened[key] = original(arguments)
-            return opened[key]
-
-        patch.setattr(predict_cli, "_open", cached)
-        yield
-
-
-def write_pairs(root: Path, sizes: dict[str, tuple[int, int]]) -> Path:
-    for i, (name, size) in enumerate(sizes.items()):
-        frame = draw(sample_scene(7, i), *size)
-        for modality, image in (("rgb", frame.rgb), ("depth", frame.depth)):
-            path = root / modality / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path)
-    return root
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    return write_pairs(tmp_path / "pairs", SIZES)
-
-
-def call(checkpoint: Path, pairs: Path, out: Path, *more: str) -> int:
-    folders = [f"--rgb={pairs / 'rgb'}", "--depth", str(pairs / "depth")]
-    return main([str(checkpoint), *folders, "--out", str(out), "--device", "cpu", *more])
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.array(Image.open(path))
+pytestmark = pytest.mark.usefixtures("opened_once")
 
 
 def inputs(pairs: Path, name: str, size: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
@@ -111,10 +48,6 @@ def inputs(pairs: Path, name: str, size: tuple[int, int] | None = None) -> dict[
 @torch.inference_mode()
 def answer(model: KTBSegmentor, x: dict[str, torch.Tensor], size: tuple[int, int]) -> np.ndarray:
     return whole_image(model, x, size)[0].numpy()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_every_output_is_the_models_answer(
@@ -233,124 +166,6 @@ def test_what_it_did_not_write_is_not_overwritten(
     assert list(other.iterdir()) == [other / "predict.json"]
 
 
-def png_of_size(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def test_damaged_pictures_are_reported_and_the_rest_goes_on(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = ("bomb", "cut", "deep", "empty", "good", "lonely", "other", "thin", "zgood")
-    pairs = write_pairs(tmp_path / "pairs", dict.fromkeys(names, (40, 40)))
-    rgb, depth = pairs / "rgb", pairs / "depth"
-    (rgb / "bomb.png").write_bytes(png_of_size(100_000, 100_000))
-    (rgb / "cut.png").write_bytes((rgb / "cut.png").read_bytes()[:-20])
-    Image.fromarray(np.zeros((40, 40), np.uint16)).save(depth / "deep.png")
-    (depth / "empty.png").write_bytes(b"")
-    (depth / "lonely.png").unlink()
-    Image.fromarray(np.zeros((40, 41), np.uint8)).save(depth / "other.png")
-    for folder, shape in ((rgb, (1, 20000, 3)), (depth, (1, 20000))):
-        Image.fromarray(np.ones(shape, np.uint8)).save(folder / "thin.png")
-    out = tmp_path / "out"
-    assert call(trained, pairs, out, "--short-side", "64") == 1
-    captured = capsys.readouterr()
-    assert "2 written, 0 kept, 7 failed" in captured.out
-    lines = captured.err.splitlines()
-    for expected in (
-        f"failed: {rgb / 'bomb.png'}: claims 100000 x 100000 pixels; expected at most",
-        f"failed: {rgb / 'cut.png'}: PNG cut short",
-        f"failed: {depth / 'deep.png'}: holds uint16 values, expected uint8",
-        f"failed: {depth / 'empty.png'}: the file is empty (0 bytes)",
-        f"failed: {rgb / 'lonely.png'}: nothing belongs to it as depth in {depth}",
-        f"failed: {depth / 'other.png'}: depth is 41 x 40 pixels but rgb {rgb / 'other.png'} is 40 x 40",
-        f"failed: {rgb / 'thin.png'}: 20000 x 1 pixels would become 1280000 x 64 for the model; expected at most",
-    ):
-        assert sum(line.startswith(expected) for line in lines) == 1, expected
-    assert {p.name for p in (out / "index").iterdir()} == {"good.png", "zgood.png"}
-
-
-def test_pictures_in_another_unit_stop_the_call_unless_forced(
-    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    for path in (pairs / "rgb").rglob("*.png"):  # 0 to 1 instead of 0 to 255
-        Image.fromarray((pixels(path) / 255).astype(np.uint8)).save(path)
-    assert call(trained, pairs, out) == 2
-    (line,) = [text for text in capsys.readouterr().err.splitlines() if "error" in text]
-    assert line.startswith(f"ktb-predict: error: {pairs / 'rgb/a.png'}: rgb has values around 0")
-    assert line.endswith("correct the modality's scale, or go on with --force")
-    assert not list(out.rglob("*.png"))
-    assert call(trained, pairs, out, "--force") == 0
-    assert len(list((out / "index").rglob("*.png"))) == 3
-
-
-def test_a_picture_in_another_unit_fails_alone_after_a_stop_as_before_it(
-    trained: Path, pairs: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    assert call(trained, pairs, out) == 0
-    odd = pairs / "rgb/sub/b.png"
-    Image.fromarray((pixels(odd) / 255).astype(np.uint8)).save(odd)
-    assert call(trained, pairs, out) == 1
-
-
-def test_one_picture_without_a_measurement_fails_alone(
-    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Image.fromarray(np.zeros(SIZES["sub/b"], np.uint8)).save(pairs / "depth/sub/b.png")
-    assert call(trained, pairs, tmp_path / "out") == 1
-    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed:" in text]
-    assert f"{pairs / 'depth/sub/b.png'}: depth has no measured pixel, all others are holes; in training" in line
-    written = {p.relative_to(tmp_path / "out/index").as_posix() for p in (tmp_path / "out/index").rglob("*.png")}
-    assert written == {"a.png", "sub/deep/c.1.png"}
-
-
-def test_grey_pictures_and_such_with_alpha_are_said_once_and_read(
-    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base._said[0] = 0
-    grey, rgba = pairs / "rgb/a.png", pairs / "rgb/sub/b.png"
-    Image.open(grey).convert("L").save(grey)
-    plain = pixels(rgba)
-    Image.open(rgba).convert("RGBA").save(rgba)
-    assert call(trained, pairs, tmp_path / "out") == 0
-    said = [text for text in capsys.readouterr().err.splitlines() if "no plain RGB picture" in text]
-    assert said == [f"{grey}: is no plain RGB picture: grey, taken as three equal channels; others like it are read "
-                    "the same way"]  # fmt: skip
-    Image.fromarray(plain).save(rgba)
-    assert call(trained, pairs, tmp_path / "plain") == 0
-    first, second = (pixels(tmp_path / f"{folder}/index/sub/b.png") for folder in ("out", "plain"))
-    np.testing.assert_array_equal(first, second)
-
-
-def test_a_mask_lies_as_its_picture_is_seen(trained: Path, pairs: Path, tmp_path: Path) -> None:
-    """Orientation 6: stored on its side, as many phones do."""
-    assert call(trained, pairs, tmp_path / "plain") == 0
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for path in (pairs / "rgb").rglob("*.png"):
-        Image.fromarray(np.rot90(pixels(path)).copy()).save(path, exif=exif)
-    assert call(trained, pairs, tmp_path / "out") == 0
-    for name, size in SIZES.items():
-        mask = pixels(tmp_path / f"out/index/{name}.png")
-        assert mask.shape == size
-        np.testing.assert_array_equal(mask, pixels(tmp_path / f"plain/index/{name}.png"))
-
-
-def test_larger_pictures_by_an_option(
-    trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(trained, pairs, tmp_path / "out", "--max-pixels", "3000") == 1
-    (line,) = [text for text in capsys.readouterr().err.splitlines() if "failed:" in text]
-    assert "claims 64 x 96 pixels; expected at most 3000" in line
-    assert "--max-pixels of ktb-predict" in line
-    assert call(trained, pairs, tmp_path / "out", "--max-pixels", "6144") == 0
-
-
 def test_a_missing_modality(trained: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, out = load_model(trained), tmp_path / "out"
     assert main([str(trained), "--rgb", str(pairs / "rgb"), "--out", str(out), "--write", "none"]) == 0
@@ -397,29 +212,6 @@ def test_a_published_checkpoint_read_as_a_data_set(trained: Path, pairs: Path, t
     assert call(trained, pairs, tmp_path / "theirs", "--write", "none") == 0
     for name in SIZES:
         np.testing.assert_array_equal(*(pixels(tmp_path / o / "index" / f"{name}.png") for o in ("ours", "theirs")))
-
-
-def test_pairing(pairs: Path, tmp_path: Path) -> None:
-    (pairs / "flat").mkdir()
-    for name, modality in (("0_left", "rgb"), ("0_d", "depth"), ("1_left", "rgb"), ("1_d", "depth")):
-        (pairs / "flat" / f"{name}.png").write_bytes((pairs / modality / "a.png").read_bytes())
-    (pairs / "flat" / "notes.txt").write_text("not a picture")
-    jobs, failures = plan(
-        {"rgb": [f"{pairs}/flat/*_left.png"], "depth": [f"{pairs}/flat/*_d.png"]}, pairs / "flat" / "out"
-    )
-    assert failures == []
-    assert [(job.name, job.files["depth"][0].name) for job in jobs] == [("0_left", "0_d.png"), ("1_left", "1_d.png")]
-    one = {"rgb": [str(pairs / "flat" / "0_left.png")], "depth": [str(pairs / "depth" / "sub" / "b.png")]}
-    ((job,), _) = plan(one, tmp_path)
-    assert job.name == "0_left"
-    # A modality in two files, and results inside the searched folder.
-    results = pairs / "rgb" / "index"
-    results.mkdir()
-    (results / "a.png").write_bytes(b"")
-    jobs, _ = plan({"rgb": [str(pairs / "rgb")], "pol": [str(pairs / "depth"), str(pairs / "rgb")]}, results)
-    assert [job.name for job in jobs] == list(SIZES)
-    assert [job.name for job in plan({"rgb": [str(pairs / "rgb" / "sub")]}, pairs)[0]] == ["b", "deep/c.1"]
-    assert jobs[0].files["pol"] == (pairs / "depth" / "a.png", pairs / "rgb" / "a.png")
 
 
 @pytest.mark.parametrize(
@@ -504,41 +296,6 @@ def test_help_does_not_wait_for_torch() -> None:
         "sys.exit(bool({'torch', 'hydra'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "layout", "setting"),
-    [
-        ("nyu", "tabs", "eval_size=[64,48]"),
-        ("nyu", "tabs", "depth_source=depth"),  # metres, with holes
-        ("sunrgbd", "16bit", "eval_size=64"),
-        ("mfnet", "folders", "eval_size=40"),
-        ("mfnet", "rgba", "eval_size=40"),
-        ("pst900", "folders", "thermal_source=thermal_raw"),
-        ("mcubes", "16bit", "eval_size=null"),
-        ("deliver", "folders", "eval_size=64"),
-    ],
-)
-def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, tmp_path: Path) -> None:
-    make_fixture(name, tmp_path / "data", layout=layout, counts=dict.fromkeys(FIXTURES[name][2], 1), size=(40, 56))
-    streams = {"mcubes": "[rgb,aolp,dolp,nir]", "deliver": "[rgb,depth,event,lidar]"}.get(name)
-    more = [f"modality.streams={streams}"] if streams else []
-    settings = [f"dataset={name}", f"dataset.root={tmp_path / 'data'}", f"dataset.{setting}", *more]
-    data = build_data(configured("train", settings))
-    expected = data.dataset(data.spec.report_split)[0]["inputs"]
-    samples = data._samples[data.spec.report_split]
-    assert isinstance(samples, FileSamples)
-    files = {m: tuple(samples.root / f for f in samples.entries[0].files[m]) for m in expected}
-    predictor = Predictor(cast(KTBSegmentor, torch.nn.Identity()), data, short_side=data.short_side)
-    work = FolderPredictor(predictor, Outputs(tmp_path, data.spec), {})
-    loaded = work.load(PictureFiles("x", files), overwrite=False)
-    assert isinstance(loaded, LoadedPicture), loaded
-    for modality, x in expected.items():
-        found = loaded.inputs[modality][0]
-        if name == "mcubes":  # training drops a margin at the left, and evaluates on a square
-            y, left = ((n - min(x.shape[-2:])) // 2 for n in (found.shape[-2], found.shape[-1] - MARGIN))
-            found = found[:, y : y + x.shape[-2], MARGIN + left : MARGIN + left + x.shape[-1]]
-        assert torch.equal(found, x), modality
 
 
 def test_an_answer_that_is_not_finite_is_no_mask(

@@ -13,6 +13,10 @@ from PIL import Image
 from ktb.cli import predict as predict_cli
 from ktb.data.label_size import LabelSize, LabelSizes
 from ktb.data.label_size import measure as measure_label_size
+from ktb.data.samples import FileSamples
+from ktb.data.sets.mcubes import MARGIN
+from ktb.data.tools.fixtures import FIXTURES, make_fixture
+from ktb.jobs.build import build_data
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.folder import FolderPredictor, LoadedPicture
@@ -20,6 +24,7 @@ from ktb.predict.outputs import Outputs
 from ktb.predict.pairing import PictureFiles
 from ktb.predict.predictor import Predictor
 from tests.ktb.data.test_label_size import data_set
+from tests.ktb.jobs.test_train import configured
 
 
 @pytest.mark.parametrize("short_side", [None, 32])
@@ -43,6 +48,41 @@ def test_pictures_are_resized_to_the_size_of_labels_as_in_training(tmp_path: Pat
         assert torch.equal(loaded.inputs[name][0], x), name
     assert loaded.size == (40, 60)
     np.testing.assert_array_equal(loaded.backdrop, rgb)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "setting"),
+    [
+        ("nyu", "tabs", "eval_size=[64,48]"),
+        ("nyu", "tabs", "depth_source=depth"),  # metres, with holes
+        ("sunrgbd", "16bit", "eval_size=64"),
+        ("mfnet", "folders", "eval_size=40"),
+        ("mfnet", "rgba", "eval_size=40"),
+        ("pst900", "folders", "thermal_source=thermal_raw"),
+        ("mcubes", "16bit", "eval_size=null"),
+        ("deliver", "folders", "eval_size=64"),
+    ],
+)
+def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, tmp_path: Path) -> None:
+    make_fixture(name, tmp_path / "data", layout=layout, counts=dict.fromkeys(FIXTURES[name][2], 1), size=(40, 56))
+    streams = {"mcubes": "[rgb,aolp,dolp,nir]", "deliver": "[rgb,depth,event,lidar]"}.get(name)
+    more = [f"modality.streams={streams}"] if streams else []
+    settings = [f"dataset={name}", f"dataset.root={tmp_path / 'data'}", f"dataset.{setting}", *more]
+    data = build_data(configured("train", settings))
+    expected = data.dataset(data.spec.report_split)[0]["inputs"]
+    samples = data._samples[data.spec.report_split]
+    assert isinstance(samples, FileSamples)
+    files = {m: tuple(samples.root / f for f in samples.entries[0].files[m]) for m in expected}
+    predictor = Predictor(cast(KTBSegmentor, torch.nn.Identity()), data, short_side=data.short_side)
+    work = FolderPredictor(predictor, Outputs(tmp_path, data.spec), {})
+    loaded = work.load(PictureFiles("x", files), overwrite=False)
+    assert isinstance(loaded, LoadedPicture), loaded
+    for modality, x in expected.items():
+        found = loaded.inputs[modality][0]
+        if name == "mcubes":  # training drops a margin at the left, and evaluates on a square
+            y, left = ((n - min(x.shape[-2:])) // 2 for n in (found.shape[-2], found.shape[-1] - MARGIN))
+            found = found[:, y : y + x.shape[-2], MARGIN + left : MARGIN + left + x.shape[-1]]
+        assert torch.equal(found, x), modality
 
 
 def tiny_model() -> KTBSegmentor:

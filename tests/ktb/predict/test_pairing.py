@@ -6,7 +6,35 @@ from pathlib import Path
 
 import pytest
 
-from ktb.predict.pairing import plan_csv
+from ktb.predict.pairing import plan, plan_csv
+from tests.ktb.cli.predicting import SIZES, write_pairs
+
+
+def test_files_belong_together_by_folder_by_pattern_or_alone(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs", SIZES)
+    (pairs / "flat").mkdir()
+    for name, modality in (("0_left", "rgb"), ("0_d", "depth"), ("1_left", "rgb"), ("1_d", "depth")):
+        (pairs / "flat" / f"{name}.png").write_bytes((pairs / modality / "a.png").read_bytes())
+    (pairs / "flat" / "notes.txt").write_text("not a picture")
+    pictures, failures = plan(
+        {"rgb": [f"{pairs}/flat/*_left.png"], "depth": [f"{pairs}/flat/*_d.png"]}, pairs / "flat" / "out"
+    )
+    assert failures == []
+    assert [(picture.name, picture.files["depth"][0].name) for picture in pictures] == [
+        ("0_left", "0_d.png"),
+        ("1_left", "1_d.png"),
+    ]
+    one = {"rgb": [str(pairs / "flat" / "0_left.png")], "depth": [str(pairs / "depth" / "sub" / "b.png")]}
+    ((picture,), _) = plan(one, tmp_path)
+    assert picture.name == "0_left"
+    # A modality in two files, and results inside the searched folder.
+    results = pairs / "rgb" / "index"
+    results.mkdir()
+    (results / "a.png").write_bytes(b"")
+    pictures, _ = plan({"rgb": [str(pairs / "rgb")], "pol": [str(pairs / "depth"), str(pairs / "rgb")]}, results)
+    assert [picture.name for picture in pictures] == list(SIZES)
+    assert [picture.name for picture in plan({"rgb": [str(pairs / "rgb" / "sub")]}, pairs)[0]] == ["b", "deep/c.1"]
+    assert pictures[0].files["pol"] == (pairs / "depth" / "a.png", pairs / "rgb" / "a.png")
 
 
 def test_homes_in_the_cells_of_a_table_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
