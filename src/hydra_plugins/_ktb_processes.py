@@ -21,11 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from ktb.cli.hydra_flags import config_dir
 from ktb.config.compose import groups
 from ktb.errors import ConfigError
-from ktb.run_folder.names import LOG
 from ktb.sweeps import processes
 from ktb.sweeps.folder import SweepFolder, job_name
-from ktb.sweeps.job import SIGKILL, SweepJob
-from ktb.sweeps.signals import Interrupted, Signals
+from ktb.sweeps.job import SweepJob
+from ktb.sweeps.signals import Signals
 
 
 class ProcessLauncher(Launcher):
@@ -136,87 +135,13 @@ class ProcessLauncher(Launcher):
         Raises:
             Interrupted: after a signal, when the jobs that ran have stopped. A second signal kills them.
         """
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from hydra_plugins._ktb_run import SweepRun  # with the display: not needed to look for plugins
 
-        waiting: list[SweepJob] = []
-        running: list[SweepJob] = []
-        stopped: dict[str, str | None] = {}  # name → why
-        finished = failed = kept = 0
-        source: Iterator[SweepJob] | None = jobs
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        )  # fmt: skip
-        with self._stopping(running), Signals() as signals, Progress(*columns, console=console) as progress:
-            bar = progress.add_task("", total=total)
-
-            def say(job: SweepJob, text: str) -> None:
-                console.print(f"{self.command}: {job}: {text}", markup=False, highlight=False, soft_wrap=True)
-
-            def show() -> None:
-                left = max(0, total - finished - failed - kept - len(running))
-                parts = {"finished": finished + kept, "running": len(running), "failed": failed, "pending": left}
-                text = ", ".join(f"{n} {state}" for state, n in parts.items())
-                progress.update(bar, completed=finished + failed + kept, description=text)
-
+        work = SweepRun(self, jobs, total, ahead=ahead, watch=watch, done=done)
+        with self._stopping(work.running), Signals() as signals, work.progress:
             while True:
-                while source is not None and not signals.seen and (ahead or len(running) + len(waiting) < self.room()):
-                    job = next(source, None)
-                    if job is None:
-                        source = None
-                    elif job.is_done():
-                        kept += 1
-                        done(job)
-                    else:
-                        waiting.append(job)
-                for job in list(waiting):
-                    if signals.seen or len(running) >= self.room():
-                        break
-                    if self.start(job):
-                        waiting.remove(job)
-                        running.append(job)
-                for job in list(running):
-                    if not self.ended(job):
-                        if str(job) not in stopped and (why := watch(job)):
-                            stopped[str(job)] = why
-                            self.stop(job, signal.SIGTERM)
-                        continue
-                    running.remove(job)
-                    if job.status == "finished":
-                        finished += 1
-                        say(job, f"finished{_score(job)}")
-                    elif job.status == "failed":
-                        failed += 1
-                        say(job, f"failed: {job.record['error']} ({job.folder / LOG})")
-                    elif why := stopped.get(str(job)):
-                        finished += 1
-                        job.write(error=why)
-                        say(job, why)
-                    elif not signals.seen:  # someone else ended it: scancel
-                        say(job, str(job.record["error"]))
-                    done(job)
-                show()
-                if signals.seen and self.detaches:
-                    console.print(self.left_behind(), markup=False, highlight=False, soft_wrap=True)
-                    running.clear()
-                    raise Interrupted(signals.seen)
-                if signals.seen:
-                    for job in running:
-                        if str(job) not in stopped:
-                            stopped[str(job)] = None
-                            self.stop(job, signal.SIGTERM)
-                        elif signals.insisted:
-                            self.stop(job, SIGKILL)
-                    if not running:
-                        raise Interrupted(signals.seen)
-                    if not signals.said:
-                        signals.said = True
-                        console.print(
-                            f"{self.command}: stopping {len(running)} running jobs, which write a checkpoint; once "
-                            "more kills them", markup=False, highlight=False, soft_wrap=True,
-                        )  # fmt: skip
-                if not running and not waiting and source is None:
+                work.step(signals)
+                if work.is_over():
                     return
                 time.sleep(self.poll_s)
 
@@ -232,8 +157,3 @@ class ProcessLauncher(Launcher):
                 while running := [job for job in running if not self.ended(job)]:
                     time.sleep(self.poll_s)
             raise
-
-
-def _score(job: SweepJob) -> str:
-    miou = job.result.get("metrics", {}).get("miou")
-    return "" if miou is None else f", mIoU {100 * miou:.2f} %"
