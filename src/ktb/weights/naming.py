@@ -28,77 +28,103 @@ def published_names(depths: Sequence[int], modalities: tuple[str, str]) -> dict[
         modalities: our names for the published RGB and "dte" streams.
     """
     rgb, x = modalities
-    pairs: dict[str, str] = {}
-
-    def add(published: str, ours: str, leaves: Iterable[str] = ("weight", "bias")) -> None:
-        pairs.update({f"{published}.{leaf}": f"{ours}.{leaf}" for leaf in leaves})
-
-    norm_leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    for published, ours in (("patch_embed", "backbone.patch_embed"), ("extra_patch_embed", f"patch_embeds.{x}")):
-        add(f"backbone.{published}.projection", f"{ours}.proj")
-        add(f"backbone.{published}.norm", f"{ours}.norm")
+    pairs = [
+        *_layer("backbone.patch_embed.projection", "backbone.patch_embed.proj"),
+        *_layer("backbone.patch_embed.norm", "backbone.patch_embed.norm"),
+        *_layer("backbone.extra_patch_embed.projection", f"patch_embeds.{x}.proj"),
+        *_layer("backbone.extra_patch_embed.norm", f"patch_embeds.{x}.norm"),
+    ]
     for i, depth in enumerate(depths):
         for j in range(depth):
-            theirs, ours = f"backbone.stages.{i}.blocks.{j}", f"backbone.layers.{i}.blocks.{j}"
-            for block_theirs, block_ours in (
-                ("norm1", "norm1"),
-                ("attn.w_msa.qkv", "attn.qkv"),
-                ("attn.w_msa.proj", "attn.proj"),
-                ("norm2", "norm2"),
-                ("ffn.layers.0.0", "mlp.fc1"),
-                ("ffn.layers.1", "mlp.fc2"),
-            ):
-                add(f"{theirs}.{block_theirs}", f"{ours}.{block_ours}")
-            table = "relative_position_bias_table"
-            pairs[f"{theirs}.attn.w_msa.{table}"] = f"{ours}.attn.{table}"
-            for m, prefix in ((rgb, "RGB"), (x, "DTE")):
-                add(f"{theirs}.MLP_{prefix}_Adapter.D_fc1", f"adapters.{i}.{j}.down.{m}")
-                add(f"{theirs}.MLP_{prefix}_Adapter.D_fc2", f"adapters.{i}.{j}.up.{m}")
+            pairs += _block_names(i, j, rgb, x)
         if i < len(depths) - 1:
-            add(f"backbone.stages.{i}.downsample.norm", f"backbone.layers.{i + 1}.downsample.norm")
-            add(
-                f"backbone.stages.{i}.downsample.reduction",
-                f"backbone.layers.{i + 1}.downsample.reduction",
-                ("weight",),
-            )
-        add(f"backbone.MPGBlocks.{i}.D_fc1", f"prompts.{i}.down.{rgb}")
-        add(f"backbone.MPGBlocks.{i}.D_fc2", f"prompts.{i}.down.{x}")
-        add(f"backbone.MPGBlocks.{i}.P_fc2", f"prompts.{i}.project")
-        add(f"backbone.MPGBlocks.{i}.U_fc1", f"prompts.{i}.up")
-        for m, suffix in ((rgb, "rgb"), (x, "dte")):
-            for part in ("gamma", "beta"):
-                pairs[f"backbone.MPGBlocks.{i}.tfts_{part}_{suffix}"] = f"prompts.{i}.{part}.{m}"
-        theirs, ours = f"backbone.DeformMPGBlocks.{i}", f"fusion.{i}"
-        add(f"{theirs}.D_fc1", f"{ours}.down.{rgb}")
-        add(f"{theirs}.D_fc2", f"{ours}.down.{x}")
-        add(f"{theirs}.U_fc1", f"{ours}.up")
-        theirs += ".deform_atten"
-        add(f"{theirs}.fuse_q.conv.0", f"{ours}.fuse.0")
-        add(f"{theirs}.fuse_q.conv.1", f"{ours}.fuse.1", norm_leaves)
-        for m, axis in ((rgb, "x"), (x, "y")):
-            add(f"{theirs}.conv_offset_{axis}.0", f"{ours}.offset.{m}.0")
-            add(f"{theirs}.conv_offset_{axis}.1.norm", f"{ours}.offset.{m}.1")
-            add(f"{theirs}.conv_offset_{axis}.3", f"{ours}.offset.{m}.3", ("weight",))
-        for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
-            add(f"{theirs}.proj_{letter}", f"{ours}.{name}")
-        for index in (0, 2):
-            add(f"{theirs}.get_sample_weight.{index}", f"{ours}.weight.{index}")
-        pairs[f"{theirs}.rpe_table"] = f"{ours}.table"
-        pairs[f"{theirs}.deform_weight"] = f"{ours}.attention_gain"
-        pairs[f"{theirs}.identity_weight"] = f"{ours}.identity_gain"
+            theirs, ours = f"backbone.stages.{i}.downsample", f"backbone.layers.{i + 1}.downsample"
+            pairs += [
+                *_layer(f"{theirs}.norm", f"{ours}.norm"),
+                *_layer(f"{theirs}.reduction", f"{ours}.reduction", _W),
+            ]
+        pairs += [*_prompt_names(i, rgb, x), *_fusion_names(i, rgb, x)]
         for published, ours in (("norm", f"norms.{rgb}"), ("extra_norm", f"norms.{x}"), ("fuse_norm", "fused_norms")):
-            add(f"backbone.{published}{i}", f"{ours}.{i}")
+            pairs += _layer(f"backbone.{published}{i}", f"{ours}.{i}")
     for published, ours in (
         ("decode_head", "head"),
         ("decode_head_rgb", f"side_heads.{rgb}"),
         ("decode_head_dte", f"side_heads.{x}"),
     ):
-        for i in range(len(depths)):
-            add(f"{published}.linear_c{i + 1}.proj", f"{ours}.linear.{i}")
-        add(f"{published}.linear_fuse.conv", f"{ours}.fuse", ("weight",))
-        add(f"{published}.linear_fuse.bn", f"{ours}.norm", norm_leaves)
-        add(f"{published}.linear_pred", f"{ours}.predict")
+        pairs += _head_names(published, ours, len(depths))
+    return dict(pairs)
+
+
+_W = ("weight",)
+_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def _layer(published: str, ours: str, leaves: Iterable[str] = ("weight", "bias")) -> list[tuple[str, str]]:
+    """(published name, ours) of a layer's tensors."""
+    return [(f"{published}.{leaf}", f"{ours}.{leaf}") for leaf in leaves]
+
+
+def _block_names(stage: int, block: int, rgb: str, x: str) -> list[tuple[str, str]]:
+    """A Swin block with its adapters."""
+    theirs, ours = f"backbone.stages.{stage}.blocks.{block}", f"backbone.layers.{stage}.blocks.{block}"
+    table = "relative_position_bias_table"
+    pairs = [(f"{theirs}.attn.w_msa.{table}", f"{ours}.attn.{table}")]
+    for published, name in (
+        ("norm1", "norm1"),
+        ("attn.w_msa.qkv", "attn.qkv"),
+        ("attn.w_msa.proj", "attn.proj"),
+        ("norm2", "norm2"),
+        ("ffn.layers.0.0", "mlp.fc1"),
+        ("ffn.layers.1", "mlp.fc2"),
+    ):
+        pairs += _layer(f"{theirs}.{published}", f"{ours}.{name}")
+    for m, prefix in ((rgb, "RGB"), (x, "DTE")):
+        pairs += _layer(f"{theirs}.MLP_{prefix}_Adapter.D_fc1", f"adapters.{stage}.{block}.down.{m}")
+        pairs += _layer(f"{theirs}.MLP_{prefix}_Adapter.D_fc2", f"adapters.{stage}.{block}.up.{m}")
     return pairs
+
+
+def _prompt_names(stage: int, rgb: str, x: str) -> list[tuple[str, str]]:
+    theirs, ours = f"backbone.MPGBlocks.{stage}", f"prompts.{stage}"
+    pairs = []
+    for published, name in (("D_fc1", f"down.{rgb}"), ("D_fc2", f"down.{x}"), ("P_fc2", "project"), ("U_fc1", "up")):
+        pairs += _layer(f"{theirs}.{published}", f"{ours}.{name}")
+    for m, suffix in ((rgb, "rgb"), (x, "dte")):
+        pairs += [(f"{theirs}.tfts_{part}_{suffix}", f"{ours}.{part}.{m}") for part in ("gamma", "beta")]
+    return pairs
+
+
+def _fusion_names(stage: int, rgb: str, x: str) -> list[tuple[str, str]]:
+    theirs, ours = f"backbone.DeformMPGBlocks.{stage}", f"fusion.{stage}"
+    pairs = []
+    for published, name in (("D_fc1", f"down.{rgb}"), ("D_fc2", f"down.{x}"), ("U_fc1", "up")):
+        pairs += _layer(f"{theirs}.{published}", f"{ours}.{name}")
+    theirs += ".deform_atten"
+    pairs += _layer(f"{theirs}.fuse_q.conv.0", f"{ours}.fuse.0")
+    pairs += _layer(f"{theirs}.fuse_q.conv.1", f"{ours}.fuse.1", _BATCH_NORM)
+    for m, axis in ((rgb, "x"), (x, "y")):  # their "x" are the offsets of RGB
+        pairs += _layer(f"{theirs}.conv_offset_{axis}.0", f"{ours}.offset.{m}.0")
+        pairs += _layer(f"{theirs}.conv_offset_{axis}.1.norm", f"{ours}.offset.{m}.1")
+        pairs += _layer(f"{theirs}.conv_offset_{axis}.3", f"{ours}.offset.{m}.3", _W)
+    for letter, name in (("q", "query"), ("k", "key"), ("v", "value"), ("out", "out")):
+        pairs += _layer(f"{theirs}.proj_{letter}", f"{ours}.{name}")
+    for index in (0, 2):
+        pairs += _layer(f"{theirs}.get_sample_weight.{index}", f"{ours}.weight.{index}")
+    return [
+        *pairs,
+        (f"{theirs}.rpe_table", f"{ours}.table"),
+        (f"{theirs}.deform_weight", f"{ours}.attention_gain"),
+        (f"{theirs}.identity_weight", f"{ours}.identity_gain"),
+    ]
+
+
+def _head_names(published: str, ours: str, scales: int) -> list[tuple[str, str]]:
+    pairs = []
+    for i in range(scales):
+        pairs += _layer(f"{published}.linear_c{i + 1}.proj", f"{ours}.linear.{i}")
+    pairs += _layer(f"{published}.linear_fuse.conv", f"{ours}.fuse", _W)
+    pairs += _layer(f"{published}.linear_fuse.bn", f"{ours}.norm", _BATCH_NORM)
+    return [*pairs, *_layer(f"{published}.linear_pred", f"{ours}.predict")]
 
 
 def published_depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
