@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _with_modalities(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     """`--depth PATH` → `--input=depth=PATH`; which modalities there are, only the checkpoint knows."""
-    known = parser._option_string_actions
+    known = parser._option_string_actions  # argparse does not tell its options in a public way
     result: list[str] = []
     rest = iter(argv)
     for text in rest:

@@ -14,6 +14,7 @@ from rich.text import Text
 Result = Mapping[str, Any]
 
 MISSING_WAYS = {"zeros": "as zeros", "black": "as a black picture", "masked": "left out"}
+"""How a modality is taken away (the settings of `robustness.emm`), in words that follow "missing"."""
 
 
 def heading(result: Result) -> str:

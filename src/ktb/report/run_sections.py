@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ktb.report.plots import confusion_plot
+from ktb.report.result_tables import MISSING_WAYS
 from ktb.report.runs import SCORES, Run, listed, mapping, number, protocol, scored_how
 from ktb.report.table_formats import Table, Value, shown
 from ktb.run_folder.names import PANELS
@@ -16,7 +17,6 @@ from ktb.run_folder.names import PANELS
 _DRAWN_CLASSES = 128
 """With more, a confusion matrix has no cell that can be seen."""
 _PICTURES = {".png": ("image/png", b"\x89PNG\r\n\x1a\n"), ".jpg": ("image/jpeg", b"\xff\xd8\xff")}
-_MISSING = {"zeros": "missing, as zeros", "black": "missing, as a black picture", "masked": "missing, left out"}
 
 Content = dict[str, Any]
 """What a template shows; each function's template is named as it is. `key` is the run's own part of ids in the page."""
@@ -127,7 +127,7 @@ def robustness(run: Run, key: str) -> Content | None:
     ):
         bars = []
         for setting, group in mapping(run.robustness.get(name)).items():
-            words = _MISSING.get(setting, f"{phrase} {setting}")
+            words = f"missing, {MISSING_WAYS[setting]}" if setting in MISSING_WAYS else f"{phrase} {setting}"
             for entry in listed(mapping(group).get("runs")):
                 affected = " + ".join(map(str, listed(mapping(entry).get("affected"))))
                 label = words if name == "nm" else f"{affected} {words}"
