@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ktb.models.layers.linear import inference_on_cpu
+from ktb.models.layers.sparse_device import entries_at_a_time, triton_kernel
 
 CHUNK = 1 << 22
-"""Attention entries (batch · heads · queries · points) held at a time."""
+"""Attention entries (batch · heads · queries · points) that are kept for the backward pass; of more, each chunk is
+computed again there."""
 
 CPU_CHUNK = 1 << 20
-"""The same on a CPU: what its caches hold."""
+"""Entries held at a time on a CPU: what its caches hold. Elsewhere a share of the device's memory."""
 
 
 def sparse_attention(query: Tensor, key: Tensor, value: Tensor, points: Tensor, table: Tensor) -> Tensor:
@@ -36,9 +38,12 @@ def sparse_attention(query: Tensor, key: Tensor, value: Tensor, points: Tensor, 
     Returns:
         (B, r, H, W).
     """
+    if kernel := triton_kernel(query):
+        attended: Tensor = kernel.attend(query, key, value, points, table)
+        return attended
     b, r, h, w = query.shape
     heads, g = len(table), points.shape[1]
-    limit = min(CHUNK, CPU_CHUNK) if query.device.type == "cpu" else CHUNK
+    limit = min(CHUNK, CPU_CHUNK) if query.device.type == "cpu" else entries_at_a_time(query.device)
     row = heads * w * points.shape[2]
     if b > 1 and b * row > limit:
         samples = zip(query.split(1), key.split(1), value.split(1), points.split(1), strict=True)
@@ -62,7 +67,7 @@ def sparse_attention(query: Tensor, key: Tensor, value: Tensor, points: Tensor, 
     distance = torch.stack([x - half[..., 1], -half[..., 0].expand(-1, -1, -1, w)], dim=-1)
     y = torch.stack([torch.zeros_like(y), y], dim=-1)[:, None].expand(-1, w, -1)
     rows = max(1, min(h, limit // (b * row)))
-    recompute = rows < h and torch.is_grad_enabled()
+    recompute = b * row * h > min(limit, CHUNK) and torch.is_grad_enabled()
     out = []
     for q_rows, y_rows in zip(q.split(rows, dim=4), y.split(rows), strict=True):
         args = (q_rows, k, v, table, distance, y_rows)
@@ -86,7 +91,9 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, table: Tensor, distance: Tensor, y: 
     """
     groups, b, heads, _, rows, w = q.shape
     grid = (distance.flatten(3)[:, :, :, None] + y.flatten(1)).view(groups, -1, rows * w, 2)
-    bias = F.grid_sample(table, grid.to(table.dtype), mode="bilinear", align_corners=True)  # groups, heads, B·P, L
+    # As `F.grid_sample`, bilinear with corners aligned, but always PyTorch's own kernel: cuDNN's, which that may choose
+    # on a GPU, is not made for grids of a hundred million places.
+    bias = torch.grid_sampler_2d(table, grid.to(table.dtype), 0, 0, True)  # groups, heads, B·P, L
     bias = bias.unflatten(2, (b, -1)).flatten(0, 2)
     q, k, v = (x.flatten(4).transpose(1, 2).flatten(0, 2) for x in (q, k, v))
     return _weigh(bias, q, k, v).view(groups, heads, b, -1, rows, w).transpose(1, 2)
