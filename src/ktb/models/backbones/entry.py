@@ -1,0 +1,100 @@
+"""What images pass before the first stage: padding, a change of statistics, and a modality's own first layers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from ktb.errors import ConfigError
+from ktb.models.layers.statistics import keep_statistics
+
+
+class Entry(nn.Module):
+    """Layers of a backbone that images pass before the first stage, as a modality's own copy.
+
+    All of it is trained, but running statistics stay as they are: a batch is too small for better ones, and the scale
+    and shift that follow them are trained.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], channels: int) -> None:
+        """Copy `layers`, widened to `channels` channels."""
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, copy.deepcopy(layer))
+        widen(self, channels)
+        self.requires_grad_(True)
+        self.train(self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        keep_statistics(self)
+        return self
+
+
+def widen(module: nn.Module, channels: int) -> None:
+    """Make the first convolution of RGB in `module` one of images with `channels` channels.
+
+    Its filters are repeated in turn and scaled, so that the response to a constant image keeps its size.
+
+    Raises:
+        ValueError: there is no such convolution.
+    """
+    first = first_convolution(module)
+    if channels != 3:
+        weight = first.weight.detach()[:, [c % 3 for c in range(channels)]] * (3 / channels)
+        first.weight = nn.Parameter(weight, requires_grad=first.weight.requires_grad)
+        first.in_channels = channels
+
+
+def first_convolution(module: nn.Module) -> nn.Conv2d:
+    """The first convolution that takes three channels.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d) and part.in_channels == 3 and part.groups == 1:
+            return part
+    raise ValueError("no convolution of three channels stands at its entry")
+
+
+def padded(images: Tensor, multiple: int) -> Tensor:
+    """Images (B, C, H, W) with zeros at the right and at the bottom, up to a multiple in both directions."""
+    h, w = images.shape[-2:]
+    return F.pad(images, (0, -w % multiple, 0, -h % multiple)) if h % multiple or w % multiple else images
+
+
+class Normalisation:
+    """From ImageNet's statistics, which RGB arrives with, to those that a backbone's weights were trained with.
+
+    Args:
+        mean, std: per channel, of RGB values in [0, 1].
+
+    Raises:
+        ConfigError: other than three numbers, or a deviation that is not positive.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ConfigError(f"mean and std must be three numbers each, std above 0, got {list(mean)}, {list(std)}")
+        self.scale = [s0 / s1 for s0, s1 in zip(IMAGENET_DEFAULT_STD, std, strict=True)]
+        self.shift = [(m0 - m1) / s1 for m0, m1, s1 in zip(IMAGENET_DEFAULT_MEAN, mean, std, strict=True)]
+        self.needed = self.scale != [1.0] * 3 or self.shift != [0.0] * 3
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), before they are padded: padding is zero, as in the training of the weights."""
+        if not self.needed:
+            return images
+        scale, shift = (images.new_tensor(v)[:, None, None] for v in (self.scale, self.shift))
+        return torch.addcmul(shift, images, scale)

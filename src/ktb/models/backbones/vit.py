@@ -1,0 +1,205 @@
+"""Any plain vision transformer of timm: DINOv2, DINOv3, EVA-02, SigLIP, and so on.
+
+Its blocks all work on one map of patches, so they are taken in four groups, and a small trained pyramid makes maps of
+four scales of what the groups give.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ktb.errors import ConfigError, first_line
+from ktb.models.backbones.base import Backbone, Tokens
+from ktb.models.backbones.entry import Entry, Normalisation, padded
+from ktb.models.backbones.timm_model import create, example, intermediates, normalisation_of, refuse_difference, taps_of
+from ktb.models.peft.base import Adapt
+
+GROUPS = 4
+SCALES = (4, 2, 1, 0.5)
+"""Sizes of the four output maps, in those of the transformer's own."""
+KEPT = ("patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "rope")
+"""Parts of a model up to its last block; norm, pooling and classifier that follow are left out."""
+
+
+class ViT(Backbone):
+    """A plain vision transformer of timm (docs/backbones.md).
+
+    State-dict names are timm's after "model.", without what follows the blocks. Images are padded to a multiple of two
+    patches. Learned position embeddings are resampled to the map's size as timm does it, rotary ones made for it. Class
+    and register tokens go along from group to group; adapters meet them together with the patches, prompts do not.
+
+    Args:
+        timm_name: as in `timm.list_models()`, or with the tag of its weights.
+        drop_path: largest rate of stochastic depth.
+        mean, std: of the images (RGB in [0, 1]) that the weights were trained on; None: as timm says.
+        options: further arguments of timm's constructor.
+
+    Raises:
+        ConfigError: timm has no such model, or it is not a plain vision transformer.
+    """
+
+    model: Any  # timm's; its classes share no type that says what they have
+
+    def __init__(
+        self,
+        timm_name: str,
+        drop_path: float = 0.0,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = create(timm_name, drop_path, options or {})
+        mean, std = normalisation_of(self.model, mean, std)
+        self.config = {
+            "timm_name": timm_name, "drop_path": drop_path, "mean": mean, "std": std, "options": dict(options or {})
+        }  # fmt: skip
+        self._normalise = Normalisation(mean, std)
+        self.requires_grad_(False)
+        try:
+            self._build()
+        except ValueError as error:
+            raise ConfigError(f"timm's {timm_name} can't be a plain vision transformer: {error}") from None
+        self.train(self.training)
+
+    def _build(self) -> None:
+        model = self.model
+        blocks = getattr(model, "blocks", None)
+        if not is_plain(model) or blocks is None:
+            raise ValueError("it has no list of blocks, patch embedding and position embedding as timm's have")
+        if len(blocks) < GROUPS:
+            raise ValueError(f"it has {len(blocks)} blocks, needed are {GROUPS} or more")
+        self.patch = int(taps_of(model)[0]["reduction"])
+        width = int(model.embed_dim)
+        self._ends = [(len(blocks) * (i + 1) + GROUPS // 2) // GROUPS for i in range(GROUPS)]
+        self._takes_rope = "rope" in inspect.signature(blocks[0].forward).parameters
+        self.channels = (width // 4, width // 2, width, width)
+        self.strides = tuple(self.patch / scale for scale in SCALES)
+        self.prompt_channels = (width,) * GROUPS
+        self.adapter_channels = tuple((width,) * len(self.blocks(i)) for i in range(GROUPS))
+        training = self.training
+        self.eval()
+        images = example(2 * self.patch, 4 * self.patch, next(self.parameters()).device)
+        with torch.no_grad():
+            try:
+                theirs = intermediates(model, images, [end - 1 for end in self._ends])
+            except Exception as error:  # whatever a model among timm's many raises at a size it does not take
+                raise ValueError(f"it takes only images of one size: {first_line(error)}") from None
+            for name, _ in list(model.named_children()):
+                if name not in KEPT:
+                    setattr(model, name, nn.Identity())
+            refuse_difference(self._maps(images), theirs)
+        self.train(training)
+
+    def _maps(self, images: Tensor) -> Iterator[Tensor]:
+        tokens = self._with_positions(self.model.patch_embed(images))
+        for i in range(GROUPS):
+            tokens = self.stage(i, tokens)
+            yield tokens.map
+
+    def entry_for(self, channels: int) -> Entry:
+        return Entry({"patch_embed": self.model.patch_embed}, channels)
+
+    def embed(self, images: Tensor, entry: nn.Module | None = None) -> Tokens:
+        if entry is None:
+            images, entry = self._normalise(images), self.model.patch_embed
+        return self._with_positions(entry(padded(images, 2 * self.patch)))
+
+    def _with_positions(self, patches: Tensor) -> Tokens:
+        """Patches (S, H, W, C) with position embeddings, and class and register tokens."""
+        h, w = patches.shape[1:3]
+        x = self.model._pos_embed(patches)
+        x = x[0] if isinstance(x, tuple) else x  # rotary embeddings, which each group makes again
+        return self._split(self.model.norm_pre(x), h, w)
+
+    def _split(self, x: Tensor, h: int, w: int) -> Tokens:
+        extra = x.shape[1] - h * w
+        return Tokens(x[:, extra:].unflatten(1, (h, w)), x[:, :extra] if extra else None)
+
+    def covers(self, height: int, width: int) -> tuple[int, int]:
+        side = 2 * self.patch
+        return height + -height % side, width + -width % side
+
+    def enter(self, stage: int, tokens: Tokens) -> Tokens:
+        return tokens
+
+    def stage(
+        self, stage: int, tokens: Tokens, adapters: Sequence[Adapt] | None = None, *, recompute: bool = False
+    ) -> Tokens:
+        h, w = tokens.map.shape[1:3]
+        x = tokens.map.flatten(1, 2)
+        if tokens.extra is not None:
+            x = torch.cat([tokens.extra, x], dim=1)
+        ropes = self._ropes(stage, h, w)
+        for i, block in enumerate(self.blocks(stage)):
+            run = partial(block, rope=ropes[i]) if self._takes_rope else block
+            adapter = None if adapters is None else adapters[i]
+            if recompute and torch.is_grad_enabled():
+                x = checkpoint(_beside, run, adapter, x, use_reentrant=False)
+            else:
+                x = _beside(run, adapter, x)
+        return self._split(x, h, w)
+
+    def _ropes(self, stage: int, h: int, w: int) -> Sequence[Tensor | None]:
+        """Rotary position embeddings of a group's blocks."""
+        start, end = ([0, *self._ends])[stage], self._ends[stage]
+        rope = getattr(self.model, "rope", None)
+        if rope is None:
+            return [None] * (end - start)
+        made = rope.get_embed(shape=(h, w))
+        mixed = getattr(self.model, "rope_mixed", False)
+        return list(made[start:end]) if mixed else [made] * (end - start)
+
+    def blocks(self, stage: int) -> Sequence[nn.Module]:
+        start, end = ([0, *self._ends])[stage], self._ends[stage]
+        return list(cast(nn.ModuleList, self.model.blocks))[start:end]
+
+    def necks(self) -> nn.ModuleList:
+        width = self.channels[-1]
+        return nn.ModuleList(Neck(width, c, scale) for c, scale in zip(self.channels, SCALES, strict=True))
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a model of timm has the parts of a plain vision transformer."""
+    return all(hasattr(model, name) for name in ("patch_embed", "_pos_embed", "norm_pre", "blocks", "embed_dim"))
+
+
+def _beside(block: Any, adapter: Adapt | None, x: Tensor) -> Tensor:
+    y: Tensor = block(x)
+    return y if adapter is None else adapter(x[:, None], y[:, None])[:, 0]
+
+
+class Neck(nn.Module):
+    """One scale of a plain vision transformer's pyramid, for all streams: LayerNorm, a Linear to fewer channels, and
+    transposed convolutions that double the map, or the largest of four positions.
+
+    Args:
+        width: channels of the transformer.
+        channels: of the map that is made.
+        scale: 4, 2, 1 or 0.5 times the size of the transformer's map, which is of even height and width.
+    """
+
+    def __init__(self, width: int, channels: int, scale: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.reduce = nn.Linear(width, channels) if channels != width else nn.Identity()
+        doubling = [nn.ConvTranspose2d(channels, channels, 2, stride=2) for _ in range(int(math.log2(max(scale, 1))))]
+        self.grow = nn.Sequential(*(layer for one in doubling for layer in (nn.GELU(), one)))
+        self.halve = scale < 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(S, H, W, width) → (S, scale·H, scale·W, channels)."""
+        x = self.grow(self.reduce(self.norm(x)).movedim(-1, 1))
+        if self.halve:
+            x = F.max_pool2d(x, 2)
+        return x.movedim(1, -1).contiguous()
