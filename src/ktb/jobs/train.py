@@ -24,7 +24,7 @@ from ktb.engine.inference import Inference
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
 from ktb.errors import NotFiniteError, WriteError
-from ktb.jobs import finetune, resume
+from ktb.jobs import finetune, resume, resume_settings
 from ktb.jobs.build import build_inference, build_loss, build_model, training_data
 from ktb.jobs.facts import facts, provenance
 from ktb.jobs.folder import claim_for_training
@@ -73,14 +73,14 @@ def train(cfg: DictConfig) -> RunResult:
     files = AtomicIO(cfg.save.keep, {point.path: point.content} if point else None)
     trainer = build_trainer(cfg, [saving, check, Speed(), panels, *written], files)
     plan = _plan_epochs(cfg, trainer, data)
-    if point is not None and resume.is_finished(point, cfg, data, plan, trainer.world_size):
+    if point is not None and resume_settings.is_finished(point, cfg, data, plan, trainer.world_size):
         return read_result(run_dir)
 
     claim_for_training(run_dir, cfg, point)
     trainer.loggers = build_loggers(cfg, run_dir, point)
     announce(trainer, data, model, run_dir)
     if point is not None:
-        resume.announce(point, cfg, plan)
+        resume_settings.announce(point, cfg, plan)
     with _failures_told(run_dir, trainer, saving, lambda: facts(cfg, data, model, started)):
         result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
     result |= _training_facts(trainer, data, saving, run_dir, begun)

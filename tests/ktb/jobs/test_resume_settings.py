@@ -23,6 +23,7 @@ from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig, poly_with_warmup
 from ktb.errors import CheckpointError, ConfigError, KTBError
 from ktb.jobs import resume
+from ktb.jobs.resume_settings import prepare
 from tests.ktb.config.composed import OWN_DATA
 from tests.ktb.jobs.test_train import configured, metric_rows, train
 
@@ -364,7 +365,7 @@ def continued(finished: Path, batch: int, before: list[str], *now: str) -> resum
     content["callbacks"]["Saving"].update(batch=batch, best_score=0.5)
     point = resume.Checkpoint(finished / "checkpoints" / "last.ckpt", content)
     cfg = resume._continued(configured("train", [*before, *now, "run_dir=r"]), point)
-    resume.prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
+    prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
     return point
 
 
@@ -429,7 +430,7 @@ def test_how_a_run_started_stays_what_it_was(finished: Path) -> None:
     cfg = resume._continued(configured("train", [*FOLDER, "run_dir=r"]), point)
     assert "head_init" not in cfg.model
     point.position["batch"] = 3  # type: ignore[index]
-    resume.prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
+    prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
     assert (point.position["batch"], point.position["best_score"]) == (3, 0.5)
 
 
