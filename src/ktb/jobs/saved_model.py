@@ -14,7 +14,7 @@ from ktb.config.overrides import overridden
 from ktb.config.saved import merge_saved
 from ktb.data.label_size import known
 from ktb.data.module import RGBXDataModule
-from ktb.errors import CheckpointError
+from ktb.errors import CheckpointError, first_line
 from ktb.jobs.build import build_data
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
@@ -84,7 +84,7 @@ def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:
     try:
         config = OmegaConf.create(str(about["config"]))
     except (YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: damaged: the config in it is no YAML ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(f"{file}: damaged: the config in it is no YAML ({first_line(error)})") from None
     if not isinstance(config, DictConfig):
         raise CheckpointError(f"{file}: damaged: the config in it is no mapping")
     return config

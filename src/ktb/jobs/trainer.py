@@ -18,7 +18,7 @@ from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.predictions import Predictions
 from ktb.engine.callbacks.progress import Progress
-from ktb.errors import ConfigError
+from ktb.errors import ConfigError, first_line
 from ktb.jobs.build import without
 from ktb.run_folder.names import PREDICTIONS
 
@@ -40,7 +40,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: Checkpoi
             default_root_dir=str(cfg.run_dir),
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        said = str(error).splitlines()[0]
+        said = first_line(error, limit=None)
         if "gpu" in said.lower():
             said += f"; PyTorch finds {torch.cuda.device_count()} GPUs here: set trainer.devices, or use trainer=cpu"
         raise ConfigError(f"trainer: {said}") from None

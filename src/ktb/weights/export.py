@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ktb.errors import CheckpointError, ConfigError
+from ktb.errors import CheckpointError, ConfigError, first_line
 from ktb.models.layers.forms import plain_forms
 from ktb.models.segmentor import KTBSegmentor
 
@@ -182,7 +182,7 @@ def _compare(
         try:
             found = run(inputs)
         except Exception as error:  # the runtimes raise kinds of their own
-            raise CheckpointError(f"{file}: not written: it fails at {h}x{w} ({_line(error)})") from None
+            raise CheckpointError(f"{file}: not written: it fails at {h}x{w} ({first_line(error)})") from None
         same = found.shape == expected.shape
         difference = float((found - expected).abs().max()) if same else float("inf")
         if not difference <= TOLERANCE:
@@ -226,7 +226,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
