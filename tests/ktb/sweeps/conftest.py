@@ -1,0 +1,35 @@
+"""The command ktb-train with a small script in place of its jobs; everything around them is the real thing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ktb.cli import train as cli
+from tests.ktb.sweeps.fake_jobs import FAKE, Train, plugin
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
+    """ktb-train in this process, with the script in place of its jobs; plan: seed → what its job does."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ktb.sweeps.processes.program", lambda command: [sys.executable, str(tmp_path / "fake.py")])
+    monkeypatch.setattr(plugin().ProcessLauncher, "poll_s", 0.02)
+
+    def command(*argv: str, plan: dict[int, dict[str, Any]] | None = None) -> int | str | None:
+        (tmp_path / "plan.json").write_text(json.dumps(plan or {}))
+        (tmp_path / "ran.jsonl").unlink(missing_ok=True)
+        monkeypatch.setattr(sys, "argv", ["ktb-train", *argv])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        try:
+            cli.train()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return command
