@@ -1,6 +1,7 @@
 """Attention within shifted windows of maps of any size (docs/method.md#shifted-windows), nothing computed for padding.
 
-`ktb.models.backbones.swin.shifted_window_attention` is the plain form of the same; tests hold the two together.
+`ktb.models.backbones.swin.shifted_window_attention` is the plain form of the same; tests hold the two together. On a
+GPU small batches take another form, where all windows are alike (`ktb.models.layers.window_padded`).
 
 - A padded token is zero after LayerNorm, so its query, key and value are the bias. In its window one key stands for all
   padding, with the logarithm of the padded tokens' summed weights as its bias.
@@ -22,6 +23,8 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
 from ktb.models.layers.linear import inference_on_cpu
+from ktb.models.layers.rows import take_rows
+from ktb.models.layers.window_padded import padded_attention, padded_plan, worth_padding
 from ktb.models.layers.wrapped import through
 
 CPU_SCORES = 1 << 18
@@ -86,7 +89,14 @@ def window_attention(attn: WindowAttention, x: Tensor, window: int, shift: int, 
         plan = _compiled_plan(s, h, w, window, shift, x.device)
     else:
         plan = constants.get((s, h, w, shift, x.device), lambda: _plan(s, h, w, window, shift, x.device))
-    qkv = through(attn.qkv, _Rows.apply(x.view(-1, c), plan.keys, plan.key_of, plan.padding))
+        if _alike_costs_less(plan, x, window, shift):
+            dtype = _product_dtype(x)
+            padded = constants.get(
+                (s, h, w, shift, x.device, "padded", attn.scale, dtype),
+                lambda: padded_plan(s, h, w, window, shift, scale=attn.scale, dtype=dtype, device=x.device),
+            )
+            return padded_attention(attn, x, padded, _bias(attn, dtype, constants))
+    qkv = through(attn.qkv, take_rows(x.view(-1, c), plan.keys, plan.key_of, holes=plan.padding))
     kinds = []
     for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
         q, k, v = windows.view(kind.count, kind.keys, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
@@ -98,7 +108,20 @@ def window_attention(attn: WindowAttention, x: Tensor, window: int, shift: int, 
     else:
         parts = [F.scaled_dot_product_attention(q, k, v, mask, scale=attn.scale) for q, k, v, mask in kinds]
         attended = torch.cat([part.transpose(1, 2).reshape(-1, c) for part in parts])
-    return _Rows.apply(attended, plan.query_of, plan.queries).view(s, h, w, c)
+    return take_rows(attended, plan.query_of, plan.queries).view(s, h, w, c)
+
+
+def _alike_costs_less(plan: _Plan, x: Tensor, window: int, shift: int) -> bool:
+    """Whether one call for windows that are all padded to the same is the faster form."""
+    padding = sum(kind.count for kind in plan.kinds) * window * window - len(plan.keys)
+    kinds = len(plan.kinds)
+    return x.device.type != "cpu" and worth_padding(x.shape[-1], window, shift, kinds=kinds, padding=padding)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """What a Linear's result has, under autocast as well."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _bias(attn: WindowAttention, dtype: torch.dtype, constants: Constants) -> Tensor:
@@ -263,19 +286,3 @@ def _attend_windows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float,
     for one in zip(*(x.transpose(0, 1) if n > heads else x for x in tensors), strict=True):
         for o, q, k, v, bias in zip(*(x.split(together) for x in one), strict=True):
             o.copy_(torch.bmm(torch.baddbmm(bias, q, k.mT, alpha=scale).softmax(-1), v))
-
-
-class _Rows(torch.autograd.Function):
-    """`x[index]` for rows, with zero in the rows `holes`, where `x[index][inverse]` gives x back: so the gradient is a
-    copy as well, not a sum."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, holes: Tensor | None = None) -> Tensor:
-        ctx.save_for_backward(inverse)
-        out = x.index_select(0, index)
-        return out if holes is None else out.index_fill_(0, holes, 0.0)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse), None, None, None
