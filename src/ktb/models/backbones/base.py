@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -43,6 +43,11 @@ class Backbone(nn.Module):
     prompt_channels: tuple[int, ...]
     adapter_channels: tuple[tuple[int, ...], ...]
     config: dict[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Backbone:
+        """Build the backbone that a `config` describes, with fresh weights."""
+        return cls(**config)
 
     def entry_for(self, channels: int) -> nn.Module:
         """The entry of another modality than RGB: a trained copy of this backbone's own, with weights as they are now.

@@ -36,6 +36,9 @@ class Pyramid(Backbone):
 
     Raises:
         ConfigError: timm has no such model, or it is not such a pyramid.
+
+    Attributes:
+        left_out: names of the model's parts that no feature map needs.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Pyramid(Backbone):
             self.strides = tuple(tap["reduction"] for tap in plan.taps)
             self.prompt_channels = tuple(stage.prompt_channels for stage in self._stages)
             self.adapter_channels = tuple(tuple(b.channels for b in stage.blocks) for stage in self._stages)
+            self.left_out = tuple(plan.after)
             for name in plan.after:
                 setattr(self.model, name, nn.Identity())
             for stage in self._stages:

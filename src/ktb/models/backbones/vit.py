@@ -45,6 +45,9 @@ class ViT(Backbone):
 
     Raises:
         ConfigError: timm has no such model, or it is not a plain vision transformer.
+
+    Attributes:
+        left_out: names of the model's parts that no feature map needs.
     """
 
     model: Any  # timm's; its classes share no type that says what they have
@@ -95,9 +98,9 @@ class ViT(Backbone):
                 theirs = intermediates(model, images, [end - 1 for end in self._ends])
             except Exception as error:  # whatever a model among timm's many raises at a size it does not take
                 raise ValueError(f"it takes only images of one size: {first_line(error)}") from None
-            for name, _ in list(model.named_children()):
-                if name not in KEPT:
-                    setattr(model, name, nn.Identity())
+            self.left_out = tuple(name for name, _ in model.named_children() if name not in KEPT)
+            for name in self.left_out:
+                setattr(model, name, nn.Identity())
             refuse_difference(self._maps(images), theirs)
         self.train(training)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ktb.models.backbones.any_timm import any_timm
+from ktb.models.backbones.any_timm import AnyTimm
 from tests.ktb.models.backbones.members import ALL, COMPILED, FEW, VITS, beside, features, member
 
 
@@ -88,13 +88,13 @@ def test_its_description_builds_it_again(name: str) -> None:
     backbone = member(name, drop_path=0.0)
     spec = json.loads(json.dumps(backbone.spec()))
     assert spec.pop("_target_") == f"{type(backbone).__module__}.{type(backbone).__name__}"
-    again = type(backbone)(**spec).eval()  # type: ignore[call-arg]
+    again = type(backbone).from_config(spec).eval()
     again.load_state_dict(backbone.state_dict())
     images = torch.randn(1, 3, 64, 64)
     for a, b in zip(features(backbone, images), features(again, images), strict=True):
         assert torch.equal(a, b)
     with torch.device("meta"):
-        empty = type(backbone)(**spec)  # type: ignore[call-arg]
+        empty = type(backbone).from_config(spec)
     assert {k: v.shape for k, v in empty.state_dict().items()} == {k: v.shape for k, v in again.state_dict().items()}
     assert empty.adapter_channels == backbone.adapter_channels
     assert empty.covers(33, 33) == backbone.covers(33, 33)
@@ -149,5 +149,5 @@ def test_half_precision(name: str) -> None:
 
 @pytest.mark.parametrize("name", FEW)
 def test_the_family_is_found_by_structure(name: str) -> None:
-    assert any_timm(name, options=ALL[name]).spec() == member(name).spec()
+    assert AnyTimm.from_config({"timm_name": name, "options": ALL[name]}).spec() == member(name).spec()
     assert (member(name).necks() is not None) == (name in VITS)
