@@ -7,7 +7,7 @@ oneDNN, which PyTorch brings as well, does both in one and is the faster of the 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,16 +32,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = 
         out = F.linear(x, weight, bias)
         return out if add is None else add + out
     if torch.is_grad_enabled() and (x.requires_grad or (add is not None and add.requires_grad)):
-        product: Tensor = _Frozen.apply(x, weight, bias, add)
-        return product
-    return _product(x, weight, bias, add)
+        # Shaped out here: a view that is made inside must not be changed in place, as a ReLU may want to.
+        product: Tensor = _Frozen.apply(_rows(x), weight, bias, None if add is None else _rows(add))
+        return product.view(*x.shape[:-1], -1)
+    return _product(_rows(x), weight, bias, None if add is None else _rows(add)).view(*x.shape[:-1], -1)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`F.gelu(F.linear(x, weight, bias))`: (..., in) → (..., out)."""
     if not _by_onednn(x, weight, bias) or (torch.is_grad_enabled() and x.requires_grad):
         return F.gelu(linear(x, weight, bias))
-    return _product(x, weight, bias, gelu=True)
+    return _product(_rows(x), weight, bias, gelu=True).view(*x.shape[:-1], -1)
 
 
 def inference_on_cpu(x: Tensor) -> bool:
@@ -64,20 +65,22 @@ def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None = None, *, gelu: bool = False
 ) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1])
+    """(N, in) → (N, out)."""
     pointwise: Any = torch.ops.mkldnn._linear_pointwise
     if add is not None:
-        out = pointwise.binary(rows, add.reshape(-1, add.shape[-1]), weight, bias, "add")
-    else:
-        out = pointwise(rows, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
-    return out.view(*x.shape[:-1], -1)
+        return cast(Tensor, pointwise.binary(x, add, weight, bias, "add"))
+    return cast(Tensor, pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else ""))
 
 
 class _Frozen(torch.autograd.Function):
-    """As `linear`. Nothing but the weight is needed for the gradient, so nothing else is kept."""
+    """As `linear`, of rows. Nothing but the weight is needed for the gradient, so nothing else is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, add: Tensor | None) -> Tensor:

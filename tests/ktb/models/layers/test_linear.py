@@ -78,3 +78,16 @@ def test_nothing_is_kept_for_the_gradient() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         linear(x.requires_grad_(), weight, bias, add.requires_grad_())
     assert not kept
+
+
+def test_what_follows_may_change_the_result_in_place() -> None:
+    """As the ReLU does that stands behind a Linear of Swin V2."""
+    x, weight, bias, add = operands()
+    results = []
+    for ours in (True, False):
+        leaf = x.clone().requires_grad_()
+        y = linear(leaf, weight, bias, add) if ours else add + F.linear(leaf, weight, bias)
+        y.relu_()
+        results.append((y, *torch.autograd.grad(y.square().sum(), leaf)))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-4)
