@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ktb.models.layers.linear import inference_on_cpu
 from ktb.models.layers.rows import take_rows
-from ktb.models.layers.window_padded import padded_attention, padded_plan, worth_padding
+from ktb.models.layers.window_padded import padded_attention, padded_plan, region_code, worth_padding
 from ktb.models.layers.wrapped import through
 
 CPU_SCORES = 1 << 18
@@ -90,12 +90,13 @@ def window_attention(attn: WindowAttention, x: Tensor, window: int, shift: int, 
     else:
         plan = constants.get((s, h, w, shift, x.device), lambda: _plan(s, h, w, window, shift, x.device))
         if _alike_costs_less(plan, x, window, shift):
-            dtype = _product_dtype(x)
-            padded = constants.get(
-                (s, h, w, shift, x.device, "padded", attn.scale, dtype),
-                lambda: padded_plan(s, h, w, window, shift, scale=attn.scale, dtype=dtype, device=x.device),
-            )
-            return padded_attention(attn, x, padded, _bias(attn, dtype, constants))
+            key = (s, h, w, shift, x.device, "padded")
+            padded = constants.get(key, lambda: padded_plan(s, h, w, window, shift, x.device))
+            rows = take_rows(x.view(-1, c), padded.tokens, padded.place_of, holes=padded.padding)
+            qkv = through(attn.qkv, rows)
+            code = constants.get((*key, attn.scale, qkv.dtype), lambda: region_code(padded, attn.scale, qkv.dtype))
+            attended = padded_attention(qkv, _bias(attn, qkv.dtype, constants), code, scale=attn.scale)
+            return take_rows(attended, padded.place_of, padded.tokens, unused=padded.padding).view(s, h, w, c)
     qkv = through(attn.qkv, take_rows(x.view(-1, c), plan.keys, plan.key_of, holes=plan.padding))
     kinds = []
     for kind, windows in zip(plan.kinds, qkv.split([k.count * k.keys for k in plan.kinds]), strict=True):
@@ -116,12 +117,6 @@ def _alike_costs_less(plan: _Plan, x: Tensor, window: int, shift: int) -> bool:
     padding = sum(kind.count for kind in plan.kinds) * window * window - len(plan.keys)
     kinds = len(plan.kinds)
     return x.device.type != "cpu" and worth_padding(x.shape[-1], window, shift, kinds=kinds, padding=padding)
-
-
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """What a Linear's result has, under autocast as well."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _bias(attn: WindowAttention, dtype: torch.dtype, constants: Constants) -> Tensor:

@@ -16,11 +16,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
-
-from ktb.models.layers.rows import take_rows
-from ktb.models.layers.wrapped import through
 
 LAUNCH = 1e9
 """Floating-point operations that a large GPU gets done in the time that the host takes to start a kernel (5 µs at 200
@@ -41,13 +37,13 @@ class PaddedPlan:
         tokens: row of the (S·H·W) tokens at each place of the windows; any row where there is padding.
         place_of: place of each token in the windows.
         padding: places that are padding, None where there are none.
-        code: (windows, 1, N, CODE) code of the region of each place, None where every window is one region.
+        regions: (windows, N) number of the region of each place, 0 to 3, None where every window is one region.
     """
 
     tokens: Tensor
     place_of: Tensor
     padding: Tensor | None
-    code: Tensor | None
+    regions: Tensor | None
 
 
 def worth_padding(channels: int, window: int, shift: int, *, kinds: int, padding: int) -> bool:
@@ -67,10 +63,8 @@ def worth_padding(channels: int, window: int, shift: int, *, kinds: int, padding
     return padding * operations <= LAUNCH * saved
 
 
-def padded_plan(
-    s: int, h: int, w: int, window: int, shift: int, *, scale: float, dtype: torch.dtype, device: torch.device
-) -> PaddedPlan:
-    """The plan for S maps of H x W tokens, and for products in `dtype` whose scores are scaled by `scale`."""
+def padded_plan(s: int, h: int, w: int, window: int, shift: int, device: torch.device) -> PaddedPlan:
+    """The plan for S maps of H x W tokens."""
     (y, cut_y), (x, cut_x) = (_axis(size, window, shift) for size in (h, w))
     tokens = y[:, None, :, None] * w + x[:, None, :]  # rows of windows, columns of windows, N
     real = ((y < h)[:, None, :, None] & (x < w)[:, None, :]).expand(s, -1, -1, -1, -1).flatten()
@@ -78,16 +72,14 @@ def padded_plan(
     places = real.nonzero()[:, 0]
     holes = (~real).nonzero()[:, 0]
     place_of = torch.empty_like(places).index_put_((tokens[places],), places)
-    code = None
+    regions = None
     if shift:
-        region = (cut_y[:, None, :, None] * 2 + cut_x[:, None, :]).flatten(0, 1).flatten(1)  # windows of a map, N
-        code = F.one_hot(region, CODE).to(torch.float64) * math.sqrt(APART / scale)
-        code = code.repeat(s, 1, 1)[:, None].to(dtype=dtype, device=device)
+        regions = (cut_y[:, None, :, None] * 2 + cut_x[:, None, :]).flatten(0, 1).flatten(1).repeat(s, 1).to(device)
     return PaddedPlan(
         tokens=tokens.masked_fill(~real, 0).to(device),
         place_of=place_of.to(device),
         padding=holes.to(device) if len(holes) else None,
-        code=code,
+        regions=regions,
     )
 
 
@@ -100,25 +92,36 @@ def _axis(size: int, window: int, shift: int) -> tuple[Tensor, Tensor]:
     return at, cut
 
 
-def padded_attention(attn: WindowAttention, x: Tensor, plan: PaddedPlan, bias: Tensor) -> Tensor:
+def region_code(plan: PaddedPlan, scale: float, dtype: torch.dtype) -> Tensor | None:
+    """What stands beside queries and keys, (windows, 1, N, CODE), None where every window is one region.
+
+    Args:
+        plan: of the windows.
+        scale: of the scores; with it the product of two codes of one region is `APART`, of two regions 0.
+        dtype: of queries and keys.
+    """
+    if plan.regions is None:
+        return None
+    one_hot = plan.regions[:, None, :, None] == torch.arange(CODE, device=plan.regions.device)
+    return one_hot.to(dtype) * math.sqrt(APART / scale)
+
+
+def padded_attention(qkv: Tensor, bias: Tensor, code: Tensor | None, *, scale: float) -> Tensor:
     """Attention within windows.
 
     Args:
-        attn: query, key and value weights.
-        x: normalised tokens (S, H, W, C).
-        plan: of these sizes, and of the precision of the products.
-        bias: relative-position biases (1, heads, N, N), in that precision.
+        qkv: queries, keys and values (windows · N, 3C), those of padding too.
+        bias: relative-position biases (1, heads, N, N), dtype of `qkv`.
+        code: of the windows' regions, as `region_code` gives it.
+        scale: of the scores.
 
     Returns:
-        (S, H, W, C), before the output projection.
+        (windows · N, C), before the output projection; what padding gets has no meaning.
     """
-    s, h, w, c = x.shape
-    rows = take_rows(x.reshape(-1, c), plan.tokens, plan.place_of, holes=plan.padding)
-    qkv = through(attn.qkv, rows).view(-1, bias.shape[-1], 3, attn.num_heads, c // attn.num_heads)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    if plan.code is not None:
-        code = plan.code.expand(-1, attn.num_heads, -1, -1)
+    heads, n = bias.shape[1:3]
+    q, k, v = qkv.view(-1, n, 3, heads, qkv.shape[1] // (3 * heads)).permute(2, 0, 3, 1, 4)
+    if code is not None:
+        code = code.expand(-1, heads, -1, -1)
         q, k = torch.cat([q, code], dim=-1), torch.cat([k, code], dim=-1)
-    out = F.scaled_dot_product_attention(q, k, v, bias, scale=attn.scale)
-    out = out.transpose(1, 2).reshape(-1, c)
-    return take_rows(out, plan.place_of, plan.tokens, unused=plan.padding).view(s, h, w, c)
+    out = F.scaled_dot_product_attention(q, k, v, bias, scale=scale)
+    return out.transpose(1, 2).reshape(len(qkv), -1)

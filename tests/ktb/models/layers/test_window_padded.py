@@ -9,7 +9,7 @@ from ktb.models.backbones.swin import shifted_window_attention
 from ktb.models.layers import window_attention as layer
 from ktb.models.layers.rows import take_rows
 from ktb.models.layers.window_attention import Constants, window_attention
-from ktb.models.layers.window_padded import padded_plan, worth_padding
+from ktb.models.layers.window_padded import padded_plan, region_code, worth_padding
 from tests.ktb.models.layers.test_window_attention import attention
 
 SIZES = [(5, 10), (7, 13), (1, 1), (3, 2), (11, 6), (23, 17)]
@@ -65,20 +65,22 @@ def test_in_lower_precision(dtype: torch.dtype, error: float, forced: list[int])
 @pytest.mark.parametrize("shift", [0, 2])
 def test_every_token_has_one_place(size: tuple[int, int], shift: int) -> None:
     h, w = size
-    plan = padded_plan(2, h, w, 5, shift, scale=0.25, dtype=torch.float64, device=torch.device("cpu"))
+    plan = padded_plan(2, h, w, 5, shift, torch.device("cpu"))
+    code = region_code(plan, 0.25, torch.float64)
     windows = 2 * -(-h // 5) * -(-w // 5)
     assert plan.tokens.shape == (25 * windows,)
     assert torch.equal(plan.tokens[plan.place_of], torch.arange(2 * h * w))
     padding = torch.zeros(0, dtype=torch.long) if plan.padding is None else plan.padding
     assert torch.equal(torch.cat([plan.place_of, padding]).sort().values, torch.arange(25 * windows))
     if shift == 0:
-        assert plan.code is None
+        assert code is None
         return
-    assert plan.code is not None
-    assert plan.code.shape == (windows, 1, 25, 8)
-    apart = 0.25 * plan.code[:, 0] @ plan.code[:, 0].mT
-    assert apart.unique().tolist() == pytest.approx([0, 100])  # every window lies at some border of these maps or not
-    assert torch.allclose(apart[-1].sum(1).unique(), 100.0 * torch.tensor([4, 6, 9], dtype=torch.float64))
+    assert code is not None
+    assert code.shape == (windows, 1, 25, 8)
+    together = 0.25 * code[:, 0] @ code[:, 0].mT
+    assert together.unique().tolist() == pytest.approx([0, 100])
+    # The last window holds both ends of both axes: regions of 3 · 3, 3 · 2, 2 · 3 and 2 · 2 tokens.
+    assert (together[-1].sum(1) / 100).round().unique().tolist() == [4, 6, 9]
 
 
 def test_rows_and_their_gradient() -> None:
