@@ -8,7 +8,8 @@ Sections, in this order; each runs in a process of its own, so that one that fai
 
     correctness   against the published numbers and against a CPU: logits, gradients, 20 steps; every precision; one
                   process of NCCL, CUDA graph, compiler, channels-last; operations that wait for the GPU
-    kernels       the Triton kernel of DSCF's attention against the plain form: results, time, memory
+    kernels       forms of attention against each other, results and time: DSCF's in chunks or by the Triton kernel,
+                  windows of several kinds or padded to one
     speed         images per second, peak memory, share of the card's matrix rate, ours and the published wiring
                   alternating (scripts/bench.py), with the targets of docs/benchmarks.md
     jobs          ktb-train itself: a run that is continued equals one that never stopped, how busy the GPU is, the demo
@@ -40,10 +41,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile
@@ -61,11 +64,13 @@ from ktb.losses.masking import draw_masks  # noqa: E402
 from ktb.losses.pixel import PixelLoss  # noqa: E402
 from ktb.losses.self_teaching import SelfTeachingLoss  # noqa: E402
 from ktb.metrics.counts import ConfusionMatrix, boundary_counts  # noqa: E402
-from ktb.models.backbones.swin import FrozenSwin, SwinArch  # noqa: E402
+from ktb.models.backbones.swin import FrozenSwin, SwinArch, shifted_window_attention  # noqa: E402
 from ktb.models.fusion.dscf import DSCF, point_attention  # noqa: E402
 from ktb.models.graph import CudaGraph  # noqa: E402
-from ktb.models.layers import norm  # noqa: E402
+from ktb.models.layers import norm, window_attention  # noqa: E402
 from ktb.models.layers.sparse_attention import sparse_attention  # noqa: E402
+from ktb.models.layers.sparse_device import SWITCH  # noqa: E402
+from ktb.models.layers.window_attention import Constants  # noqa: E402
 from ktb.models.segmentor import KTBSegmentor  # noqa: E402
 from ktb.weights.checkpoint import load_published  # noqa: E402
 from ktb.weights.naming import from_published, published_names  # noqa: E402
@@ -442,6 +447,84 @@ def triton_times(setup: Setup) -> Iterator[Row]:
                 yield Row(name, chunks / found[best], "× in chunks", beside=f"in chunks {chunks:.3f} ms; {beside} ms")
 
 
+@contextmanager
+def forms(triton: bool, padded: bool) -> Iterator[None]:
+    """DSCF's attention by the Triton kernel or in chunks; windows padded to one kind, or of several kinds."""
+    with (
+        patch.dict(os.environ, {SWITCH: str(int(triton))}),
+        patch.object(window_attention, "_alike_costs_less", lambda *args: padded),
+    ):
+        yield
+
+
+def window_results(setup: Setup) -> Iterator[Row]:
+    for dtype, fast, limit in (
+        (torch.float64, False, 1e-10),
+        (torch.float32, False, 1e-4),
+        (torch.float32, True, 1e-2),
+        (torch.bfloat16, False, 3e-2),
+    ):
+        for padded in (False, True):
+            worst = 0.0
+            for size, shift in itertools.product(((13, 17), (24, 30)), (0, 3)):
+                torch.manual_seed(0)
+                attn = WindowAttention(64, num_heads=2, window_size=6).to(setup.device, torch.float64)
+                attn.requires_grad_(False).relative_position_bias_table.normal_()
+                x, weights = torch.randn(2, 3, *size, 64, device=setup.device, dtype=torch.float64)
+                exact = x.clone().requires_grad_()
+                expected = [shifted_window_attention(attn, exact, 6, shift)]
+                expected += torch.autograd.grad(expected[0], exact, weights)
+                given = x.to(dtype).requires_grad_()
+                with tf32(fast), forms(False, padded):
+                    found = [window_attention.window_attention(attn.to(dtype), given, 6, shift, Constants(9))]
+                    found += torch.autograd.grad(found[0], given, weights.to(dtype))
+                worst = max(worst, *(distance([a], [b]) for a, b in zip(found, expected, strict=True)))
+            kind = str(dtype).removeprefix("torch.") + (" with TF32" if fast else "")
+            name = f"windows {'padded' if padded else 'of several kinds'}: results and gradients, {kind}"
+            yield at_most(name, worst, limit, "relative")
+
+
+def whole_model(
+    setup: Setup, batch: int, *, train: bool, half: bool
+) -> tuple[KTBSegmentor, dict[str, Tensor], Callable[[], None]]:
+    """A model as it is trained or evaluated, its inputs, and a call of forward, or of forward and backward."""
+    arch, head, side = bench.BACKBONES["swin_nano" if setup.tiny else "swin_b"]
+    torch.manual_seed(0)
+    model = KTBSegmentor(FrozenSwin(arch), NAMES, bench.CLASSES, head_dim=head, side_head_dim=side)
+    model.to(setup.device).train(train)
+    images = {m: torch.rand(batch, 3, *setup.size, device=setup.device) for m in NAMES}
+    target = torch.randint(0, bench.CLASSES, (batch, *setup.size), device=setup.device)
+    loss = SelfTeachingLoss()
+
+    def call() -> None:
+        with torch.set_grad_enabled(train), torch.autocast(setup.device.type, torch.bfloat16, enabled=half):
+            out = model(images)
+            if train:
+                loss(out, target)["loss"].backward()
+                model.zero_grad()
+
+    return model, images, call
+
+
+def form_times(setup: Setup) -> Iterator[Row]:
+    """The whole model in each form; which of them become the default is decided by these."""
+    for batch, train, (triton, padded) in itertools.product(
+        (1, 4, 16), (False, True), ((False, False), (False, True), (True, False), (True, True))
+    ):
+        if train != (batch == 4) or (setup.tiny and batch > 1):
+            continue
+        model, images, call = whole_model(setup, batch, train=train, half=not setup.tiny)
+        with forms(triton, padded):
+            ways: dict[str, Callable[[], object]] = {"training" if train else "eager": call}
+            if setup.cuda and not train:
+                ways["CUDA graph"] = partial(CudaGraph(model, images, autocast=torch.bfloat16), images)
+            for way, run in ways.items():
+                seconds = median_seconds(setup, run, 1 if setup.tiny else 10)
+                form = f"{'Triton' if triton else 'chunks'}, {'padded windows' if padded else 'kinds of windows'}"
+                beside = f"{1e3 * seconds:.3f} ms"
+                yield Row(f"model, batch {batch}, {way}: {form}", batch / seconds, "images/s", beside=beside)
+
+
 # --------------------------------------------------------------------------------------------------------------- speed
 
 
@@ -645,22 +728,9 @@ def spans(setup: Setup, call: Callable[[], object]) -> list[Span]:
 
 
 def profiles(setup: Setup) -> Iterator[Row]:
-    arch, head, side = bench.BACKBONES["swin_nano" if setup.tiny else "swin_b"]
-    torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(arch), NAMES, bench.CLASSES, head_dim=head, side_head_dim=side).to(setup.device)
     cases = [(1, False, True), (16, False, True), (4, True, True), (1, False, False), (4, True, False)]
     for batch, train, half in [(1, False, False), (1, True, False)] if setup.tiny else cases:
-        images = {m: torch.rand(batch, 3, *setup.size, device=setup.device) for m in NAMES}
-        target = torch.randint(0, bench.CLASSES, (batch, *setup.size), device=setup.device)
-        model.train(train)
-
-        def call(train: bool = train, half: bool = half, images: Any = images, target: Tensor = target) -> None:
-            with torch.set_grad_enabled(train), torch.autocast(setup.device.type, torch.bfloat16, enabled=half):
-                out = model(images)
-                if train:
-                    SelfTeachingLoss()(out, target)["loss"].backward()
-                    model.zero_grad()
-
+        _, _, call = whole_model(setup, batch, train=train, half=half)
         what = f"{'forward and backward' if train else 'forward'}, batch {batch}, {'bf16' if half else 'fp32'}"
         found = spans(setup, call)
         yield Row(f"kernels: {what}", len(found), "launches")
@@ -690,7 +760,7 @@ SECTIONS: dict[str, tuple[Check, ...]] = {
         Check(one_process_of_many, 15),
         Check(other_forms, 60),
     ),
-    "kernels": (Check(triton_results, 30), Check(triton_times, 40)),
+    "kernels": (Check(window_results, 10), Check(triton_results, 30), Check(form_times, 60), Check(triton_times, 40)),
     "speed": (
         Check(inference_speed, 40),
         Check(training_speed, 30),
