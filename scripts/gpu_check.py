@@ -342,6 +342,10 @@ def work(setup: Setup) -> dict[str, Callable[[], object]]:
     }
 
 
+WAITS = "called a synchronizing CUDA operation"
+"""PyTorch's words."""
+
+
 def waiting(setup: Setup) -> Iterator[Row]:
     """Operations for which the host waits, by PyTorch's own count."""
     for name, call in work(setup).items():
@@ -355,7 +359,7 @@ def waiting(setup: Setup) -> Iterator[Row]:
             finally:
                 if setup.cuda:
                     torch.cuda.set_sync_debug_mode("default")
-        waits = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+        waits = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if WAITS in str(w.message)]
         where = ", ".join(f"{n} × {place}" for place, n in Counter(waits).most_common(3))
         yield at_most(f"waits of a {name}", len(waits), 1, "operations", where)
 
@@ -576,8 +580,9 @@ def training_speed(setup: Setup) -> Iterator[Row]:
 
 def training_memory(setup: Setup) -> Iterator[Row]:
     """A step on large images, ours alone: the published wiring may not fit."""
-    precisions = ("fp32",) if setup.tiny else ("bf16", "fp32")
-    for recompute, precision in itertools.product((False, True), precisions):
+    # The one that may not fit comes last.
+    cases = [("bf16", False), ("bf16", True), ("fp32", True), ("fp32", False)]
+    for precision, recompute in cases[2:] if setup.tiny else cases:
         step = large_step(setup, recompute=recompute, half=precision == "bf16")
         step()  # the optimiser's state is made
         if setup.cuda:

@@ -30,6 +30,9 @@ from ktb.models.layers.wrapped import through
 CPU_SCORES = 1 << 18
 """Attention scores held at a time on a CPU without gradients: what its caches hold."""
 
+NO_LAUNCHES = ("cpu", "meta")
+"""Devices that start no kernels; on "meta" operations are counted, and those for padding are no part of the model."""
+
 _T = TypeVar("_T")  # of a constant
 
 
@@ -116,7 +119,7 @@ def _alike_costs_less(plan: _Plan, x: Tensor, window: int, shift: int) -> bool:
     """Whether one call for windows that are all padded to the same is the faster form."""
     padding = sum(kind.count for kind in plan.kinds) * window * window - len(plan.keys)
     kinds = len(plan.kinds)
-    return x.device.type != "cpu" and worth_padding(x.shape[-1], window, shift, kinds=kinds, padding=padding)
+    return x.device.type not in NO_LAUNCHES and worth_padding(x.shape[-1], window, shift, kinds=kinds, padding=padding)
 
 
 def _bias(attn: WindowAttention, dtype: torch.dtype, constants: Constants) -> Tensor:
