@@ -75,7 +75,7 @@ def padded(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, -w % multiple, 0, -h % multiple)) if h % multiple or w % multiple else images
 
 
-class Normalisation:
+class Normalisation(nn.Module):
     """From ImageNet's statistics, which RGB arrives with, to those that a backbone's weights were trained with.
 
     Args:
@@ -85,16 +85,22 @@ class Normalisation:
         ConfigError: other than three numbers, or a deviation that is not positive.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ConfigError(f"mean and std must be three numbers each, std above 0, got {list(mean)}, {list(std)}")
-        self.scale = [s0 / s1 for s0, s1 in zip(IMAGENET_DEFAULT_STD, std, strict=True)]
-        self.shift = [(m0 - m1) / s1 for m0, m1, s1 in zip(IMAGENET_DEFAULT_MEAN, mean, std, strict=True)]
-        self.needed = self.scale != [1.0] * 3 or self.shift != [0.0] * 3
+        scale = [s0 / s1 for s0, s1 in zip(IMAGENET_DEFAULT_STD, std, strict=True)]
+        shift = [(m0 - m1) / s1 for m0, m1, s1 in zip(IMAGENET_DEFAULT_MEAN, mean, std, strict=True)]
+        self.needed = scale != [1.0] * 3 or shift != [0.0] * 3
+        # Buffers, not numbers: a GPU would have to wait for them at every call.
+        self.register_buffer("scale", torch.tensor(scale).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", torch.tensor(shift).view(3, 1, 1), persistent=False)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), before they are padded: padding is zero, as in the training of the weights."""
         if not self.needed:
             return images
-        scale, shift = (images.new_tensor(v)[:, None, None] for v in (self.scale, self.shift))
-        return torch.addcmul(shift, images, scale)
+        return torch.addcmul(self.shift.to(images.dtype), images, self.scale.to(images.dtype))

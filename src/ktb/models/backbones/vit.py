@@ -21,6 +21,7 @@ from ktb.errors import ConfigError, first_line
 from ktb.models.backbones.base import Backbone, Tokens
 from ktb.models.backbones.entry import Entry, Normalisation, padded
 from ktb.models.backbones.timm_model import create, example, intermediates, normalisation_of, refuse_difference, taps_of
+from ktb.models.layers.window_attention import Constants
 from ktb.models.peft.base import Adapt
 
 GROUPS = 4
@@ -90,6 +91,9 @@ class ViT(Backbone):
         self.strides = tuple(self.patch / scale for scale in SCALES)
         self.prompt_channels = (width,) * GROUPS
         self.adapter_channels = tuple((width,) * len(self.blocks(i)) for i in range(GROUPS))
+        rope = getattr(model, "rope", None)
+        if rope is not None and not list(rope.parameters()) and not getattr(rope, "aug_active", False):
+            rope.get_embed = _Kept(rope)
         training = self.training
         self.eval()
         images = example(2 * self.patch, 4 * self.patch, next(self.parameters()).device)
@@ -159,7 +163,7 @@ class ViT(Backbone):
         rope = getattr(self.model, "rope", None)
         if rope is None:
             return [None] * (end - start)
-        made = rope.get_embed(shape=(h, w))
+        made = rope.get_embed(shape=[h, w])
         mixed = getattr(self.model, "rope_mixed", False)
         return list(made[start:end]) if mixed else [made] * (end - start)
 
@@ -170,6 +174,20 @@ class ViT(Backbone):
     def necks(self) -> nn.ModuleList:
         width = self.channels[-1]
         return nn.ModuleList(Neck(width, c, scale) for c, scale in zip(self.channels, SCALES, strict=True))
+
+
+class _Kept:
+    """Called instead of a rotary embedding's `get_embed`: made once per size. timm makes them on the CPU, which a GPU
+    would wait for in every group of blocks. Not for embeddings that are learned, or drawn while training."""
+
+    def __init__(self, rope: nn.Module) -> None:
+        self.rope, self.made = rope, Constants(32)
+
+    def __call__(self, shape: Sequence[int], **given: Any) -> Tensor:
+        buffer = next(self.rope.buffers(), None)
+        key = (*shape, None if buffer is None else (buffer.device, buffer.dtype), *given.items())
+        make = partial(cast(Any, type(self.rope)).get_embed, self.rope, shape=list(shape), **given)
+        return self.made.get(key, make)
 
 
 def is_plain(model: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import pickle
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from ktb.models.backbones.any_timm import AnyTimm
 from tests.ktb.models.backbones.members import ALL, COMPILED, FEW, VITS, beside, features, member
+from tests.ktb.models.test_device import Watch, pretended_gpu
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -134,6 +136,21 @@ def test_it_compiles_without_a_break_and_exports(name: str) -> None:
     for found in (compiled, exported):
         for a, b in zip(found, expected, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "tf_efficientnet_lite0", "pvt_v2_b0", "vit_small_patch16_dinov3"])
+def test_a_gpu_need_not_wait(name: str) -> None:
+    """No tensor of a later pass is on the CPU, and no value is read."""
+    model = Whole(name).train()
+    with pretended_gpu():
+        tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+        state = {k: torch.empty(v.shape, dtype=v.dtype, device="cuda") for k, v in tensors}
+        images = torch.empty(2, 3, 64, 96, device="cuda")
+        torch.func.functional_call(model, state, (images,))  # what is kept per size is made in the first pass
+        with Watch("cuda") as watch:
+            found = torch.func.functional_call(model, state, (images,))
+    assert all(x.device.type == "cuda" for x in found)
+    assert watch.kernels
 
 
 @pytest.mark.parametrize("name", FEW)

@@ -110,3 +110,23 @@ def test_a_model_that_does_not_fit_is_refused_in_one_line(name: str, message: st
         ViT(name)
     assert "\n" not in str(refusal.value)
     assert name in str(refusal.value)
+
+
+def test_rotary_embeddings_are_made_once_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are not learned."""
+    for name, sizes in (
+        ("vit_small_patch16_dinov3", [(4, 4), (4, 6)]),
+        ("vit_small_patch16_rope_mixed_224", [(4, 4)] * 10 + [(4, 6)] * 5 + [(4, 4)] * 5),
+    ):
+        backbone: Any = member(name)
+        family = type(backbone.model.rope)
+        made = []
+
+        def count(self: Any, shape: Any, theirs: Any = family.get_embed, made: list[Any] = made) -> Any:
+            made.append(tuple(shape))
+            return theirs(self, shape=shape)
+
+        monkeypatch.setattr(family, "get_embed", count)
+        for size in ((64, 64), (64, 64), (64, 96), (64, 64)):
+            features(backbone, torch.randn(1, 3, *size))
+        assert made == sizes
