@@ -275,7 +275,7 @@ def _interposed(module: nn.Module, seen: Seen) -> list[_Block]:
             if layouts is None or layouts[0] != layouts[1]:
                 break
             given, made = seen.shapes[block][0]
-            if any(True for _ in block.parameters()):
+            if any(p.dim() > 1 for p in block.parameters()):  # more than a norm or an activation
                 found.append(_Block(block, layouts, made[_channel_axis(layouts[1])], beside=given == made))
         else:
             return found

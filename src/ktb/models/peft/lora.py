@@ -111,7 +111,7 @@ def candidates(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, layer in block.named_modules():
         ungrouped = type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros"
         if type(layer) is nn.Linear or ungrouped:
-            yield name, layer
+            yield name or "layer", layer  # a block may be a convolution itself, as in VGG
 
 
 class LoRA(Peft):

@@ -121,6 +121,13 @@ def test_efficientnet_begins_at_stride_4_and_keeps_its_widths() -> None:
     assert len(backbone.state_dict()) == 288
 
 
+def test_norms_and_activations_between_blocks_are_no_blocks() -> None:
+    backbone = member("densenet121")
+    assert [[type(block).__name__ for block in backbone.blocks(i)] for i in range(4)] == [
+        ["DenseBlock"], ["Conv2d", "DenseBlock"], ["Conv2d", "DenseBlock"], ["Conv2d", "DenseBlock"],
+    ]  # fmt: skip
+
+
 def test_stochastic_depth_follows_the_mode() -> None:
     backbone = member("convnext_atto", drop_path=0.9)
     images = torch.randn(4, 3, 64, 64)

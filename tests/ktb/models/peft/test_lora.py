@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.backbones import swin
+from ktb.models.backbones.pyramid import Pyramid
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.layers.forms import plain_forms
 from ktb.models.peft.lora import LoRA, LoRAConv2d, LoRALinear, LowRank, attach
@@ -215,3 +216,13 @@ def test_settings_that_cannot_work() -> None:
         lora(Timm("convnext_atto"), layers=["qkv", "fc1"])
     with pytest.raises(ValueError, match="LoRA has no layer to stand beside"):
         lora(Timm("convnext_atto"), layers=[])
+
+
+def test_a_block_may_be_a_convolution_itself() -> None:
+    """As between the dense blocks of DenseNet."""
+    backbone = Pyramid("densenet121", options={"block_config": [1, 1, 1, 1], "growth_rate": 8})
+    lora = LoRA(("rgb",), backbone)
+    assert list(cast(nn.ModuleDict, cast(nn.ModuleList, lora.lora[1])[0])) == ["layer"]
+    tokens = backbone.enter(1, backbone.stage(0, backbone.embed(torch.randn(1, 3, 32, 32))))
+    backbone.stage(1, tokens).map.square().mean().backward()
+    assert all(p.grad is not None for p in cast(nn.ModuleList, lora.lora[1]).parameters())
