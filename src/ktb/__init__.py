@@ -10,15 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ktb.jobs.predictor import Predictor
     from ktb.models.segmentor import SegOutput
     from ktb.weights.checkpoint import KTBSegmentor, load_model, load_published
 
     __version__: str
 
-__all__ = ["KTBSegmentor", "SegOutput", "__version__", "load_model", "load_published"]
+__all__ = ["KTBSegmentor", "Predictor", "SegOutput", "__version__", "load_model", "load_published"]
 
 _HOMES = {
     "KTBSegmentor": "ktb.weights.checkpoint",
+    "Predictor": "ktb.jobs.predictor",
     "SegOutput": "ktb.models.segmentor",
     "load_model": "ktb.weights.checkpoint",
     "load_published": "ktb.weights.checkpoint",

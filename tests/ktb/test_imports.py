@@ -170,7 +170,8 @@ def test_importing_ktb_is_quick_and_its_names_load_on_use() -> None:
     code = (
         "import sys, time; start = time.perf_counter(); import ktb; seconds = time.perf_counter() - start;"
         "assert not {'torch', 'hydra', 'lightning', 'timm'} & set(sys.modules);"
-        "assert {'KTBSegmentor', 'SegOutput', 'load_published', 'load_model', '__version__'} <= set(dir(ktb));"
+        "assert {'KTBSegmentor', 'Predictor', 'SegOutput', 'load_published', 'load_model'} <= set(dir(ktb));"
+        "assert '__version__' in dir(ktb);"
         "assert ktb.SegOutput.__module__ == 'ktb.models.segmentor';"
         "assert {ktb.KTBSegmentor.__module__, ktb.load_published.__module__, ktb.load_model.__module__} == "
         "{'ktb.weights.checkpoint'};"

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from ktb.cli.arguments import HelpFormatter, Subparsers, config_dirs, home, positive
-from ktb.cli.composing import checked
 from ktb.cli.progress import COLUMNS, FAILED_FILES, make_folder, watch
 from ktb.data.tools.parallel import parallel
 from ktb.errors import ConfigError, DataError
@@ -181,6 +180,7 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 def _data(overrides: Sequence[str], config_dir: Path | None) -> RGBXDataModule:
     """The DataModule that ktb-train would build from the same settings."""
+    from ktb.config.checked import checked
     from ktb.config.overrides import at_home, quoted_paths
     from ktb.jobs.build import build_data
 

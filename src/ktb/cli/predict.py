@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktb.cli.arguments import HelpFormatter, config_dirs, home, positive
-from ktb.cli.composing import checked
 from ktb.cli.run import run_command
-from ktb.errors import ConfigError, did_you_mean, first_line
+from ktb.errors import ConfigError, did_you_mean
 from ktb.io import expanded
 
 if TYPE_CHECKING:
-    import torch
-
     from ktb.data.label_size import LabelSizes
     from ktb.data.module import RGBXDataModule
     from ktb.models.segmentor import KTBSegmentor
@@ -153,10 +150,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     from ktb.predict.folder import FolderPredictor, claimed, predict_folder
     from ktb.predict.outputs import Outputs
     from ktb.predict.pairing import plan, plan_csv
-    from ktb.predict.predictor import Predictor
+    from ktb.predict.reading import PictureReader
+    from ktb.predict.tiled_model import TiledModel, device_called
 
     sources = _sources(arguments)
-    device = _device(arguments.device)
+    device = device_called(arguments.device, f"--device {arguments.device}")
     file, settings, data, model = _open(arguments)
     names = [m.name for m in data.modalities]
     for name in sources:
@@ -170,21 +168,21 @@ def _predict(arguments: argparse.Namespace) -> int:
     else:
         pictures, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
         given = list(sources)
-    work = FolderPredictor(
-        Predictor(
-            model.to(device).eval(),
-            data,
-            short_side=data.short_side if arguments.short_side is None else arguments.short_side or None,
-            tile=arguments.tile,
-            overlap=arguments.overlap,
-            device=device,
-        ),
-        Outputs(arguments.out, data.spec, arguments.write, arguments.legend),
-        settings,
+    tiled = TiledModel(
+        model.to(device).eval(),
+        data,
+        short_side=data.short_side if arguments.short_side is None else arguments.short_side or None,
+        tile=arguments.tile,
+        overlap=arguments.overlap,
+        device=device,
+    )
+    reader = PictureReader(
+        tiled,
         training={} if arguments.force else known(model.about.get("values")),
         max_pixels=arguments.max_pixels,
         label_sizes=_label_sizes(arguments, file, data, model, given[0]),
     )
+    work = FolderPredictor(reader, Outputs(arguments.out, data.spec, arguments.write, arguments.legend), settings)
     print(f"{file}: {' + '.join(names)}, {data.spec.num_classes} classes of {data.spec.name}, on {device}")
     for name in names:
         if name not in given:
@@ -232,36 +230,13 @@ def _label_sizes(
     return sizes
 
 
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: cannot be used here ({first_line(error)})") from None
-    return device
-
-
 def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXDataModule, KTBSegmentor]:
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
-    from ktb.config.overrides import as_override, at_home, quoted_paths
-    from ktb.config.saved import inherit
-    from ktb.jobs.saved_model import open_checkpoint
+    from ktb.jobs.saved_model import open_for_pictures
     from ktb.weights.files import find_checkpoint
 
     file = find_checkpoint(arguments.checkpoint)
-    extra = config_dirs(arguments.config_dir)
-    overrides = quoted_paths(at_home(arguments.overrides))
-    given = [as_override("checkpoint", str(file)), *overrides]
-    cfg = checked("eval", inherit(given, extra), extra)
-    cfg, data, model = open_checkpoint(file, cfg, overrides)
-    # Where the data set lies and how its training is fed says nothing about how a file is read.
-    ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
-    settings = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}
-    return file, settings, data, model
+    return file, *open_for_pictures(file, arguments.overrides, config_dirs(arguments.config_dir))
 
 
 if __name__ == "__main__":

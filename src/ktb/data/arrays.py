@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,3 +18,23 @@ Label = NDArray[Any]
 """(H, W) class ids: uint8, or uint16 where there are more than 255 classes."""
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """An array in the place of a file: what a program has in memory is read as if it came from the disk.
+
+    Args:
+        name: what messages call it, where they name the path of a file.
+        array: (H, W) or (H, W, C), as the sensor gives it; it is never changed.
+    """
+
+    name: str
+    array: Array
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | InMemory
+"""What a reader of images takes for each file of a sample."""

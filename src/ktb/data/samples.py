@@ -10,14 +10,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.arrays import Array, Label, Size
+from ktb.data.arrays import Array, Label, Size, Source
 from ktb.data.readers.image import Reading
 from ktb.data.readers.label import label_type
 from ktb.data.resizing import SAME_SIZE, Resizing
 from ktb.data.spec import IGNORE
 from ktb.errors import DataError
 
-Reader = Callable[[Sequence[Path]], Reading]
+Reader = Callable[[Sequence[Source]], Reading]
 """How the files of one modality of one sample become an image: `ImageReader`, or a data set's own function."""
 
 
@@ -149,7 +149,7 @@ class FileSamples:
 
 
 def read_images(
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Source]],
     readers: Mapping[str, Reader],
     *,
     like: tuple[Size, str] | None = None,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ktb.data.arrays import Source
 from ktb.data.module import RGBXDataModule
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.image import ImageReader, Reading
@@ -70,7 +70,7 @@ def sizes(read: Reading) -> Sizes:
     return Sizes(grid[valid[::step, ::step]].ravel(), float(valid.mean()), small)
 
 
-def read_measured(reader: Reader, paths: Sequence[Path]) -> tuple[Reading, Reading]:
+def read_measured(reader: Reader, paths: Sequence[Source]) -> tuple[Reading, Reading]:
     """What a file holds before normalisation, and what `reader` makes of it; the file is read once.
 
     Args:

@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ktb.config.overrides import overridden
-from ktb.config.saved import merge_saved
+from ktb.config.checked import checked
+from ktb.config.overrides import as_override, at_home, overridden, quoted_paths
+from ktb.config.saved import inherit, merge_saved
 from ktb.data.label_size import known
 from ktb.data.module import RGBXDataModule
 from ktb.errors import CheckpointError, first_line
@@ -77,6 +78,30 @@ def open_checkpoint(
         remedy="",
     )
     return cfg, data, model
+
+
+def open_for_pictures(
+    file: Path, settings: Sequence[str], folders: Sequence[Path]
+) -> tuple[dict[str, str], RGBXDataModule, KTBSegmentor]:
+    """The model of a checkpoint, and the data set as which the user's own pictures are read.
+
+    Args:
+        file: the checkpoint.
+        settings: of ktb-eval, as the user wrote them.
+        folders: further config folders of the user (--config-dir).
+
+    Returns:
+        the settings of the data set that decide how a file is read, the DataModule, and the model.
+
+    Raises:
+        KTBError: a setting is wrong, or the checkpoint cannot be used with them.
+    """
+    overrides = quoted_paths(at_home(settings))
+    cfg = checked("eval", inherit([as_override("checkpoint", str(file)), *overrides], folders), folders)
+    cfg, data, model = open_checkpoint(file, cfg, overrides)
+    # Where the data set lies and how its training is fed says nothing about how a file is read.
+    ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
+    return {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}, data, model
 
 
 def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:

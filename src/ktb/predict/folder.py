@@ -14,32 +14,23 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ktb import __version__
-from ktb.data.arrays import Size
-from ktb.data.augment import resize
 from ktb.data.dataset import say_converted
 from ktb.data.files import similar
-from ktb.data.label_size import LabelSizes
-from ktb.data.pictures import RGBImage
-from ktb.data.readers.decode import pixel_limit
-from ktb.data.readers.image import Reading
 from ktb.data.readers.png import png_text
-from ktb.data.samples import Reader, read_images
 from ktb.data.tools.parallel import Outcome
-from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.errors import ConfigError, DataError, KTBError, NotFiniteError, is_out_of_gpu_memory, is_out_of_memory
 from ktb.io import atomic_file, locked
-from ktb.predict.outputs import OUTPUTS, STAMP, Mask, Outputs, confidence_of, probability_bytes, stamp_of
+from ktb.predict.outputs import OUTPUTS, STAMP, Mask, Outputs, confidence_of, probabilities_of, stamp_of
 from ktb.predict.pairing import PictureFiles
-from ktb.predict.predictor import Predictor
+from ktb.predict.reading import PictureReader, ReadPicture, UnlikeTraining
 from ktb.weights.states import fingerprint
 
 MANIFEST = "predict.json"
@@ -51,27 +42,17 @@ _hash = partial(hashlib.blake2b, digest_size=16)
 
 @dataclass
 class LoadedPicture:
-    """A picture as the model takes it.
+    """A picture that has been read, and whose results it will be.
 
     Args:
         picture: its files.
         stamp: of the model, the settings and its files.
-        inputs: modality → (1, C, h, w) as stored.
-        size: (height, width) of the picture itself.
-        backdrop: (H, W, 3), what the overlay lies over; None: no overlay is written.
-        converted: as in `RawSample`.
+        read: as the model takes it.
     """
 
     picture: PictureFiles
     stamp: str
-    inputs: dict[str, Tensor]
-    size: Size
-    backdrop: RGBImage | None
-    converted: dict[str, str]
-
-
-class UnlikeTraining(DataError):
-    """A picture whose values are far outside of what the model was trained on: most likely another unit."""
+    read: ReadPicture
 
 
 @dataclass(frozen=True)
@@ -84,27 +65,19 @@ class FolderPredictor:
     """From the files of a picture to its masks in a folder.
 
     Args:
-        predictor: the model and how it is applied.
+        reader: how pictures are read, and the model that they are read for.
         outputs: what is written, and where.
         settings: what else decides the outputs, for the stamp (the data set's configuration).
-        training: modality → how large its values were in training; pictures far outside are refused. Empty: none is.
-        max_pixels: larger pictures are refused; None: as the data set has it.
-        label_sizes: modality → how large labels were in training, where it resized pictures to their label. Empty:
-            pictures are left at their own size.
     """
 
-    predictor: Predictor
+    reader: PictureReader
     outputs: Outputs
     settings: Mapping[str, Any]
-    training: Mapping[str, Magnitude] = field(default_factory=dict)
-    max_pixels: int | None = None
-    label_sizes: LabelSizes = field(default_factory=LabelSizes)
 
     def __post_init__(self) -> None:
-        data = self.predictor.data
-        self._most = data.max_pixels if self.max_pixels is None else self.max_pixels
-        self._readers = data.readers()
-        self._model_sha256 = fingerprint(self.predictor.model)
+        self.model = self.reader.model
+        data = self.model.data
+        self._model_sha256 = fingerprint(self.model.model)
         facts = {
             "version": __version__,
             "model": self._model_sha256,
@@ -113,9 +86,9 @@ class FolderPredictor:
             "classes": [data.spec.classes, data.spec.palette],
             "write": sorted(self.outputs.write),
             "options": [
-                self.outputs.legend, self.predictor.short_side, self.predictor.tile, self.predictor.overlap,
+                self.outputs.legend, self.model.short_side, self.model.tile, self.model.overlap,
             ],
-            **({"label_sizes": self.label_sizes} if self.label_sizes else {}),
+            **({"label_sizes": self.reader.label_sizes} if self.reader.label_sizes else {}),
         }  # fmt: skip
         self._settings_digest = _hash(json.dumps(facts, default=str).encode()).hexdigest()
 
@@ -125,16 +98,16 @@ class FolderPredictor:
         Args:
             checkpoint: the file of the model.
         """
-        spec = self.predictor.data.spec
+        spec = self.model.data.spec
         return {
             STAMP: 1,
             "checkpoint": str(checkpoint.absolute()),
             "model_sha256": self._model_sha256,
             "dataset": spec.name,
-            "modalities": list(self.predictor.modalities),
-            "short_side": self.predictor.short_side,
-            "tile": self.predictor.tile,
-            "overlap": self.predictor.overlap,
+            "modalities": list(self.model.modalities),
+            "short_side": self.model.short_side,
+            "tile": self.model.tile,
+            "overlap": self.model.overlap,
             "written": ["index", *(name for name in OUTPUTS if name in self.outputs.write)],
             "classes": [
                 {"id": i, "name": name, "colour": list(colour)}
@@ -165,8 +138,8 @@ class FolderPredictor:
                         f"{target}: is there already and was not written by ktb-predict; move it away, or choose "
                         "another --out"
                     )
-            with pixel_limit(self._most):
-                return self._read(picture, stamp)
+            read = self.reader(picture.files, picture.name, backdrop="overlay" in self.outputs.write)
+            return LoadedPicture(picture, stamp, read)
         except UnlikeTraining as error:
             return _Unlike(index, "failed", str(error))
         except KTBError as error:
@@ -188,52 +161,6 @@ class FolderPredictor:
                     raise DataError(f"{path}: no such file{similar(path)}") from None
         return json.dumps({"settings": self._settings_digest, "sources": sources})
 
-    def _read(self, picture: PictureFiles, stamp: str) -> LoadedPicture:
-        modalities = self.predictor.modalities
-        files = {name: picture.files[name] for name in modalities if name in picture.files}
-        odd: list[str] = []
-        readers = {
-            name: self._comparing(name, reader, odd) if name in self.training else reader
-            for name, reader in self._readers.items()
-            if name in files
-        }
-        images, valid, converted, stored = read_images(
-            files, readers, resizing=self.predictor.data.resizing, without_label=self.label_sizes
-        )
-        first = next(iter(images.values()))
-        resized = (first.shape[0], first.shape[1])
-        # The result has the picture's own size, not that of a label.
-        leading = min(files, key=lambda name: name in self.predictor.data.resizing.modalities)
-        size = stored.get(leading, resized)
-        height, width = self.predictor.input_size(resized)
-        if (height, width) != size and height * width > self._most:
-            raise DataError(
-                f"{picture.first}: {size[1]} x {size[0]} pixels would become {width} x {height} for"
-                f" the model; expected at most {self._most} pixels: use --short-side native, or "
-                f"--max-pixels {height * width}"
-            )
-        if odd:
-            raise UnlikeTraining(odd[0])
-        shown = images
-        if size != resized:
-            shown = {name: resize(readers[name](paths).image, size) for name, paths in files.items()}
-        backdrop = self.outputs.backdrop(shown, modalities)
-        images = {name: images[name] for name in files}
-        inputs = self.predictor.inputs(images, valid, picture.name)
-        return LoadedPicture(picture, stamp, inputs, size, backdrop, converted)
-
-    def _comparing(self, name: str, reader: Reader, odd: list[str]) -> Reader:
-        """`reader`, which appends to `odd` what of its pictures is far outside of the training."""
-
-        def read(paths: Sequence[Path]) -> Reading:
-            measured, result = read_measured(reader, paths)
-            text = unlike(sizes(measured), self.training[name], reader, self.predictor.modalities[name])
-            if text is not None:
-                odd.append(f"{paths[0]}: {name} {text}; {REMEDY}, or go on with --force")
-            return result
-
-        return read
-
     def segment(self, loaded: LoadedPicture) -> Mask | Outcome:
         """Run the model; probabilities, which may be too many for the memory, are written on the way.
 
@@ -243,19 +170,19 @@ class FolderPredictor:
         Returns:
             The mask; or that it failed, and why.
         """
-        picture, size = loaded.picture, loaded.size
+        picture, size = loaded.picture, loaded.read.size
         index = self.outputs.path(picture.name, "index")
         confidence = np.empty(size, np.uint8) if "confidence" in self.outputs.write else None
-        mask = Mask(np.empty(size, self.predictor.id_type), confidence)
+        mask = Mask(np.empty(size, self.model.id_type), confidence)
         try:
-            classes = self.predictor.model.num_classes
+            classes = self.model.model.num_classes
             with self.outputs.probabilities(picture.name, size, classes, loaded.stamp) as file:
-                for band in self.predictor.bands(loaded.inputs, size):
+                for band in self.model.bands(loaded.read.inputs, size):
                     mask.ids[band.rows] = band.ids
                     if mask.confidence is not None:
                         mask.confidence[band.rows] = confidence_of(band.logits)
                     if file is not None:
-                        file.write(probability_bytes(band.logits))
+                        file.write(probabilities_of(band.logits).tobytes())
         except OSError as error:  # of the probabilities' file
             return _unwritable(index, error)
         except NotFiniteError as error:
@@ -267,7 +194,7 @@ class FolderPredictor:
                 index,
                 "failed",
                 f"{picture.first}: {size[1]} x {size[0]} pixels need more memory than there is; use a "
-                f"--tile below {self.predictor.tile}",
+                f"--tile below {self.model.tile}",
             )
         return mask
 
@@ -283,7 +210,7 @@ class FolderPredictor:
         """
         name = loaded.picture.name
         try:
-            return Outcome(self.outputs.save(name, mask, loaded.backdrop, loaded.stamp), "written")
+            return Outcome(self.outputs.save(name, mask, loaded.read.backdrop, loaded.stamp), "written")
         except OSError as error:
             return _unwritable(self.outputs.path(name, "index"), error)
 
@@ -327,10 +254,10 @@ def predict_folder(
                     yield loaded
                     continue
                 alike = True
-                if loaded.converted:
-                    say_converted(loaded.converted, "")
+                if loaded.read.converted:
+                    say_converted(loaded.read.converted, "")
                 mask = work.segment(loaded)
-                loaded.inputs.clear()  # what waits to be written needs them no more
+                loaded.read.inputs.clear()  # what waits to be written needs them no more
                 if isinstance(mask, Outcome):
                     yield mask
                     continue

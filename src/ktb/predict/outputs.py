@@ -81,21 +81,6 @@ class Outputs:
         """All files of the picture `name`."""
         return [self.path(name, output) for output in ("index", *self.write)]
 
-    def backdrop(self, images: Mapping[str, Array], modalities: Mapping[str, ModalitySpec]) -> RGBImage | None:
-        """What the overlay lies over: RGB, or the first modality made visible; None where no overlay is written.
-
-        Args:
-            images: modality → (H, W, C), as in `RawSample`.
-            modalities: what is known of them, by name.
-        """
-        if "overlay" not in self.write:
-            return None
-        name = "rgb" if "rgb" in images else next(iter(images))
-        if name == "rgb" and images[name].dtype == np.uint8:
-            return images[name]
-        stored = torch.from_numpy(images[name]).movedim(-1, 0)
-        return to_picture(stored, replace(modalities[name], validity=False))
-
     @contextmanager
     def probabilities(self, name: str, size: Size, classes: int, stamp: str) -> Iterator[IO[bytes] | None]:
         """The file for the class probabilities of a picture, which may be too many for the memory.
@@ -133,7 +118,10 @@ class Outputs:
         if "colour" in self.write:
             self._save(self._coloured(mask.ids), name, "colour", stamp)
         if picture is not None:
-            self._save(self._overlay(picture, mask.ids), name, "overlay", stamp)
+            image = Image.fromarray(overlay_of(picture, mask.ids, self.spec))
+            if self.legend:
+                image = self._with_legend(image, np.flatnonzero(np.bincount(mask.ids.ravel())))
+            self._save(image, name, "overlay", stamp)
         if mask.confidence is not None:
             self._save(Image.fromarray(mask.confidence), name, "confidence", stamp)
         return self._save(Image.fromarray(mask.ids), name, "index", stamp)
@@ -154,17 +142,6 @@ class Outputs:
         colour = Image.fromarray(ids).convert("P")
         colour.putpalette(palette.ravel().tolist())
         return colour
-
-    def _overlay(self, picture: RGBImage, ids: NDArray[Any]) -> Image.Image:
-        """The classes' colours over the picture; drawn in bands, as it takes many times the picture's memory."""
-        result = np.empty_like(picture)
-        for start in range(0, len(ids), _OVERLAY_ROWS):
-            above = max(start - 1, 0)  # the row before, for the line between it and the first
-            rows = slice(above, start + _OVERLAY_ROWS)
-            band = overlay(picture[rows], ids[rows], self.spec.palette)
-            result[start : start + _OVERLAY_ROWS] = band[start - above :]
-        image = Image.fromarray(result)
-        return self._with_legend(image, np.flatnonzero(np.bincount(ids.ravel()))) if self.legend else image
 
     def _with_legend(self, image: Image.Image, classes: NDArray[np.intp]) -> Image.Image:
         """`image` with the names of `classes` on white below it, in as many lines as they need."""
@@ -190,17 +167,59 @@ class Outputs:
         return sheet
 
 
+def backdrop_of(images: Mapping[str, Array], modalities: Mapping[str, ModalitySpec]) -> RGBImage:
+    """What an overlay lies over: RGB, or the first modality made visible.
+
+    Args:
+        images: modality → (H, W, C), as in `RawSample`.
+        modalities: what is known of them, by name.
+
+    Returns:
+        (H, W, 3).
+    """
+    name = "rgb" if "rgb" in images else next(iter(images))
+    if name == "rgb" and images[name].dtype == np.uint8:
+        return images[name]
+    stored = torch.from_numpy(np.require(images[name], requirements="W")).movedim(-1, 0)
+    return to_picture(stored, replace(modalities[name], validity=False))
+
+
+def overlay_of(picture: RGBImage, ids: NDArray[Any], spec: DatasetSpec) -> RGBImage:
+    """The classes' colours over a picture; drawn in bands, as it takes many times the picture's memory.
+
+    Args:
+        picture: (H, W, 3).
+        ids: (H, W) class ids.
+        spec: colours of the classes.
+
+    Returns:
+        (H, W, 3).
+    """
+    result = np.empty_like(picture)
+    for start in range(0, len(ids), _OVERLAY_ROWS):
+        above = max(start - 1, 0)  # the row before, for the line between it and the first
+        rows = slice(above, start + _OVERLAY_ROWS)
+        band = overlay(picture[rows], ids[rows], spec.palette)
+        result[start : start + _OVERLAY_ROWS] = band[start - above :]
+    return result
+
+
+def greatest_probability(logits: Tensor) -> Tensor:
+    """(K, H, W) logits → (H, W) the greatest class probability."""
+    return (logits - logits.amax(0)).exp().sum(0).reciprocal()
+
+
 def confidence_of(logits: Tensor) -> Bytes:
     """(K, H, W) logits → (H, W) the greatest class probability, 255 for 1."""
-    greatest = (logits - logits.amax(0)).exp().sum(0).reciprocal()
-    values: Bytes = (255 * greatest).round().to(torch.uint8).cpu().numpy()
+    values: Bytes = (255 * greatest_probability(logits)).round().to(torch.uint8).cpu().numpy()
     return values
 
 
-def probability_bytes(logits: Tensor) -> bytes:
-    """(K, H, W) logits → class probabilities (H, W, K) float16 in C order."""
+def probabilities_of(logits: Tensor) -> NDArray[np.float16]:
+    """(K, H, W) logits → class probabilities (H, W, K) in C order."""
     share = logits.softmax(0).permute(1, 2, 0).to(torch.float16)
-    return share.contiguous().cpu().numpy().tobytes()
+    values: NDArray[np.float16] = share.contiguous().cpu().numpy()
+    return values
 
 
 @contextmanager

@@ -238,6 +238,6 @@ def test_a_command_imports_next_to_nothing_before_it_can_be_interrupted(command:
     bare = subprocess.run(script("import sys; print(*sys.modules)"), capture_output=True, text=True, check=True)
     assert site <= set(bare.stdout.split())  # what the installation's .pth files import
     assert {name for name in foreign if name.startswith("ktb")} <= {
-        "ktb", "ktb.cli", "ktb.cli.arguments", "ktb.cli.composing", "ktb.cli.run", "ktb.errors", "ktb.io",
+        "ktb", "ktb.cli", "ktb.cli.arguments", "ktb.cli.run", "ktb.errors", "ktb.io",
         MAINS[command].split()[1],
     }  # fmt: skip

@@ -108,7 +108,7 @@ def too_few(root: Path) -> None:
     [
         (truncated, "RGB/1.jpg", "JPEG cut short after", "no end marker", "copy or download it again"),
         (zero_bytes, "HHA/2.jpg", "empty (0 bytes)", "", "copy or download it again"),
-        (sixteen_bit, "RGB/1.jpg", "holds uint16 values", "expected uint8", "convert the file"),
+        (sixteen_bit, "RGB/1.jpg", "holds uint16 values", "expected uint8", "convert it"),
         (colours_for_ids, "Label/0.png", "so it holds colours", "expected one channel of class ids",
          "convert it, or tell the data set how its colours"),
         (other_size, "HHA/1.jpg", "depth is 24 x 20 pixels", "label", "resize the wrong one"),

@@ -22,7 +22,8 @@ from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.folder import FolderPredictor, LoadedPicture
 from ktb.predict.outputs import Outputs
 from ktb.predict.pairing import PictureFiles
-from ktb.predict.predictor import Predictor
+from ktb.predict.reading import PictureReader
+from ktb.predict.tiled_model import TiledModel
 from tests.ktb.data.test_label_size import data_set
 from tests.ktb.jobs.test_train import configured
 
@@ -38,16 +39,15 @@ def test_pictures_are_resized_to_the_size_of_labels_as_in_training(tmp_path: Pat
     expected = data.dataset("val")[0]["inputs"]
     sizes = LabelSizes(rgb=LabelSize(scale=0.5), depth=LabelSize(scale=1.0))
     model = cast(KTBSegmentor, torch.nn.Identity())
-    work = FolderPredictor(
-        Predictor(model, data, short_side=short_side), Outputs(tmp_path / "out", data.spec), {}, label_sizes=sizes
-    )
+    reader = PictureReader(TiledModel(model, data, short_side=short_side), label_sizes=sizes)
+    work = FolderPredictor(reader, Outputs(tmp_path / "out", data.spec), {})
     files = {m: (tmp_path / "val" / m / "0.png",) for m in ("rgb", "depth")}
     loaded = work.load(PictureFiles("0", files), overwrite=False)
     assert isinstance(loaded, LoadedPicture), loaded
     for name, x in expected.items():
-        assert torch.equal(loaded.inputs[name][0], x), name
-    assert loaded.size == (40, 60)
-    np.testing.assert_array_equal(loaded.backdrop, rgb)
+        assert torch.equal(loaded.read.inputs[name][0], x), name
+    assert loaded.read.size == (40, 60)
+    np.testing.assert_array_equal(loaded.read.backdrop, rgb)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +73,12 @@ def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, t
     samples = data._samples[data.spec.report_split]
     assert isinstance(samples, FileSamples)
     files = {m: tuple(samples.root / f for f in samples.entries[0].files[m]) for m in expected}
-    predictor = Predictor(cast(KTBSegmentor, torch.nn.Identity()), data, short_side=data.short_side)
-    work = FolderPredictor(predictor, Outputs(tmp_path, data.spec), {})
+    model = TiledModel(cast(KTBSegmentor, torch.nn.Identity()), data, short_side=data.short_side)
+    work = FolderPredictor(PictureReader(model), Outputs(tmp_path, data.spec), {})
     loaded = work.load(PictureFiles("x", files), overwrite=False)
     assert isinstance(loaded, LoadedPicture), loaded
     for modality, x in expected.items():
-        found = loaded.inputs[modality][0]
+        found = loaded.read.inputs[modality][0]
         if name == "mcubes":  # training drops a margin at the left, and evaluates on a square
             y, left = ((n - min(x.shape[-2:])) // 2 for n in (found.shape[-2], found.shape[-1] - MARGIN))
             found = found[:, y : y + x.shape[-2], MARGIN + left : MARGIN + left + x.shape[-1]]
@@ -99,7 +99,7 @@ def test_the_checkpoint_says_how_large_labels_were_or_a_line_says_that_it_does_n
     monkeypatch.setattr(predict_cli, "_open", lambda arguments: (Path("x.ckpt"), {}, data, model))
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(
-        Predictor,
+        TiledModel,
         "input_size",
         lambda self, size: seen.append(size) or size,  # type: ignore[func-returns-value]
     )

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
-from ktb.data.arrays import Array
+from ktb.data.arrays import Array, InMemory, Source
 from ktb.data.files import read_bytes
 from ktb.data.readers import png
 from ktb.errors import DataError, first_line
@@ -48,14 +48,15 @@ def pixel_limit(pixels: int) -> Iterator[None]:
         _limit.reset(token)
 
 
-def decode(path: Path, *, expand_palette: bool = False, lossless: bool = False, data: bytes | None = None) -> Array:
-    """One image file → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
+def decode(path: Source, *, expand_palette: bool = False, lossless: bool = False, data: bytes | None = None) -> Array:
+    """One image → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
 
     PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG, NPY of numbers in shape (H, W)
     or (H, W, C). A picture with an EXIF orientation is turned the way every viewer shows it, so H and W are those a
     person sees.
 
     Args:
+        path: the file; or an array in its place, which is checked and given back as an NPY file of it would be.
         expand_palette: palette PNGs as RGB instead of as indices.
         lossless: refuse JPEG, as it must be for labels.
         data: the file's content, where it has been read already.
@@ -64,6 +65,8 @@ def decode(path: Path, *, expand_palette: bool = False, lossless: bool = False, 
         DataError: missing, empty, cut short, damaged, more pixels than `MAX_PIXELS` (or `pixel_limit`), or none of
             these formats.
     """
+    if isinstance(path, InMemory):
+        return _checked(path)
     data = read_bytes(path) if data is None else data
     if data.startswith(png.SIGNATURE):
         return _decode_png(path, data, expand_palette)
@@ -287,6 +290,21 @@ def _decode_npy(path: Path, data: bytes) -> Array:
     if dtype.kind == "b":
         return array.astype(np.uint8)
     return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _checked(frame: InMemory) -> Array:
+    """An array in the place of a file, in a form that the rest of the code takes."""
+    array = frame.array
+    if array.dtype.kind not in "buif":
+        raise DataError(f"{frame}: holds values of type {array.dtype}; expected numbers")
+    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] > min(array.shape[:2])):
+        raise DataError(f"{frame}: has the shape {array.shape}; expected (height, width) or (height, width, channels)")
+    height, width = array.shape[:2]
+    if height * width > _limit.get():
+        raise DataError(f"{frame}: has {width} x {height} pixels; expected at most {_limit.get()}: raise max_pixels")
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 def _check_pixels(path: Path, width: int, height: int) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.arrays import Array, Mask
+from ktb.data.arrays import Array, Mask, Source
 from ktb.data.readers.decode import channels_in_words, decode
 from ktb.data.readers.holes import fill_holes
 from ktb.data.readers.plane import plane_residual
@@ -84,10 +83,10 @@ class ImageReader:
         if not 0 <= low < high <= 100:
             raise ConfigError(f"percentiles are {low}, {high}; expected 0 <= low < high <= 100")
 
-    def __call__(self, paths: Sequence[Path]) -> Reading:
+    def __call__(self, paths: Sequence[Source]) -> Reading:
         return self.finish(paths, self.measure(paths))
 
-    def measure(self, paths: Sequence[Path]) -> Reading:
+    def measure(self, paths: Sequence[Source]) -> Reading:
         """Values in the unit of the result, before they are rounded to its type, normalised or filled.
 
         Args:
@@ -104,18 +103,18 @@ class ImageReader:
             if max(self.pick) >= image.shape[2]:
                 raise DataError(
                     f"{paths[0]}: has {found}, expected at least {max(self.pick) + 1} to take "
-                    f"channels {list(self.pick)} from; correct the modality's pick or convert the file"
+                    f"channels {list(self.pick)} from; correct the modality's pick or convert it"
                 )
             image = np.ascontiguousarray(image[..., self.pick])
             found = channels_in_words(image.shape[2])
         if self.channels is not None and image.shape[2] != self.channels:
             raise DataError(
-                f"{paths[0]}: has {found}, expected {self.channels}; convert the file, or correct "
+                f"{paths[0]}: has {found}, expected {self.channels}; convert it, or correct "
                 "the modality's channels (or pick some of them)"
             )
         return Reading(image, self._valid(paths[0], image), read[0][1])
 
-    def finish(self, paths: Sequence[Path], measured: Reading) -> Reading:
+    def finish(self, paths: Sequence[Source], measured: Reading) -> Reading:
         """What `measure` gave → the result: normalised or rounded to its type, holes filled or masked.
 
         Args:
@@ -135,7 +134,7 @@ class ImageReader:
             return Reading(fill_holes(image, valid), None, converted)
         return Reading(image, valid, converted)
 
-    def _read(self, path: Path) -> tuple[Array, str]:
+    def _read(self, path: Source) -> tuple[Array, str]:
         image, converted = decode(path, expand_palette=True), ""
         image = image[..., None] if image.ndim == 2 else image
         if self.colour:
@@ -149,12 +148,12 @@ class ImageReader:
             return image.astype(np.float32), converted
         if image.dtype != self.dtype:
             raise DataError(
-                f"{path}: holds {image.dtype} values, expected {self.dtype}; convert the file, or correct the "
+                f"{path}: holds {image.dtype} values, expected {self.dtype}; convert it, or correct the "
                 "modality's dtype and scale"
             )
         return image, converted
 
-    def _valid(self, path: Path, image: Array) -> Mask | None:
+    def _valid(self, path: Source, image: Array) -> Mask | None:
         if image.dtype == np.float32:
             finite = np.isfinite(image)
             if not finite.all() and not (self.hole_value is not None and np.isnan(self.hole_value)):
@@ -167,7 +166,7 @@ class ImageReader:
                 return _all_channels(finite)
         return None if self.hole_value is None else _all_channels(image != self.hole_value)
 
-    def _normalised(self, path: Path, image: Array, valid: Mask | None) -> NDArray[np.float32]:
+    def _normalised(self, path: Source, image: Array, valid: Mask | None) -> NDArray[np.float32]:
         values = image.astype(np.float32)
         if valid is not None and not valid.any():
             return np.zeros_like(values)
@@ -210,7 +209,7 @@ def as_grey(image: Array) -> Array:
     return np.ascontiguousarray(image[..., :1]) if (colours == colours[..., :1]).all() else image
 
 
-def _stack(paths: Sequence[Path], parts: Sequence[Array]) -> Array:
+def _stack(paths: Sequence[Source], parts: Sequence[Array]) -> Array:
     for path, part in zip(paths, parts, strict=True):
         if part.shape[:2] != parts[0].shape[:2]:
             raise DataError(

@@ -15,6 +15,7 @@ from typing import Literal, Unpack, get_args
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
+from ktb.data.arrays import Source
 from ktb.data.files import similar
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import decode
@@ -173,7 +174,7 @@ def _chosen(key: str, names: Sequence[str] | None, known: Sequence[str]) -> tupl
     return tuple(name for name in known if name in names)
 
 
-def read_rendering(paths: Sequence[Path]) -> Reading:
+def read_rendering(paths: Sequence[Source]) -> Reading:
     """A rendered picture with 1, 3 or 4 channels as RGB: grey is taken three times, alpha is left out.
 
     Returns:

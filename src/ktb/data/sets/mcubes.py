@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import cv2
 import numpy as np
 
-from ktb.data.arrays import Array, Label, Size
+from ktb.data.arrays import Array, Label, Size, Source
 from ktb.data.augment import A, RandomResizedCrop, TrainTransform, Transform, resize, resize_nearest
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
@@ -136,7 +136,7 @@ class MCubeSDataModule(RGBXDataModule):
 READ_RGB = ImageReader(channels=3, units={"uint16": 1 / 257}, colour=True)  # some copies of the data set hold 16 bits
 
 
-def _read_unnormalised_rgb(paths: Sequence[Path]) -> Reading:
+def _read_unnormalised_rgb(paths: Sequence[Source]) -> Reading:
     """RGB as float32 such that the usual normalisation, `(stored / 255 - mean) / std`, gives RGB / 255."""
     mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
     return Reading(READ_RGB(paths).image * std + 255 * mean)
@@ -146,7 +146,7 @@ def _read_unnormalised_rgb(paths: Sequence[Path]) -> Reading:
 class _WithoutMargin:
     read: Reader
 
-    def __call__(self, paths: Sequence[Path]) -> Reading:
+    def __call__(self, paths: Sequence[Source]) -> Reading:
         image, valid, converted = self.read(paths)
         return Reading(_cut(image, paths[0]), None if valid is None else _cut(valid, paths[0]), converted)
 
@@ -177,7 +177,7 @@ class _WithoutNIR:
         return np.where((mask > 0).any(axis=2), np.uint8(IGNORE), label)
 
 
-def _cut(image: Array, path: Path) -> Array:
+def _cut(image: Array, path: Source) -> Array:
     if image.shape[1] <= MARGIN:
         raise DataError(
             f"{path}: is {image.shape[1]} pixels wide; expected more than the {MARGIN} that are dropped at the left "

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
+from ktb.data.arrays import Source
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader, Reading
@@ -99,7 +100,7 @@ class MFNetDataModule(RGBXDataModule):
         return FileSamples(self.root, list(entries.values()), readers, label)
 
 
-def _read_thermal(paths: Sequence[Path]) -> Reading:
+def _read_thermal(paths: Sequence[Source]) -> Reading:
     rgba = ImageReader()(paths).image.shape[2] == 4
     return (RGBA_READERS if rgba else READERS)["thermal"](paths)
 

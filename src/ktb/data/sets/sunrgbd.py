@@ -12,6 +12,7 @@ from typing import Unpack
 
 import numpy as np
 
+from ktb.data.arrays import Source
 from ktb.data.lists import ListLine, read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import decode
@@ -89,7 +90,7 @@ def _entry(tree: Tree, path: Path, line: ListLine) -> Entry:
     return Entry(str(PurePosixPath(rgb).with_suffix("")), {"rgb": (rgb,), "depth": (depth,)}, label)
 
 
-def read_depth(paths: Sequence[Path]) -> Reading:
+def read_depth(paths: Sequence[Source]) -> Reading:
     """Depth (H, W, 1) uint8; of 16-bit files the high byte, which is what the published 8-bit reader sees.
 
     Raises:
@@ -101,7 +102,7 @@ def read_depth(paths: Sequence[Path]) -> Reading:
     if image.ndim == 3 or image.dtype not in (np.uint8, np.uint16):
         raise DataError(
             f"{paths[0]}: holds {image.dtype} values of shape {image.shape}; expected depth as 8 or 16-bit grey PNG: "
-            "convert the file"
+            "convert it"
         )
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)

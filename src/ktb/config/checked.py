@@ -1,15 +1,19 @@
-"""The checked configuration that an argparse command reads its key=value arguments into."""
+"""A command's configuration with the user's settings, composed and checked, for commands and programs that are not
+Hydra's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
+from ktb.config.checks import check
+from ktb.config.compose import compose
+from ktb.config.mistakes import mistake
+from ktb.config.modality import settle
+from ktb.config.overrides import overridden
 from ktb.errors import ConfigError
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 
 def checked(config_name: str, overrides: Sequence[str], folders: Sequence[Path]) -> DictConfig:
@@ -23,12 +27,6 @@ def checked(config_name: str, overrides: Sequence[str], folders: Sequence[Path])
     Raises:
         ConfigError: a setting that there is not, or a value that cannot work.
     """
-    from ktb.config.checks import check
-    from ktb.config.compose import compose
-    from ktb.config.mistakes import mistake
-    from ktb.config.modality import settle
-    from ktb.config.overrides import overridden
-
     if text := mistake(config_name, overrides, folders):
         raise ConfigError(text)
     cfg = compose(config_name, overrides, folders)

@@ -18,7 +18,7 @@ from ktb.data.module import RGBXDataModule
 from ktb.data.samples import RawSample
 from ktb.data.spec import ModalitySpec, normalize
 from ktb.engine.inference import BAND_VALUES, most_likely, sliding_bands
-from ktb.errors import NotFiniteError
+from ktb.errors import ConfigError, NotFiniteError, first_line
 from ktb.models.segmentor import KTBSegmentor
 
 
@@ -37,7 +37,7 @@ class Band(NamedTuple):
 
 
 @dataclass
-class Predictor:
+class TiledModel:
     """A model and how it is applied to pictures of any size.
 
     Args:
@@ -47,6 +47,7 @@ class Predictor:
         tile: pictures with more than 2·tile² pixels (after resizing) are cut into tiles of this side.
         overlap: share of a tile's side that neighbours have in common at least.
         device: where the model is.
+        bf16: compute in bfloat16 where PyTorch's autocast does.
     """
 
     model: KTBSegmentor
@@ -55,6 +56,7 @@ class Predictor:
     tile: int = 768
     overlap: float = 0.25
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    bf16: bool = False
 
     def __post_init__(self) -> None:
         self.modalities: Mapping[str, ModalitySpec] = {m.name: m for m in self.data.modalities}
@@ -106,7 +108,9 @@ class Predictor:
 
         def logits(tile: dict[str, Tensor]) -> Tensor:
             on_device = {name: x.to(self.device) for name, x in tile.items()}
-            return self.model(normalize(on_device, modalities), side=False).logits
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                found = self.model(normalize(on_device, modalities), side=False).logits
+            return found.float() if self.bf16 else found
 
         stored = torch.int32 if self.id_type == np.uint16 else torch.uint8
         for row, band in sliding_bands(logits, inputs, size, window=window, overlap=self.overlap):
@@ -114,8 +118,8 @@ class Predictor:
                 ids, answered = most_likely(part[None])
                 if not answered:
                     raise NotFiniteError(
-                        "the model's answer is not finite; look for extreme values in the picture's files, and whether "
-                        "they have the unit of the training data"
+                        "the model's answer is not finite; look for extreme values in the picture, and whether they "
+                        "have the unit of the training data"
                     )
                 found = ids[0].to(stored).cpu().numpy().astype(self.id_type, copy=False)
                 yield Band(slice(start, start + part.shape[1]), found, part)
@@ -124,6 +128,26 @@ class Predictor:
     def id_type(self) -> type[np.uint8] | type[np.uint16]:
         """The type of class ids."""
         return np.uint16 if self.data.spec.num_classes > 256 else np.uint8
+
+
+def device_called(name: str, setting: str) -> torch.device:
+    """The device of this name; "auto" is a GPU where there is one.
+
+    Args:
+        name: cpu, cuda, cuda:1, mps or auto.
+        setting: the setting as the user wrote it, for the message.
+
+    Raises:
+        ConfigError: there is none, or it cannot be used.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"{setting}: cannot be used here ({first_line(error)})") from None
+    return device
 
 
 def _chunks(row: int, band: Tensor) -> Iterator[tuple[int, Tensor]]:

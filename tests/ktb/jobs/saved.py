@@ -1,0 +1,125 @@
+"""Untrained models saved as bundles, for every data set and treatment of a sensor, and what lies in their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ktb.data.module import RGBXDataModule
+from ktb.data.samples import FileSamples
+from ktb.data.tools.fixtures import FIXTURES, make_fixture
+from ktb.jobs.build import build_data, build_model
+from ktb.jobs.facts import provenance
+from ktb.weights.bundle import save_bundle
+from ktb.weights.states import fingerprint
+from tests.ktb.jobs.test_train import configured
+
+FIXTURE_CASES = [
+    ("nyu", "tabs", "eval_size=[64,48]"),
+    ("nyu", "tabs", "depth_source=depth"),  # metres, with holes
+    ("sunrgbd", "16bit", "eval_size=64"),
+    ("mfnet", "folders", "eval_size=40"),
+    ("mfnet", "rgba", "eval_size=40"),
+    ("pst900", "folders", "thermal_source=thermal_raw"),
+    ("pst900", "folders", "eval_size=null"),
+    ("mcubes", "16bit", "eval_size=null"),
+    ("mcubes", "16bit", "unnormalised_rgb_in_eval=true"),
+    ("deliver", "folders", "eval_size=64"),
+    ("deliver", "folders", "depth_source=depth"),
+]
+"""Data set, layout of its fixture, a setting."""
+_STREAMS = {"mcubes": "[rgb,aolp,dolp,nir]", "deliver": "[rgb,depth,event,lidar]", "pst900": "[rgb,thermal,depth]"}
+
+_HOLES = "hole_value: 0, dtype: uint16"
+OWN_CASES = {
+    "fill": f"{_HOLES}, holes: fill, scale: 5000",
+    "validity": f"{_HOLES}, holes: validity, scale: 5000, mean: [0.4, 0.0], std: [0.25, 1.0]",
+    "zero": f"{_HOLES}, scale: 5000, mean: 0.4",
+    "plane": f"{_HOLES}, holes: fill, normalise: plane, plane_range: 800",
+    "plane with holes": f"{_HOLES}, normalise: plane, plane_range: 800",
+    "percentile": f"{_HOLES}, normalise: percentile, percentiles: [5, 90]",
+    "percentile with validity": f"{_HOLES}, holes: validity, normalise: percentile",
+    "float": "dtype: float32, hole_value: nan, holes: fill, scale: 5, mean: 0.3, std: 0.5",
+    "float plane": "dtype: float32, hole_value: nan, holes: validity, normalise: plane, plane_range: 0.8",
+    "bytes": "dtype: uint8, hole_value: 0, holes: fill",
+    "bytes with holes": "dtype: uint8, hole_value: 0",
+    "picked": "channels: 2, pick: [2, 0], mean: [0.5, 0.4], std: [0.2, 0.3]",
+}
+"""Settings of the modality x of a data set of the user's own."""
+
+
+def own_data(root: Path, x: str, more: str = "") -> list[str]:
+    """Settings of a data set of RGB and x, which is written; its pictures have 45 x 60 pixels."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:45, 0:60]
+    for i in range(2):
+        rgb = cv2.resize(rng.integers(0, 255, (6, 8, 3)).astype(np.uint8), (60, 45), interpolation=cv2.INTER_LINEAR)
+        depth = 900 + 40 * rows + 5 * columns + rng.normal(0, 30, rows.shape)
+        depth[12:22, 20 + i : 33] -= 500
+        hole = rng.random(rows.shape) < 0.1
+        hole[30:40, 40:52] = True
+        if "float32" in x:
+            stored = np.where(hole, np.nan, depth / 1000).astype(np.float32)
+        elif "uint16" in x:
+            stored = np.where(hole, 0, depth).astype(np.uint16)
+        elif "pick" in x:
+            stored = rgb[::-1]
+        else:
+            stored = np.where(hole, 0, depth / 16).astype(np.uint8)
+        for folder, array in (("rgb", rgb), ("x", stored), ("label", (rgb[..., 0] > 128).astype(np.uint8))):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            if array.dtype == np.float32:
+                np.save(root / folder / f"{i}.npy", array)
+            else:
+                Image.fromarray(array).save(root / folder / f"{i}.png")
+    suffix = "npy" if "float32" in x else "png"
+    return [
+        "dataset=folder", f"dataset.root={root}", "dataset.classes=[a,b,c]", "dataset.splits={train: 0.5, val: 0.5}",
+        f"dataset.modalities={{rgb: {{files: 'rgb/*.png'}}, x: {{files: 'x/*.{suffix}', {x}}}}}",
+        "dataset.label={files: 'label/*.png'}", *([more] if more else []),
+    ]  # fmt: skip
+
+
+def fixture_data(root: Path, name: str, layout: str, setting: str) -> list[str]:
+    """Settings of a data set whose fixture is written; its pictures have 40 x 56 pixels, or a little more."""
+    make_fixture(name, root, layout=layout, counts=dict.fromkeys(FIXTURES[name][2], 2), size=(40, 56))
+    streams = _STREAMS.get(name)
+    more = [f"modality.streams={streams}"] if streams else []
+    small = [] if "eval_size" in setting else ["dataset.eval_size=64"]  # the data set's own would take long
+    return [f"dataset={name}", f"dataset.root={root}", f"dataset.{setting}", *small, *more]
+
+
+def save(folder: Path, settings: list[str]) -> RGBXDataModule:
+    """Write the bundle of an untrained swin_nano for a data set; the data set."""
+    cfg = configured("train", [*settings, "backbone=swin_nano", "dataset.num_workers=0", "run_dir=unused"])
+    data = build_data(cfg)
+    model = build_model(cfg, data, side_heads=False).eval()
+    model.about = provenance(cfg, data, fingerprint(model.backbone))
+    save_bundle(model, folder, run_config=model.about["config"])
+    return data
+
+
+def files_of_first(data: RGBXDataModule) -> dict[str, tuple[Path, ...]]:
+    """Modality → the files of the first sample of the split that is reported on."""
+    samples = data.dataset(data.spec.report_split).samples
+    assert isinstance(samples, FileSamples)
+    files = samples.entries[0].files
+    return {m.name: tuple(samples.root / f for f in files[m.name]) for m in data.modalities}
+
+
+def array_in(file: Path) -> np.ndarray:
+    """What a sensor would have given a program: read without ktb, RGB in this order."""
+    if file.suffix == ".npy":
+        return np.load(file)
+    image: Any = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    return image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
+
+
+def arrays_in(files: dict[str, tuple[Path, ...]]) -> dict[str, Any]:
+    """The same for every modality, a tuple where it is stored in several files."""
+    read = {m: tuple(map(array_in, paths)) for m, paths in files.items()}
+    return {m: parts if len(parts) > 1 else parts[0] for m, parts in read.items()}
