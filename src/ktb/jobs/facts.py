@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ktb.data import label_size, values
 from ktb.data.module import RGBXDataModule
+from ktb.data.preparation import preparation
 from ktb.engine.inference import describe
 from ktb.jobs.build import plain, without
 from ktb.jobs.measure import peak_memory
@@ -97,6 +98,7 @@ def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, 
         "classes": list(data.spec.classes),
         "palette": [list(colour) for colour in data.spec.palette],
         "modalities": [asdict(m) for m in data.modalities],
+        "preparation": preparation(data),
         "values": values.measure(data, "train"),
         "label_size": label_size.measure(data, "train"),
         "backbone": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ktb.data.steps import in_words
 from ktb.models.segmentor import KTBSegmentor
 
 if TYPE_CHECKING:
@@ -58,14 +59,21 @@ def model_card(model: KTBSegmentor, about: Mapping[str, Any], name: str, size: i
         model_name=name,
         eval_results=_hub_results(about) or None,
     )
+    streams = ", ".join(f"{m!r}: {m}" for m in model.modalities)
+    weights = ', weights="FILE"' if needs_file else ""
+    predictor = ""
+    if "config" in about:  # without its run's configuration it has to be told its data set
+        call = f'Predictor("{name}"{weights})({{{streams}}})'
+        predictor = f", Predictor\n\nmask = {call}  # arrays as the sensors give them; (H, W) class ids"
     text = _TEXT.format(
         name=name,
         facts=_table(("", ""), facts),
         scores=_scores(about),
         base=_base_weights(base, whole=whole),
-        inputs=_normalisation(about),
-        weights=', weights="FILE"' if needs_file else "",
-        streams=", ".join(f"{m!r}: {m}" for m in model.modalities),
+        inputs=_inputs(about),
+        weights=weights,
+        predictor=predictor,
+        streams=streams,
         eval_base=" backbone.weights=FILE" if needs_file else "",
         info_base=" --base FILE" if needs_file else "",
     )
@@ -90,10 +98,10 @@ RGB+X semantic segmentation with "Keep the Balance" (CVPR 2025): a frozen Swin s
 ## How to load
 
 ```python
-from ktb import KTBSegmentor
+from ktb import KTBSegmentor{predictor}
 
 model = KTBSegmentor.from_pretrained("{name}"{weights})  # this folder, or OWNER/NAME on the hub
-out = model({{{streams}}})  # each (B, C, H, W), normalised
+out = model({{{streams}}})  # each (B, C, H, W), prepared as in training
 out.logits  # (B, K, H, W)
 ```
 
@@ -159,7 +167,25 @@ def _base_weights(base: Mapping[str, Any], *, whole: bool) -> str:
     )
 
 
+def _inputs(about: Mapping[str, Any]) -> str:
+    """How a program without ktb prepares what the network takes."""
+    stated = about.get("preparation")
+    if not isinstance(stated, Mapping) or not stated:
+        return _normalisation(about)
+    parts = [
+        f"**{name}**\n\n" + "\n".join(f"{i}. {in_words(step)}" for i, step in enumerate(steps, 1))
+        for name, steps in stated.items()
+    ]
+    return (
+        "\n## Inputs\n\n`ktb.Predictor` takes arrays as the sensors give them. Without it, each modality is "
+        "prepared by these steps, in this order; config.json has them with all digits, under `preparation`.\n\n"
+        + "\n\n".join(parts)
+        + "\n"
+    )
+
+
 def _normalisation(about: Mapping[str, Any]) -> str:
+    """The same as far as a checkpoint of an earlier version knows it."""
     rows = [
         (m.get("name"), m.get("channels"), m.get("scale"), m.get("mean"), m.get("std"))
         for m in about.get("modalities") or ()
@@ -168,7 +194,11 @@ def _normalisation(about: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     head = ("modality", "channels", "divide stored values by", "subtract", "divide by")
-    return f"\n## Inputs\n\n{_table(head, rows)}\n"
+    return (
+        f"\n## Inputs\n\n{_table(head, rows)}\n\nHow holes are treated, whether a plane is taken out, and the size "
+        "that pictures are resized to were not recorded with this model: `ktb.Predictor` prepares arrays as in "
+        "training.\n"
+    )
 
 
 def _classes(model: KTBSegmentor, about: Mapping[str, Any]) -> str:

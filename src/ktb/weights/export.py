@@ -208,7 +208,7 @@ def _metadata(model: KTBSegmentor, size: tuple[int, int], *, dynamic: bool) -> d
         "inputs": {m: {"channels": c} for m, c in model.config["modalities"].items()},
         "size": height_width,
         "num_classes": model.num_classes,
-        **{k: about[k] for k in ("dataset", "classes", "palette", "modalities") if k in about},
+        **{k: about[k] for k in ("dataset", "classes", "palette", "modalities", "preparation") if k in about},
     }
 
 

@@ -50,13 +50,24 @@ def test_the_text_says_what_is_needed(model: KTBSegmentor) -> None:
         "field: day, split test; whole image, scored at the label's own size.",
         "| mIoU, % | 43.21 |",
         'model = KTBSegmentor.from_pretrained("shipped", weights="FILE")  # this folder, or OWNER/NAME on the hub',
-        "out = model({'rgb': rgb, 'no': no})  # each (B, C, H, W), normalised",
+        "out = model({'rgb': rgb, 'no': no})  # each (B, C, H, W), prepared as in training",
         "ktb-eval checkpoint=shipped dataset.root=DIR backbone.weights=FILE",
         "| rgb | 3 | 255.0 | [0.5] | [0.2] |",
     ):
         assert line in text.splitlines(), line
     assert "`abc123`" in text
     assert "mean accuracy" not in text  # there was none
+    assert "How holes are treated" in text  # this model does not know
+
+
+def test_it_says_how_arrays_are_prepared_and_how_ktb_is_called_with_them(model: KTBSegmentor) -> None:
+    steps = {"rgb": [{"do": "divide", "by": 255.0}, {"do": "zero holes"}]}
+    text = model_card(model, {**ABOUT, "preparation": steps, "config": ""}, "shipped", 1, whole=True)
+    assert "**rgb**\n\n1. Divide by 255.\n2. Set holes to 0.\n" in text
+    assert "How holes are treated" not in text
+    line = "mask = Predictor(\"shipped\")({'rgb': rgb, 'no': no})  # arrays as the sensors give them; (H, W) class ids"
+    assert line in text.splitlines()
+    assert "Predictor(" not in model_card(model, {**ABOUT, "preparation": steps}, "shipped", 1, whole=True)
 
 
 def test_without_a_history_it_says_so(model: KTBSegmentor) -> None:

@@ -88,10 +88,12 @@ print(json.dumps([differences, session.get_modelmeta().custom_metadata_map["ktb"
 @pytest.mark.parametrize("size", [(45, 67), (32, 64)])  # the second leaves maps of one pixel
 def test_a_fixed_size_may_be_any(tmp_path: Path, size: tuple[int, int]) -> None:
     model, file = small((1, 1, 1, 1)), tmp_path / "model.pt2"
+    model.about["preparation"] = {"rgb": [{"do": "divide", "by": 255.0}]}
     export(model, file, size, dynamic=False)
     extra = {METADATA: ""}
     loaded = torch.export.load(file, extra_files=extra).module(check_guards=False)
     assert json.loads(extra[METADATA])["size"] == list(size)
+    assert json.loads(extra[METADATA])["preparation"] == model.about["preparation"]
     x = inputs(model, *size)
     with torch.no_grad():
         expected = model(x).logits

@@ -13,6 +13,7 @@ from ktb.data.arrays import Array, Mask, Source
 from ktb.data.readers.decode import channels_in_words, decode
 from ktb.data.readers.holes import fill_holes
 from ktb.data.readers.plane import plane_residual
+from ktb.data.steps import Step
 from ktb.errors import ConfigError, DataError
 
 DType = Literal["uint8", "uint16", "float32"]
@@ -133,6 +134,31 @@ class ImageReader:
         if self.holes == "fill":
             return Reading(fill_holes(image, valid), None, converted)
         return Reading(image, valid, converted)
+
+    def steps(self) -> list[Step]:
+        """What is done to the arrays in its files, in this order, see `ktb.data.preparation`."""
+        whole = self.dtype != "float32"
+        factors: dict[str, float] = {self.dtype: 1.0} if whole else {}
+        factors.update(self.units)
+        steps: list[Step] = [{"do": "take", "factors": factors, "others": not whole}]
+        if self.colour:
+            steps.append({"do": "channels", "how": "colour"})
+        elif self.channels == 1 and self.pick is None:
+            steps.append({"do": "channels", "how": "one"})
+        if self.pick is not None:
+            steps.append({"do": "pick", "channels": list(self.pick)})
+        if self.hole_value is not None:
+            steps.append({"do": "find holes", "value": "nan" if np.isnan(self.hole_value) else self.hole_value})
+        if self.normalise == "plane":
+            steps.append({"do": "plane", "range": self.plane_range})
+        elif self.normalise == "percentile":
+            low, high = self.percentiles
+            steps.append({"do": "percentiles", "low": low, "high": high, "every": 1 if self.hole_value is None else 4})
+        elif whole and any(factor != 1 for factor in factors.values()):
+            steps.append({"do": "round", "type": self.dtype})
+        if self.holes == "fill":
+            steps.append({"do": "fill holes", "round": whole and self.normalise == "fixed"})
+        return steps
 
     def _read(self, path: Source) -> tuple[Array, str]:
         image, converted = decode(path, expand_palette=True), ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack, get_args
 
@@ -24,6 +25,7 @@ from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
+from ktb.data.steps import Step
 from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError, did_you_mean
 
@@ -96,9 +98,9 @@ class DELIVERDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
-        """RGB without its alpha; all others by `read_rendering`."""
+        """RGB without its alpha; all others by `ReadRendering`."""
         rgb = ImageReader(channels=3, pick=(0, 1, 2))
-        return {"rgb": rgb, "depth": read_rendering, "event": read_rendering, "lidar": read_rendering}
+        return {"rgb": rgb, "depth": ReadRendering(), "event": ReadRendering(), "lidar": ReadRendering()}
 
     def open_split(self, split: str) -> FileSamples:
         """The samples of the chosen weathers and cases in the split's folders; see `RGBXDataModule.open_split`."""
@@ -174,20 +176,25 @@ def _chosen(key: str, names: Sequence[str] | None, known: Sequence[str]) -> tupl
     return tuple(name for name in known if name in names)
 
 
-def read_rendering(paths: Sequence[Source]) -> Reading:
-    """A rendered picture with 1, 3 or 4 channels as RGB: grey is taken three times, alpha is left out.
+@dataclass(frozen=True)
+class ReadRendering:
+    """A rendered picture with 1, 3 or 4 channels as RGB: grey is taken three times, alpha is left out."""
 
-    Returns:
-        (H, W, 3) uint8.
+    def __call__(self, paths: Sequence[Source]) -> Reading:
+        """(H, W, 3) uint8.
 
-    Raises:
-        DataError: it cannot be read, or is no such picture.
-    """
-    image = decode(paths[0], expand_palette=True)
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint8 or channels == 2:
-        raise DataError(
-            f"{paths[0]}: holds {image.dtype} values in {channels} channels; expected an 8-bit picture of 1, 3 or 4 "
-            "channels: copy or download it again"
-        )
-    return Reading(np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if channels == 1 else image[..., :3])
+        Raises:
+            DataError: it cannot be read, or is no such picture.
+        """
+        image = decode(paths[0], expand_palette=True)
+        channels = image.shape[2] if image.ndim == 3 else 1
+        if image.dtype != np.uint8 or channels == 2:
+            raise DataError(
+                f"{paths[0]}: holds {image.dtype} values in {channels} channels; expected an 8-bit picture of 1, 3 or "
+                "4 channels: copy or download it again"
+            )
+        return Reading(np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if channels == 1 else image[..., :3])
+
+    def steps(self) -> list[Step]:
+        """See `ktb.data.preparation`."""
+        return [{"do": "take", "factors": {"uint8": 1.0}, "others": False}, {"do": "channels", "how": "colour"}]

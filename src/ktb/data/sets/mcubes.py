@@ -23,6 +23,7 @@ from ktb.data.readers.image import ImageReader, Reading
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, DatasetSpec, ModalitySpec
+from ktb.data.steps import Step
 from ktb.data.tree import Tree
 from ktb.errors import DataError
 
@@ -94,7 +95,7 @@ class MCubeSDataModule(RGBXDataModule):
     def readers(self) -> Mapping[str, Reader]:
         """Of evaluation, and without dropping the margin at the left, which only the data set's own pictures have."""
         return {
-            "rgb": _read_unnormalised_rgb if self.unnormalised_rgb_in_eval else READ_RGB,
+            "rgb": _ReadUnnormalisedRGB() if self.unnormalised_rgb_in_eval else READ_RGB,
             "aolp": ImageReader(channels=3, dtype="float32", pick=(0, 1, 0)),
             "dolp": ImageReader(channels=1, dtype="float32"),
             "nir": ImageReader(channels=1, dtype="uint16"),
@@ -136,10 +137,18 @@ class MCubeSDataModule(RGBXDataModule):
 READ_RGB = ImageReader(channels=3, units={"uint16": 1 / 257}, colour=True)  # some copies of the data set hold 16 bits
 
 
-def _read_unnormalised_rgb(paths: Sequence[Source]) -> Reading:
+@dataclass(frozen=True)
+class _ReadUnnormalisedRGB:
     """RGB as float32 such that the usual normalisation, `(stored / 255 - mean) / std`, gives RGB / 255."""
-    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
-    return Reading(READ_RGB(paths).image * std + 255 * mean)
+
+    def __call__(self, paths: Sequence[Source]) -> Reading:
+        mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+        return Reading(READ_RGB(paths).image * std + 255 * mean)
+
+    def steps(self) -> list[Step]:
+        """See `ktb.data.preparation`."""
+        add = [255 * mean for mean in IMAGENET_MEAN]
+        return [*READ_RGB.steps(), {"do": "multiply and add", "factor": list(IMAGENET_STD), "add": add}]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -19,6 +20,7 @@ from ktb.data.readers.image import ImageReader, Reading
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
+from ktb.data.steps import Step
 from ktb.data.tree import Tree
 from ktb.errors import DataError
 
@@ -71,7 +73,7 @@ class MFNetDataModule(RGBXDataModule):
 
     def readers(self) -> Mapping[str, Reader]:
         """Of pictures in either layout."""
-        return {"rgb": RGBA_READERS["rgb"], "thermal": _read_thermal}
+        return {"rgb": RGBA_READERS["rgb"], "thermal": _ReadThermal()}
 
     def open_split(self, split: str) -> FileSamples:
         """The samples that the split's list names; see `RGBXDataModule.open_split`."""
@@ -100,9 +102,17 @@ class MFNetDataModule(RGBXDataModule):
         return FileSamples(self.root, list(entries.values()), readers, label)
 
 
-def _read_thermal(paths: Sequence[Source]) -> Reading:
-    rgba = ImageReader()(paths).image.shape[2] == 4
-    return (RGBA_READERS if rgba else READERS)["thermal"](paths)
+@dataclass(frozen=True)
+class _ReadThermal:
+    """The thermal picture of either layout: a file of its own, or the fourth channel beside RGB."""
+
+    def __call__(self, paths: Sequence[Source]) -> Reading:
+        rgba = ImageReader()(paths).image.shape[2] == 4
+        return (RGBA_READERS if rgba else READERS)["thermal"](paths)
+
+    def steps(self) -> list[Step]:
+        """See `ktb.data.preparation`."""
+        return [{"do": "take", "factors": {"uint8": 1.0}, "others": False}, {"do": "channels", "how": "fourth"}]
 
 
 def _is_rgba(tree: Tree) -> bool:

@@ -7,6 +7,7 @@ On disk: `RGB/{train,test}_<i>.jpg`, `Depth/{train,test}_<i>.png`, `labels/{trai
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Unpack
 
@@ -22,6 +23,7 @@ from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.sets.nyu import CLASSES as NYU_CLASSES
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec, voc_colour
+from ktb.data.steps import Step
 from ktb.data.tree import Tree
 from ktb.errors import DataError
 
@@ -59,8 +61,8 @@ class SUNRGBDDataModule(RGBXDataModule):
         super().__init__(spec, **loading)
 
     def readers(self) -> Mapping[str, Reader]:
-        """RGB in 8 bits; depth by `read_depth`."""
-        return {"rgb": ImageReader(channels=3, colour=True), "depth": read_depth}
+        """RGB in 8 bits; depth by `ReadDepth`."""
+        return {"rgb": ImageReader(channels=3, colour=True), "depth": ReadDepth()}
 
     def open_split(self, split: str) -> FileSamples:
         """The samples that the split's list names; see `RGBXDataModule.open_split`."""
@@ -90,20 +92,28 @@ def _entry(tree: Tree, path: Path, line: ListLine) -> Entry:
     return Entry(str(PurePosixPath(rgb).with_suffix("")), {"rgb": (rgb,), "depth": (depth,)}, label)
 
 
-def read_depth(paths: Sequence[Source]) -> Reading:
-    """Depth (H, W, 1) uint8; of 16-bit files the high byte, which is what the published 8-bit reader sees.
+@dataclass(frozen=True)
+class ReadDepth:
+    """Depth (H, W, 1) uint8; of 16-bit files the high byte, which is what the published 8-bit reader sees."""
 
-    Raises:
-        DataError: it cannot be read, or is not grey in 8 or 16 bits.
-    """
-    image = decode(paths[0])
-    if image.ndim == 3 and (image == image[..., :1]).all():
-        image = image[..., 0]  # grey saved as colour
-    if image.ndim == 3 or image.dtype not in (np.uint8, np.uint16):
-        raise DataError(
-            f"{paths[0]}: holds {image.dtype} values of shape {image.shape}; expected depth as 8 or 16-bit grey PNG: "
-            "convert it"
-        )
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    return Reading(image[..., None])
+    def __call__(self, paths: Sequence[Source]) -> Reading:
+        """One depth map.
+
+        Raises:
+            DataError: it cannot be read, or is not grey in 8 or 16 bits.
+        """
+        image = decode(paths[0])
+        if image.ndim == 3 and (image == image[..., :1]).all():
+            image = image[..., 0]  # grey saved as colour
+        if image.ndim == 3 or image.dtype not in (np.uint8, np.uint16):
+            raise DataError(
+                f"{paths[0]}: holds {image.dtype} values of shape {image.shape}; expected depth as 8 or 16-bit grey "
+                "PNG: convert it"
+            )
+        if image.dtype == np.uint16:
+            image = (image >> 8).astype(np.uint8)
+        return Reading(image[..., None])
+
+    def steps(self) -> list[Step]:
+        """See `ktb.data.preparation`."""
+        return [{"do": "channels", "how": "one"}, {"do": "high byte"}]
