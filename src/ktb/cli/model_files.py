@@ -111,10 +111,12 @@ def add_bundle(commands: Subparsers) -> None:
 
 
 def _bundle(arguments: argparse.Namespace) -> None:
+    from ktb.jobs.saved_model import state_preparation
     from ktb.weights.bundle import knows_its_base, save_bundle
 
     source = open_source(arguments, arguments.source)
     model = source.model
+    state_preparation(model, source.file)
     if not source.published and (result := _result(source.file)):
         model.about["result"] = result
     config = model.about.get("config")
@@ -179,14 +181,18 @@ def add_export(commands: Subparsers) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from ktb.jobs.saved_model import state_preparation
     from ktb.weights.export import STEP, TOLERANCE, export
 
-    model = open_source(arguments, arguments.source).model
+    source = open_source(arguments, arguments.source)
+    model = source.model
+    state_preparation(model, source.file)
     with Console(stderr=True).status("tracing and comparing; a dynamic size takes minutes"):
         compared = export(model, arguments.output, arguments.size, dynamic=arguments.dynamic)
     h, w = arguments.size
     size = f"any height and width that are multiples of {STEP}" if arguments.dynamic else f"{h}x{w} only"
     worst = ", ".join(f"{difference:.1e} at {where}" for where, difference in compared)
     print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB, {size}")
-    print(f"inputs {', '.join(model.modalities)}: (1, C, H, W) float32, normalised; output logits (1, K, H, W)")
+    inputs = ", ".join(model.modalities)
+    print(f"inputs {inputs}: (1, C, H, W) float32, prepared as its metadata says; output logits (1, K, H, W)")
     print(f"largest difference of logits from the model's: {worst} (allowed {TOLERANCE:.0e})")

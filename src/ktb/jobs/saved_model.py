@@ -15,7 +15,8 @@ from ktb.config.overrides import as_override, at_home, overridden, quoted_paths
 from ktb.config.saved import inherit, merge_saved
 from ktb.data.label_size import known
 from ktb.data.module import RGBXDataModule
-from ktb.errors import CheckpointError, first_line
+from ktb.data.preparation import preparation
+from ktb.errors import CheckpointError, KTBError, first_line
 from ktb.jobs.build import build_data
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
@@ -102,6 +103,26 @@ def open_for_pictures(
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
     return {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}, data, model
+
+
+def state_preparation(model: KTBSegmentor, file: Path) -> None:
+    """Let `about` of a model say how its arrays are prepared, where its checkpoint is of a version that did not.
+
+    A model that does not know its run's configuration, such as a published one, stays as it is, and so does one whose
+    data set there is none of here: the card then says that it is not recorded.
+
+    Args:
+        model: out of `file`.
+        file: the checkpoint.
+    """
+    if "config" not in model.about or "preparation" in model.about:
+        return
+    composed = checked("eval", [as_override("checkpoint", str(file))], [])
+    try:
+        data = build_data(merge_saved(_config_in(model.about, file), composed, []))
+    except KTBError:
+        return
+    model.about["preparation"] = preparation(data)
 
 
 def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:

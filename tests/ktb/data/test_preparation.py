@@ -14,6 +14,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ktb import load_model
+from ktb.cli.model import main
 from ktb.data.module import RGBXDataModule
 from ktb.data.preparation import preparation
 from ktb.data.sets.folder import FolderDataModule
@@ -25,7 +27,7 @@ from ktb.predict.pairing import PictureFiles
 from ktb.predict.reading import PictureReader
 from ktb.predict.tiled_model import TiledModel
 from ktb.weights.bundle import save_bundle
-from tests.ktb.jobs.saved import FIXTURE_CASES, OWN_CASES, array_in, files_of_first, fixture_data, own_data
+from tests.ktb.jobs.saved import FIXTURE_CASES, OWN_CASES, array_in, files_of_first, fixture_data, own_data, save
 from tests.ktb.jobs.test_train import configured
 from tests.ktb.predict.test_folder import tiny_model
 
@@ -249,6 +251,21 @@ def test_every_number_of_a_step_is_in_its_words() -> None:
     assert "NaN or infinite" in in_words({"do": "find holes", "value": "nan"})
     assert in_words({"do": "resize"}) == "{'do': 'resize'}"
     assert in_words({"do": "polish"}) == "{'do': 'polish'}"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_shipped_with_what_its_configuration_says(tmp_path: Path) -> None:
+    settings = own_data(tmp_path / "data", OWN_CASES["plane"], "dataset.eval_size=64")
+    data = save(tmp_path / "now", settings)
+    model = load_model(tmp_path / "now")
+    config, stated = model.about["config"], model.about.pop("preparation")
+    save_bundle(model, tmp_path / "before", run_config=config)
+    assert "preparation" not in load_model(tmp_path / "before").about
+    assert main(["bundle", str(tmp_path / "before"), str(tmp_path / "shipped")]) == 0
+    assert load_model(tmp_path / "shipped").about["preparation"] == stated
+    check(data, stated)
+    save_bundle(model, tmp_path / "unknown", run_config=config.replace("FolderDataModule", "NothingOfThisName"))
+    assert main(["bundle", str(tmp_path / "unknown"), str(tmp_path / "shipped2")]) == 0
+    assert "How holes are treated" in (tmp_path / "shipped2" / "README.md").read_text()
 
 
 def test_a_reader_that_does_not_say_what_it_does_is_named(tmp_path: Path) -> None:
