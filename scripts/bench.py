@@ -42,7 +42,7 @@ from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +57,10 @@ from ktb.data.cores import usable_cores
 from ktb.engine.inference import multi_scale_flip
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.metrics.counts import ConfusionMatrix
+from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.graph import CudaGraph
+from ktb.models.peft.mapa import MAPA
 from ktb.models.segmentor import KTBSegmentor
 
 BACKBONES: dict[str, tuple[SwinArch, int, int]] = {
@@ -125,7 +127,8 @@ class Bench:
     def build(self, modalities: tuple[str, ...]) -> KTBSegmentor:
         torch.manual_seed(0)
         backbone = FrozenSwin(self.arch)
-        model = KTBSegmentor(backbone, modalities, CLASSES, head_dim=self.head_dim, side_head_dim=self.side_dim)
+        head, side_head = {"width": self.head_dim}, {"width": self.side_dim}
+        model = KTBSegmentor(backbone, modalities, CLASSES, head=head, side_head=side_head)
         return model.to(self.device).eval()
 
     def inputs(self, model: KTBSegmentor, size: tuple[int, int], batch: int) -> dict[str, Tensor]:
@@ -205,12 +208,12 @@ class Bench:
         for i, x in enumerate(maps):
             stage, streams = f"stage {i} {label}", list(x)
             if not only_fusion:
-                assert model.prompts is not None
-                prompt, adapters = model.prompts[i], model.adapters[i]
+                assert isinstance(model.peft, MAPA)
+                prompt, adapters = model.peft.prompts[i], model.peft.adapters_of(i)
                 yield Case(f"prompt, {stage}", partial(prompt, x), partial(published.prompt, prompt, streams))
                 yield Case(
                     f"Swin blocks, {stage}",
-                    partial(model.backbone.stage, i, x.flatten(0, 1), cast(Any, adapters)),
+                    partial(model.backbone.stage, i, Tokens(x.flatten(0, 1)), adapters),
                     partial(published.stage, model, i, streams),
                 )
             fusion = model.fusion[i]

@@ -65,7 +65,7 @@ from ktb.losses.pixel import PixelLoss  # noqa: E402
 from ktb.losses.self_teaching import SelfTeachingLoss  # noqa: E402
 from ktb.metrics.counts import ConfusionMatrix, boundary_counts  # noqa: E402
 from ktb.models.backbones.swin import FrozenSwin, SwinArch, shifted_window_attention  # noqa: E402
-from ktb.models.fusion.dscf import DSCF, point_attention  # noqa: E402
+from ktb.models.fusion.dscf import DSCF, STRIDES, point_attention  # noqa: E402
 from ktb.models.graph import CudaGraph  # noqa: E402
 from ktb.models.layers import norm, window_attention  # noqa: E402
 from ktb.models.layers.sparse_attention import sparse_attention  # noqa: E402
@@ -218,7 +218,7 @@ def reference_gradients(setup: Setup) -> Iterator[Row]:
 
 def small_model(device: torch.device, dtype: torch.dtype = torch.float32) -> KTBSegmentor:
     torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(SMALL), NAMES, CLASSES, head_dim=32, side_head_dim=16)
+    model = KTBSegmentor(FrozenSwin(SMALL), NAMES, CLASSES, head={"width": 32}, side_head={"width": 16})
     return model.to(device, dtype)
 
 
@@ -387,7 +387,8 @@ def attention(setup: Setup, stage: int, batch: int, size: Size, dtype: torch.dty
     wide = torch.promote_types(dtype, torch.float32)
     fusion = DSCF(NAMES, 128 << stage, stage).to(setup.device, wide)
     nn.init.normal_(fusion.table)
-    r, count = 16 << stage, 2 * math.prod(-(-side // fusion.stride) for side in size)
+    apart = STRIDES[stage]
+    r, count = 16 << stage, 2 * math.prod(-(-side // apart) for side in size)
     query = torch.randn(batch, r, *size, device=setup.device, dtype=dtype)
     key, value = torch.randn(2, batch, r, count, device=setup.device, dtype=dtype)
     points = torch.rand(batch, fusion.groups, count, 2, device=setup.device, dtype=wide) * 2 - 1
@@ -494,7 +495,7 @@ def whole_model(
     """A model as it is trained or evaluated, its inputs, and a call of forward, or of forward and backward."""
     arch, head, side = bench.BACKBONES["swin_nano" if setup.tiny else "swin_b"]
     torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(arch), NAMES, bench.CLASSES, head_dim=head, side_head_dim=side)
+    model = KTBSegmentor(FrozenSwin(arch), NAMES, bench.CLASSES, head={"width": head}, side_head={"width": side})
     model.to(setup.device).train(train)
     images = {m: torch.rand(batch, 3, *setup.size, device=setup.device) for m in NAMES}
     target = torch.randint(0, bench.CLASSES, (batch, *setup.size), device=setup.device)
@@ -602,7 +603,9 @@ def large_step(setup: Setup, *, recompute: bool, half: bool) -> Callable[[], Non
     arch, head, side = bench.BACKBONES["swin_nano" if setup.tiny else "swin_b"]
     length = 96 if setup.tiny else LARGE
     torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(arch), NAMES, bench.CLASSES, head_dim=head, side_head_dim=side, recompute=recompute)
+    model = KTBSegmentor(
+        FrozenSwin(arch), NAMES, bench.CLASSES, head={"width": head}, side_head={"width": side}, recompute=recompute
+    )
     model.to(setup.device).train()
     optimizer, _ = build_optimizer(model, OptimConfig(1e-6, 0.01, 1), epochs=4, steps_per_epoch=5)
     images = {m: torch.rand(4, 3, length, length, device=setup.device) for m in NAMES}

@@ -377,12 +377,11 @@ class Backbone(FrozenSwin):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W), normalised → per stage the LayerNormed output (B, C_i, H_i, W_i), as the fusion will see it."""
-        x = self.patch_embed(x)
+        tokens = self.embed(x)
         maps = []
-        for i, depth in enumerate(self.arch.depths):
-            x = self.merge(i, x) if i else x
-            x = self.stage(i, x, [lambda _, add: add] * depth)
-            maps.append(F.layer_norm(x, x.shape[-1:]).permute(0, 3, 1, 2))
+        for i in range(len(self.arch.depths)):
+            tokens = self.stage(i, self.enter(i, tokens) if i else tokens)
+            maps.append(F.layer_norm(tokens.map, tokens.map.shape[-1:]).permute(0, 3, 1, 2))
         return maps
 
 

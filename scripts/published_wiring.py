@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ktb.models.backbones.base import Tokens
 from ktb.models.fusion.dscf import TABLE
 from ktb.models.segmentor import SegOutput
 
@@ -28,9 +29,9 @@ def forward(model: Any, inputs: Mapping[str, Tensor]) -> SegOutput:
     streams: dict[str, list[Tensor]] = {m: [] for m in model.modalities}
     for i in range(4):
         if i:
-            tokens = [model.backbone.merge(i, t) for t in tokens]
-        if model.prompts is not None:
-            tokens = prompt(model.prompts[i], tokens)
+            tokens = [model.backbone.enter(i, Tokens(t)).map for t in tokens]
+        if model.peft.has_prompts:
+            tokens = prompt(model.peft.prompts[i], tokens)
         tokens = stage(model, i, tokens)
         normed = [model.norms[m][i](t) for m, t in zip(model.modalities, tokens, strict=True)]
         for m, t in zip(model.modalities, normed, strict=True):
@@ -52,7 +53,7 @@ def embed(model: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
 def stage(model: Any, i: int, tokens: list[Tensor]) -> list[Tensor]:
     out = []
     for m, x in zip(model.modalities, tokens, strict=True):
-        for block, adapter in zip(model.backbone.layers[i].blocks, model.adapters[i], strict=True):
+        for block, adapter in zip(model.backbone.layers[i].blocks, model.peft.adapters[i], strict=True):
             x = swin_block(block, adapter, m, x)
         out.append(x)
     return out

@@ -45,7 +45,7 @@ def full() -> Iterator[None]:
 
 def model() -> KTBSegmentor:
     arch = SwinArch(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4)
-    return KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "depth": 3}, 2, head_dim=8, side_head_dim=8).eval()
+    return KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "depth": 3}, 2, head={"width": 8}, side_head={"width": 8}).eval()
 
 
 def noise(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -165,7 +165,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "small"
     torch.manual_seed(0)
     arch = SwinArch(32, (1, 1, 1, 1), (1, 2, 4, 8), 4)
-    model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 10, head_dim=8, side_head_dim=8)
+    model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 10, head={"width": 8}, side_head={"width": 8})
     model.save_pretrained(folder)
     return folder
 
@@ -187,18 +187,18 @@ def changed(bundle: Path, tmp_path: Path, change: Change, *, without_backbone: b
     "change",
     [
         pytest.param(lambda a: a["model"].update(num_classes=10**9), id="classes"),
-        pytest.param(lambda a: a["model"].update(head_dim=10**9), id="head"),
-        pytest.param(lambda a: a["model"]["arch"].update(depths=[10**9] * 4), id="depths"),
-        pytest.param(lambda a: a["model"]["arch"].update(embed_dim=1 << 40), id="width"),
-        pytest.param(lambda a: a["model"]["arch"].update(window_size=10**6), id="window"),
-        pytest.param(lambda a: a["model"]["arch"].update(mlp_ratio=1e12), id="mlp"),
-        pytest.param(lambda a: a["model"]["arch"].update(num_heads=[0, 0, 0, 0]), id="no heads"),
-        pytest.param(lambda a: a["model"]["arch"].update(num_heads="1248"), id="heads as text"),
+        pytest.param(lambda a: a["model"].update(head={"width": 10**9}), id="head"),
+        pytest.param(lambda a: a["model"]["backbone"].update(depths=[10**9] * 4), id="depths"),
+        pytest.param(lambda a: a["model"]["backbone"].update(embed_dim=1 << 40), id="width"),
+        pytest.param(lambda a: a["model"]["backbone"].update(window_size=10**6), id="window"),
+        pytest.param(lambda a: a["model"]["backbone"].update(mlp_ratio=1e12), id="mlp"),
+        pytest.param(lambda a: a["model"]["backbone"].update(num_heads=[0, 0, 0, 0]), id="no heads"),
+        pytest.param(lambda a: a["model"]["backbone"].update(num_heads="1248"), id="heads as text"),
         pytest.param(lambda a: a["model"].update(modalities={"rgb": 3, "depth": 10**9}), id="channels"),
         pytest.param(lambda a: a["model"].update(modalities={f"m{i}": 3 for i in range(10**4)}), id="modalities"),
         pytest.param(lambda a: a["model"].update(modalities={"__init__": 3}), id="names"),
-        pytest.param(lambda a: a["model"].update(_target_="os.system"), id="an argument there is none of"),
-        pytest.param(lambda a: a["model"].update(fusion="os.system"), id="fusion"),
+        pytest.param(lambda a: a["model"].update(other="os.system"), id="an argument there is none of"),
+        pytest.param(lambda a: a["model"].update(fusion={"_target_": "os.system"}), id="fusion"),
         pytest.param(lambda a: a.update(classes=7), id="class names that are a number"),
         pytest.param(lambda a: a.update(classes=["a", "b"]), id="too few class names"),
         pytest.param(lambda a: a.update(backbone="x"), id="base weights that are text"),
@@ -269,7 +269,9 @@ def test_nothing_of_the_above_is_caught_by_accident(bundle: Path, tmp_path: Path
     """The same file unchanged is read."""
     assert load_model(changed(bundle, tmp_path, lambda about: None)).num_classes == 10
     with pytest.raises(CheckpointError, match="of another shape"):
-        load_model(changed(bundle, tmp_path, lambda about: about["model"].update(side_head_dim=9, head_dim=8)))
+        load_model(
+            changed(bundle, tmp_path, lambda about: about["model"].update(side_head={"width": 9}, head={"width": 8}))
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ mutated files

@@ -77,6 +77,10 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _published_state(model: KTBSegmentor, file: Path) -> dict[str, Any]:
     """All that the published code loads, its index buffers included."""
+    from ktb.models.backbones.swin import FrozenSwin
+    from ktb.models.fusion.dscf import DSCF
+    from ktb.models.heads.mlp import MLPHead
+    from ktb.models.peft.mapa import MAPA
     from ktb.weights.naming import to_published
 
     names = model.modalities
@@ -85,9 +89,11 @@ def _published_state(model: KTBSegmentor, file: Path) -> dict[str, Any]:
     lacking = [
         name
         for name, there in (
-            ("prompts", model.config["prompts"]),
-            ("DSCF", model.config["fusion"] == "dscf"),
-            ("side heads", model.config["side_heads"]),
+            ("Swin", isinstance(model.backbone, FrozenSwin)),
+            ("MAPA", isinstance(model.peft, MAPA) and model.peft.has_prompts and model.peft.has_adapters),
+            ("DSCF", all(isinstance(block, DSCF) for block in model.fusion)),
+            ("MLP heads", isinstance(model.head, MLPHead)),
+            ("side heads", bool(model.side_heads)),
         )
         if not there
     ]

@@ -91,8 +91,8 @@ def _info(arguments: argparse.Namespace) -> None:
 def _architecture(arguments: argparse.Namespace, *, on_meta: bool) -> tuple[KTBSegmentor, str]:
     import torch
 
-    from ktb.models.backbones.swin import FrozenSwin, SwinArch
-    from ktb.models.segmentor import KTBSegmentor
+    from ktb.config.schema import spec_of_backbone
+    from ktb.models.segmentor import KTBSegmentor, backbone_of
     from ktb.weights.backbone import load_backbone
 
     known = backbones()
@@ -103,14 +103,18 @@ def _architecture(arguments: argparse.Namespace, *, on_meta: bool) -> tuple[KTBS
     if arguments.base:
         raise ConfigError(f"--base {arguments.base}: an architecture by itself has random weights; leave --base out")
     values = known[arguments.backbone]
-    numbers = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "drop_path")
-    arch = SwinArch.from_dict({key: values[key] for key in numbers})
+    spec = spec_of_backbone(values)
     streams = arguments.modalities or {"rgb": 3, "depth": 3}
     with torch.device("meta" if on_meta else "cpu"):
-        swin = FrozenSwin(arch) if on_meta else load_backbone(arch, "random", name=arguments.backbone)
-        heads = {key: values[key] for key in ("head_dim", "side_head_dim")}
+        backbone = backbone_of(spec) if on_meta else load_backbone(spec, "random", name=arguments.backbone)
         try:
-            model = KTBSegmentor(swin, streams, arguments.classes, **heads).eval()
+            model = KTBSegmentor(
+                backbone,
+                streams,
+                arguments.classes,
+                head={"width": values["head_dim"]},
+                side_head={"width": values["side_head_dim"]},
+            ).eval()
         except ValueError as error:
             raise ConfigError(f"--modalities {','.join(streams)}: {error}") from None
     return model, f"{arguments.backbone}, {arguments.classes} classes, {' + '.join(streams)}, random weights"

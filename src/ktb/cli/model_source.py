@@ -14,7 +14,7 @@ from ktb.errors import CheckpointError, ConfigError
 from ktb.io import absent
 
 if TYPE_CHECKING:
-    from ktb.models.backbones.swin import SwinArch
+    from ktb.models.backbones.base import Backbone
     from ktb.models.segmentor import KTBSegmentor
 
 SOURCE = "a run folder, a checkpoint of ktb-train, a published file or a bundle"
@@ -114,7 +114,9 @@ def state_dict_in(content: Any, file: Path) -> Mapping[str, Any]:
 
 def _base(arguments: argparse.Namespace) -> str | None:
     base: str | None = arguments.base
-    if base and base not in ("hub", "bundled") and not Path(base).is_file():
+    from ktb.weights.hub import TO_BE_HAD
+
+    if base and base not in TO_BE_HAD and not Path(base).is_file():
         raise CheckpointError(f"--base {base}: {absent(Path(base), 'no such file')}; check the path")
     return base
 
@@ -124,18 +126,20 @@ def _base_of(model: KTBSegmentor, weights: str) -> dict[str, Any]:
     from ktb.weights.backbone import load_backbone
     from ktb.weights.states import fingerprint
 
-    name, known = _known_backbone(model.backbone.arch)
-    base = load_backbone(model.backbone.arch, weights, name=name, timm_name=known.get("timm_name"))
+    name, known = _known_backbone(model.backbone)
+    base = load_backbone(model.backbone.spec(), weights, name=name, timm_name=known.get("timm_name"))
     if (sha256 := fingerprint(base)) != fingerprint(model.backbone):
         raise CheckpointError(f"--base {weights}: not the weights that are frozen in this model")
     return {"name": name, "timm_name": known.get("timm_name"), "weights": weights, "sha256": sha256}
 
 
-def _known_backbone(arch: SwinArch) -> tuple[str, dict[str, Any]]:
-    """Name and configuration of the backbone with this architecture; ("swin", {}) if none has."""
+def _known_backbone(backbone: Backbone) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of the member of the group backbone that is built alike; ("swin", {}) if none is."""
+    from ktb.config.schema import spec_of_backbone
+
+    ours = {key: _plain(value) for key, value in backbone.spec().items()}
     for name, values in backbones().items():
-        numbers = ("embed_dim", "window_size", "depths", "num_heads")
-        if all(_plain(getattr(arch, key)) == values[key] for key in numbers):
+        if all(ours.get(key) == value for key, value in spec_of_backbone(values).items() if key != "drop_path"):
             return name, values
     return "swin", {}
 

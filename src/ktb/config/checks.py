@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ktb.config.keys import leaves, missing_names
-from ktb.config.moved import current_target
+from ktb.config.moved import with_current_settings
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
 
-_GROUPS = ("dataset", "modality", "backbone", "loss", "trainer", "eval")
+_GROUPS = ("dataset", "modality", "backbone", "peft", "fusion", "head", "loss", "trainer", "eval")
 """Groups of which one member is needed."""
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -33,8 +33,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("save.every_n_steps", 1, math.inf),
     ("save.every_n_minutes", 0, math.inf),
     ("save.keep", 1, math.inf),
-    ("model.head_dim", 1, math.inf),
-    ("model.side_head_dim", 1, math.inf),
+    ("head.width", 1, math.inf),
+    ("head.side.width", 1, math.inf),
     ("optim.lr", 0, math.inf),
     ("optim.weight_decay", 0, math.inf),
     ("optim.warmup_epochs", 0, math.inf),
@@ -57,20 +57,33 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
     """
+    _bring_up_to_date(cfg)
     looked_at = [str(key) for key in cfg if key not in (cfg.get("inherited") or ())]
     _refuse_missing(cfg, looked_at)
     values = _values(cfg, looked_at)
     for key, value in leaves(values):
         if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
             OmegaConf.update(cfg, key, str(expanded(value)))
-        elif isinstance(value, str) and key.rpartition(".")[2] == "_target_" and value != current_target(value):
-            OmegaConf.update(cfg, key, current_target(value))
     _check_choices(values)
     if values.get("overwrite") and values.get("ckpt_path") is not None:
         raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
     _check_trainer(values["trainer"])
     for key, low, high in _RANGES:
         _check_range(values, key, low, high)
+
+
+def _bring_up_to_date(cfg: DictConfig) -> None:
+    """Put classes and settings where they are now, in a user's YAML file or on a command line of earlier days."""
+    given = OmegaConf.to_container(cfg)
+    assert isinstance(given, dict)
+    now = with_current_settings({str(key): value for key, value in given.items()})
+    with open_dict(cfg):
+        for key, value in now.items():
+            if value != given.get(key):
+                OmegaConf.update(cfg, key, value, merge=True)
+        for key in cfg.get("model") or ():
+            if key not in now["model"]:
+                cfg.model[key] = None
 
 
 def _refuse_missing(cfg: DictConfig, looked_at: Sequence[str]) -> None:
@@ -104,14 +117,12 @@ def _check_choices(values: Mapping[str, Any]) -> None:
             raise ConfigError("modality.streams is empty: name one stream or more, e.g. modality.streams=[rgb,depth]")
         if repeated := sorted({name for name in streams if streams.count(name) > 1}):
             raise ConfigError(f"modality.streams={_flow(streams)}: '{repeated[0]}' appears more than once")
-    if "backbone" in values:
-        depths, heads = values["backbone"]["depths"], values["backbone"]["num_heads"]
-        if len(depths) != 4 or len(heads) != 4:
-            both = f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}"
-            raise ConfigError(f"{both}: expected one entry per stage, 4")
-    if "model" in values:
-        _check_word("model.fusion", values["model"]["fusion"], ("dscf", "sum"))
-        _check_word("model.head_init", values["model"].get("head_init", "published"), ("published", "small"))
+    depths, heads = ((values.get("backbone") or {}).get(key) for key in ("depths", "num_heads"))
+    if isinstance(depths, list) and isinstance(heads, list) and (len(depths) != 4 or len(heads) != 4):
+        both = f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}"
+        raise ConfigError(f"{both}: expected one entry per stage, 4")
+    if "head" in values:
+        _check_word("head.init", values["head"].get("init", "published"), ("published", "small"))
     loss = values.get("loss") or {}
     for key in ("pixel_loss", "kind"):
         if key in loss:

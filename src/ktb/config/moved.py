@@ -1,4 +1,4 @@
-"""Where classes are now that older checkpoints, run folders and users' YAML files name by where they were.
+"""Where classes and settings are now that older checkpoints, run folders and users' YAML files have where they were.
 
 A `_target_` is the only place where a file names Python code; everything that reads one asks here.
 """
@@ -6,6 +6,8 @@ A `_target_` is the only place where a file names Python code; everything that r
 from __future__ import annotations
 
 from typing import Any
+
+from ktb.errors import ConfigError, did_you_mean
 
 _MOVED = {
     "ktb.engine.losses": "ktb.losses.pixel",
@@ -38,3 +40,69 @@ def with_current_targets(node: Any) -> Any:
             for key, value in node.items()
         }
     return [with_current_targets(value) for value in node] if isinstance(node, list) else node
+
+
+_FUSIONS = {
+    "dscf": {"name": "dscf", "_target_": "ktb.models.fusion.dscf.DSCF"},
+    "sum": {"name": "sum", "_target_": "ktb.models.fusion.simple.PlainSum"},
+}
+_SWIN = {"_target_": "ktb.models.backbones.swin.FrozenSwin"}
+_PAPER = {
+    "peft": {"name": "mapa", "_target_": "ktb.models.peft.mapa.MAPA"},
+    "fusion": _FUSIONS["dscf"],
+    "head": {"name": "mlp", "_target_": "ktb.models.heads.mlp.MLPHead"},
+}
+
+
+def with_current_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of any version, with classes and settings where they are now.
+
+    The parts of a model were settings of `model` before they had groups of their own.
+
+    Args:
+        config: plain, composed or out of a run; references (`${...}`) are left alone.
+
+    Returns:
+        a copy; the older settings of `model` are gone from it where they had a value.
+
+    Raises:
+        ConfigError: a fusion that there was not.
+    """
+    config = with_current_targets(config)
+    if isinstance(backbone := config.get("backbone"), dict) and "embed_dim" in backbone:
+        config["backbone"] = _SWIN | backbone
+    model = config.get("model")
+    if not isinstance(model, dict):
+        return config
+    config["model"] = model = dict(model)
+    older = {key: model.pop(key) for key in _OLDER if model.get(key) is not None}
+    if not older and "peft" in config:
+        return config
+    for group, part in _PAPER.items():
+        config[group] = dict(config.get(group) or part)
+    if "fusion" in older and older["fusion"] != config["fusion"].get("name"):
+        if older["fusion"] not in _FUSIONS:
+            meant = did_you_mean(str(older["fusion"]), list(_FUSIONS), cutoff=0.5, before=": ")
+            raise ConfigError(f"model.fusion={older['fusion']}: expected dscf or sum{meant}")
+        config["fusion"] = dict(_FUSIONS[older["fusion"]])
+    if "prompts" in older:
+        config["peft"]["prompts"] = older["prompts"]
+    for key, name in (("head_dim", "width"), ("head_init", "init")):
+        if key in older:
+            config["head"][name] = older[key]
+    if "side_head_dim" in older:
+        config["head"]["side"] = {**(config["head"].get("side") or {}), "width": older["side_head_dim"]}
+    return config
+
+
+_OLDER = ("fusion", "prompts", "head_dim", "side_head_dim", "head_init")
+"""Settings of `model` that belong to its parts now."""
+
+RENAMED = {
+    "model.fusion": "fusion",
+    "model.prompts": "peft.prompts",
+    "model.head_dim": "head.width",
+    "model.side_head_dim": "head.side.width",
+    "model.head_init": "head.init",
+}
+"""The same as names of settings: then, now."""

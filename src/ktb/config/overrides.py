@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Override, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from ktb.config.moved import RENAMED
 from ktb.io import expanded
 
 
@@ -41,7 +42,14 @@ def user_overrides(cfg: DictConfig) -> list[str]:
     filled = {"inherited", *(cfg.get("inherited") or ())}
     # Not resolved: an override may itself hold a reference, optim.lr='${dataset.recipe.lr}'.
     task = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
-    return [text for text in task if parse(text).key_or_group not in filled]
+    return [_of_today(text) for text in task if parse(text).key_or_group not in filled]
+
+
+def _of_today(text: str) -> str:
+    """An override of a setting that has another name now, under that name."""
+    key, equals, value = text.partition("=")
+    name = key.lstrip("+")
+    return f"{RENAMED.get(name, name)}{equals}{value}" if name in RENAMED else text
 
 
 def overridden(overrides: Sequence[str]) -> set[str]:

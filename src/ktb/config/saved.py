@@ -17,7 +17,7 @@ from ktb.config.checks import check
 from ktb.config.compose import conf_dir, groups
 from ktb.config.keys import leaves, resolved, setting_names
 from ktb.config.modality import settle
-from ktb.config.moved import with_current_targets
+from ktb.config.moved import with_current_settings
 from ktb.config.overrides import parse, parse_or_none, values
 from ktb.config.references import follow_references
 from ktb.errors import ConfigError
@@ -83,7 +83,7 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     Raises:
         ConfigError: an override that contradicts the checkpoint, or a kept node that names foreign code.
     """
-    kept = OmegaConf.create(with_current_targets(OmegaConf.to_container(OmegaConf.create(saved))))
+    kept = OmegaConf.create(with_current_settings(_plain(OmegaConf.create(saved))))
     assert isinstance(kept, DictConfig)
     parsed = [parse(text) for text in overrides]
     chosen = {o.key_or_group for o in parsed}
@@ -121,7 +121,7 @@ def resume_saved(
     Raises:
         ConfigError: a kept node names foreign code, or a value that cannot work.
     """
-    kept = OmegaConf.create(with_current_targets(OmegaConf.to_container(saved)))
+    kept = OmegaConf.create(with_current_settings(_plain(saved)))
     assert isinstance(kept, DictConfig)
     for key in composed:
         if key not in kept:  # a setting that is younger than the run
@@ -131,7 +131,7 @@ def resume_saved(
         parsed = [*map(parse, _said_by_experiment(str(experiment.value()), folders)), *parsed]
     _override(kept, composed, parsed)
     chosen = {o.key_or_group for o in parsed}
-    for group in ("dataset", "modality", "backbone", "model", "loss", "optim"):
+    for group in ("dataset", "modality", "backbone", "peft", "fusion", "head", "model", "loss", "optim"):
         if group in kept and group not in chosen:
             check_targets({group: kept[group]}, "the checkpoint's config")
     settle(kept, chosen, folders, before=saved)
@@ -208,3 +208,9 @@ def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any
     )
     keys = [key for key in {**old, **new} if key.partition("[")[0] not in derived]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

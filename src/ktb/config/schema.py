@@ -6,6 +6,7 @@ mode refuses keys that their files do not have.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,32 +21,21 @@ class ModalitySettings:
 
 
 @dataclass
-class BackboneSettings:
-    name: str = MISSING
-    timm_name: str | None = MISSING
-    weights: str = MISSING
-    embed_dim: int = MISSING
-    depths: list[int] = MISSING
-    num_heads: list[int] = MISSING
-    window_size: int = MISSING
-    mlp_ratio: float = MISSING
-    drop_path: float = MISSING
-    head_dim: int = MISSING
-    side_head_dim: int = MISSING
-    lr: float = 4e-4
-    """Peak learning rate for data sets whose recipe has none of its own."""
-
-
-@dataclass
 class ModelSettings:
-    fusion: str = MISSING
-    prompts: bool = MISSING
-    head_dim: int = MISSING
-    side_head_dim: int = MISSING
-    head_init: str = MISSING
+    """Settings of the model that belong to none of its parts.
+
+    The last five are older names of settings of its parts (`fusion=`, `peft.prompts`, `head.width`, `head.side.width`,
+    `head.init`), which older sweeps and command lines have.
+    """
+
     recompute: bool = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
+    fusion: str | None = None
+    prompts: bool | None = None
+    head_dim: int | None = None
+    side_head_dim: int | None = None
+    head_init: str | None = None
 
 
 @dataclass
@@ -77,7 +67,10 @@ class TrainSettings:
     optim: OptimSettings = field(default_factory=OptimSettings)
     dataset: dict[str, Any] = MISSING
     modality: ModalitySettings = field(default_factory=ModalitySettings)
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    backbone: dict[str, Any] = MISSING
+    peft: dict[str, Any] = MISSING
+    fusion: dict[str, Any] = MISSING
+    head: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     eval: dict[str, Any] = MISSING
@@ -96,11 +89,26 @@ class EvalSettings:
     inherited: list[str] = MISSING
     dataset: dict[str, Any] = MISSING
     modality: ModalitySettings = field(default_factory=ModalitySettings)
-    backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    backbone: dict[str, Any] = MISSING
     eval: dict[str, Any] = MISSING
     robustness: dict[str, Any] | None = None
     trainer: dict[str, Any] = MISSING
     published: dict[str, Any] | None = None
+
+
+_BACKBONE_FACTS = ("name", "weights", "head_dim", "side_head_dim", "lr")
+"""Settings of the group backbone that are not arguments of the class that it names."""
+
+
+def spec_of_backbone(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Class and settings of a backbone.
+
+    Args:
+        node: a member of the group backbone, as plain values.
+    """
+    # For Swin, whose numbers say all, the name on timm's hub says only where weights are.
+    facts = _BACKBONE_FACTS if "embed_dim" not in node else (*_BACKBONE_FACTS, "timm_name")
+    return {key: value for key, value in node.items() if key not in facts}
 
 
 ConfigStore.instance().store(name="train_schema", node=TrainSettings)

@@ -6,13 +6,14 @@ output norms that are as they are built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ktb.errors import CheckpointError
-from ktb.models.segmentor import KTBSegmentor
+from ktb.models.parts import in_full
+from ktb.models.segmentor import PARTS, KTBSegmentor
 
 
 def without_frozen(state: Mapping[str, Tensor], model: KTBSegmentor) -> dict[str, Tensor]:
@@ -48,7 +49,7 @@ def refuse_other_model(
     Raises:
         CheckpointError: another architecture, other modalities, other backbone weights, or trained parameters missing.
     """
-    theirs = checkpoint.get("ktb", {}).get("model")
+    theirs = _in_full(checkpoint.get("ktb", {}).get("model"))
     if theirs != model.config:
         raise CheckpointError(f"the checkpoint holds another model: {_difference(theirs, model.config)}")
     trained = {f"model.{k}" for k, p in model.named_parameters() if p.requires_grad}
@@ -67,9 +68,28 @@ def refuse_other_model(
         )
 
 
+def _in_full(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A model's description with all settings of its parts, also those younger than it."""
+    if config is None:
+        return None
+    return {key: in_full(value) if key in PARTS and value else value for key, value in config.items()}
+
+
 def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> str:
     """The settings of the model that differ, those of its backbone by their own names."""
     if theirs is None:
         return "it was not written by ktb-train"
-    theirs, ours = ({**config, **config.get("arch", {})} for config in (theirs, ours))
-    return "; ".join(f"{k} is {theirs.get(k)}, here {v}" for k, v in ours.items() if k != "arch" and theirs.get(k) != v)
+    theirs, ours = (dict(_settings(config)) for config in (theirs, ours))
+    keys = list(dict.fromkeys([*ours, *theirs]))
+    return "; ".join(f"{k} is {theirs.get(k)}, here {ours.get(k)}" for k in keys if theirs.get(k) != ours.get(k))
+
+
+def _settings(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; a part's class by its last name."""
+    for key, value in config.items():
+        if key == "_target_":
+            yield path, str(value).rpartition(".")[2]
+        elif isinstance(value, Mapping) and key != "modalities":
+            yield from _settings(value, f"{path}.{key}" if path else key)
+        else:
+            yield f"{path}.{key}" if path else key, value

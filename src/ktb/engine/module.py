@@ -35,7 +35,7 @@ class SegmentationModule(ScoringModule):
         optim: learning rate and schedule.
         seed: with epoch and batch index decides every random draw of a training step.
         inference: how the test split is predicted; validation is one pass over whole images in any case.
-        keep_frozen: also write the frozen backbone into checkpoints (needed when its weights exist nowhere else).
+        keep_frozen: also write the backbone into checkpoints (needed when its weights exist nowhere else).
         channels_last: let convolutions work on NHWC memory.
         compile: torch.compile the model.
         provenance: plain values stored in every checkpoint under "ktb" (config, data set, backbone identity).
@@ -90,7 +90,11 @@ class SegmentationModule(ScoringModule):
         masked = None
         if self.loss.masking:
             masked = draw_masks(len(self.modalities), size * world, masking_generator(step))[:, mine].to(self.device)
-        terms = self.loss(self.model(self.inputs(batch), side=self.loss.uses_side_heads, masked=masked), batch["label"])
+        out = self.model(self.inputs(batch), side=self.loss.uses_side_heads, masked=masked)
+        terms = self.loss(out, batch["label"])
+        if out.losses:
+            added = {f"loss_{name}": term for name, term in out.losses.items()}
+            terms = {**terms, **added, "loss": terms["loss"] + sum(added.values())}
         self._log_terms(terms)
         return terms["loss"]
 

@@ -12,7 +12,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW (0.9, 0.999, 1e-8), one parameter group, weight decay on all; warm-up then polynomial decay.
+    """AdamW (0.9, 0.999, 1e-8), weight decay on all; warm-up then polynomial decay.
 
     Args:
         lr: peak learning rate.
@@ -58,10 +58,11 @@ def build_optimizer(
         steps_per_epoch: optimiser steps.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
+    groups = parameter_groups(model, config.lr)
     # One call for all parameters instead of a dozen for each. On a GPU PyTorch chooses; there it does not go together
     # with the clipping of scaled gradients.
     fused = True if all(p.device.type == "cpu" for p in trained) else None
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
 
     def keep_form(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         # How the step is computed belongs to this machine and version, not to those that wrote the checkpoint.
@@ -76,6 +77,23 @@ def build_optimizer(
         lambda step: poly_with_warmup(step, epochs=epochs, steps_per_epoch=steps_per_epoch, config=config),
     )
     return optimizer, schedule
+
+
+def parameter_groups(model: nn.Module, lr: float) -> list[dict[str, Any]]:
+    """Trained parameters by learning rate: what is new first, then what a PEFT method gives a share of it.
+
+    Args:
+        model: a `KTBSegmentor`, or any other module, whose parameters all have the same rate.
+        lr: of what is new.
+    """
+    factors: Mapping[str, float] = {}
+    if (peft := getattr(model, "peft", None)) is not None:
+        factors = {f"backbone.{name}": factor for name, factor in peft.lr_factors(model.backbone).items()}
+    by_factor: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            by_factor.setdefault(factors.get(name, 1.0), []).append(parameter)
+    return [{"params": found, "lr": factor * lr} for factor, found in by_factor.items() if found]
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb.config.build import instantiate
+from ktb.config.schema import spec_of_backbone
 from ktb.data.balance import balanced_weights, count_pixels
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
@@ -15,8 +16,8 @@ from ktb.engine.inference import Inference, inference
 from ktb.errors import ConfigError
 from ktb.jobs import resume
 from ktb.losses.pixel import PixelLoss
-from ktb.models.backbones.swin import SwinArch
 from ktb.models.layers.norm import BatchNorm
+from ktb.models.parts import Spec
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.backbone import load_backbone
 
@@ -80,7 +81,7 @@ def build_loss(cfg: DictConfig) -> PixelLoss:
 
 
 def build_model(cfg: DictConfig, data: RGBXDataModule, *, side_heads: bool) -> KTBSegmentor:
-    """The model of the groups backbone and model for the data's modalities and classes.
+    """The model of the groups backbone, peft, fusion, head and model for the data's modalities and classes.
 
     Args:
         cfg: of ktb-train.
@@ -91,17 +92,21 @@ def build_model(cfg: DictConfig, data: RGBXDataModule, *, side_heads: bool) -> K
         ConfigError: settings that do not go together.
         CheckpointError: the backbone's weights cannot be used.
     """
-    backbone = load_backbone(
-        build_arch(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.timm_name
-    )
-    options = {str(key): value for key, value in cfg.model.items() if key not in ("channels_last", "compile")}
+    head = plain(without(cfg.head, "name"))
+    side = head.pop("side", None) or {}
     try:
+        backbone = load_backbone(
+            backbone_spec(cfg), cfg.backbone.weights, name=cfg.backbone.name, timm_name=cfg.backbone.get("timm_name")
+        )
         model = KTBSegmentor(
             backbone,
             {m.name: m.channels for m in data.modalities},
             data.spec.num_classes,
-            side_heads=side_heads,
-            **options,
+            peft=plain(without(cfg.peft, "name")),
+            fusion=plain(without(cfg.fusion, "name")),
+            head=head,
+            side_head={**head, **side} if side_heads else None,
+            recompute=cfg.model.recompute,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -111,19 +116,9 @@ def build_model(cfg: DictConfig, data: RGBXDataModule, *, side_heads: bool) -> K
     return model
 
 
-def build_arch(cfg: DictConfig) -> SwinArch:
-    b = cfg.backbone
-    try:
-        return SwinArch(
-            embed_dim=b.embed_dim,
-            depths=tuple(b.depths),
-            num_heads=tuple(b.num_heads),
-            window_size=b.window_size,
-            mlp_ratio=b.mlp_ratio,
-            drop_path=b.drop_path,
-        )
-    except ValueError as error:
-        raise ConfigError(f"backbone={b.name}: {error}") from None
+def backbone_spec(cfg: DictConfig) -> Spec:
+    """Class and settings of the backbone."""
+    return spec_of_backbone(plain(without(cfg.backbone)))
 
 
 def build_inference(cfg: DictConfig) -> Inference:

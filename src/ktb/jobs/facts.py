@@ -23,6 +23,7 @@ from ktb.jobs.build import plain, without
 from ktb.jobs.measure import peak_memory
 from ktb.models.segmentor import KTBSegmentor
 from ktb.run_folder.result import Protocol, RunResult
+from ktb.weights.hub import TO_BE_HAD
 
 PACKAGE = Path(__file__).parents[1]
 """The folder of ktb itself."""
@@ -104,7 +105,7 @@ def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, 
         "backbone": {
             "name": cfg.backbone.name,
             "timm_name": cfg.backbone.timm_name,
-            "weights": weights if weights in ("hub", "bundled", "random") else str(Path(weights).absolute()),
+            "weights": weights if weights in (*TO_BE_HAD, "random") else str(Path(weights).absolute()),
             "sha256": sha256,
         },
         "version": version("ktb"),

@@ -22,9 +22,9 @@ from ktb.data.module import RGBXDataModule
 from ktb.data.spec import ModalitySpec
 from ktb.distributed import decisions as ranks
 from ktb.errors import CheckpointError
-from ktb.jobs.build import build_arch
-from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.segmentor import KTBSegmentor
+from ktb.jobs.build import backbone_spec
+from ktb.models.parts import Spec
+from ktb.models.segmentor import KTBSegmentor, backbone_of
 from ktb.weights.checkpoint import load_published
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
 from ktb.weights.naming import is_published
@@ -32,7 +32,7 @@ from ktb.weights.states import fingerprint, load_exactly
 
 _PER_CLASS = re.compile(r"(head|side_heads\.\w+)\.predict\.(weight|bias)")
 _PER_MODALITY = (
-    (re.compile(r"prompts\.\d+\.project\.weight"), 1),
+    (re.compile(r"peft\.prompts\.\d+\.project\.weight"), 1),
     (re.compile(r"fusion\.\d+\.fuse\.0\.weight"), 1),
     (re.compile(r"fusion\.\d+\.weight\.2\.(weight|bias)"), 0),
 )
@@ -44,6 +44,7 @@ class Source:
     """Another model's weights, as read from a file.
 
     state: name → tensor, in the names of `KTBSegmentor`; its backbone too where the file holds one.
+    backbone: its description, class and settings.
     modalities: names, in its order.
     classes: names; None: unknown.
     about: what the file says of itself, empty for a published one.
@@ -51,7 +52,7 @@ class Source:
 
     path: Path
     state: dict[str, Tensor]
-    arch: SwinArch
+    backbone: Spec
     modalities: tuple[str, ...]
     classes: tuple[str, ...] | None
     about: Mapping[str, Any]
@@ -86,12 +87,12 @@ def read(path: str | Path, streams: Sequence[str]) -> Source:
         about = content["ktb"]
         state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
         try:
-            arch = SwinArch.from_dict(dict(about["model"]["arch"]))
+            backbone = dict(about["model"]["backbone"])
             modalities = tuple(about["model"]["modalities"])
             classes = about.get("classes") and tuple(map(str, about["classes"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file}: damaged: it does not describe its model ({error})") from None
-        return Source(file, state, arch, modalities, classes, about)
+        return Source(file, state, backbone, modalities, classes, about)
     tensors = read_state_dict(content if isinstance(content, Mapping) else file)
     if not is_published(tensors):
         raise CheckpointError(
@@ -100,7 +101,7 @@ def read(path: str | Path, streams: Sequence[str]) -> Source:
         )
     second = next((name for name in streams if name != "rgb"), "depth")
     model = load_published(tensors, ("rgb", second))
-    return Source(file, model.state_dict(), model.backbone.arch, ("rgb", second), None, {})
+    return Source(file, model.state_dict(), model.backbone.spec(), ("rgb", second), None, {})
 
 
 def chosen(cfg: DictConfig, data: RGBXDataModule) -> Source | None:
@@ -117,7 +118,7 @@ def chosen(cfg: DictConfig, data: RGBXDataModule) -> Source | None:
     if not cfg.init_from:
         return None
     source = read(cfg.init_from, [m.name for m in data.modalities])
-    check_backbone(source, build_arch(cfg), cfg.backbone.name)
+    check_backbone(source, backbone_spec(cfg), cfg.backbone.name)
     with open_dict(cfg):
         cfg.init_from = str(source.path)
         if source.backbone_weights and "backbone.weights" not in overridden(user_overrides(cfg)):
@@ -133,20 +134,25 @@ def begin(source: Source, model: KTBSegmentor, data: RGBXDataModule) -> dict[str
     return summary
 
 
-def check_backbone(source: Source, arch: SwinArch, name: str) -> None:
+def check_backbone(source: Source, spec: Spec, name: str) -> None:
     """Refuse another architecture than the source's.
 
     Raises:
         CheckpointError: saying which backbone to choose.
     """
-    ours, theirs = ({**a.to_dict(), "drop_path": None} for a in (arch, source.arch))
+    ours, theirs = (_architecture(a) for a in (spec, source.backbone))
     if ours != theirs:
         found = (source.about.get("backbone") or {}).get("name")
-        sizes = "; ".join(f"{k} is {v}, here {ours[k]}" for k, v in theirs.items() if ours[k] != v)
+        sizes = "; ".join(f"{k} is {v}, here {ours.get(k)}" for k, v in theirs.items() if ours.get(k) != v)
         raise CheckpointError(
             f"{source.path}: its backbone is another one than {name} ({sizes}); choose its own with backbone="
             f"{found or '...'}"
         )
+
+
+def _architecture(spec: Spec) -> dict[str, Any]:
+    """What of a backbone's description its weights depend on."""
+    return {key: _plain(value) for key, value in spec.items() if key != "drop_path"}
 
 
 def _check_weights(source: Source, model: KTBSegmentor) -> None:
@@ -154,10 +160,10 @@ def _check_weights(source: Source, model: KTBSegmentor) -> None:
     ours = fingerprint(model.backbone)
     theirs = (source.about.get("backbone") or {}).get("sha256")
     if source.holds_backbone:
-        swin = FrozenSwin(source.arch)
+        theirs_whole = backbone_of(source.backbone)
         state = {k.removeprefix("backbone."): v for k, v in source.state.items() if k.startswith("backbone.")}
-        load_exactly(swin, state, str(source.path))
-        theirs = fingerprint(swin)
+        load_exactly(theirs_whole, state, str(source.path))
+        theirs = fingerprint(theirs_whole)
     if theirs is not None and theirs != ours:
         raise CheckpointError(
             f"{source.path}: was trained on other backbone weights than these; set "

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb.config.compose import config_folders
-from ktb.config.moved import with_current_targets
+from ktb.config.moved import with_current_settings
 from ktb.config.overrides import overridden, user_overrides
 from ktb.config.saved import resume_saved
 from ktb.data.module import RGBXDataModule
@@ -48,7 +48,8 @@ class Checkpoint:
     def config(self) -> DictConfig:
         """The configuration it was written with."""
         plain = OmegaConf.to_container(OmegaConf.create(self.content["ktb"]["config"]))
-        config = OmegaConf.create(with_current_targets(plain))
+        assert isinstance(plain, dict)
+        config = OmegaConf.create(with_current_settings({str(key): value for key, value in plain.items()}))
         assert isinstance(config, DictConfig)
         return config
 
@@ -196,7 +197,7 @@ def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
         kept.init_from = begun
         if begun and "backbone.weights" not in typed:  # they were the source's, whatever the group backbone names
             kept.backbone.weights = saved.backbone.weights
-        for group, key in (("model", "head_init"), ("dataset.recipe", "head_init")):
+        for group, key in (("head", "init"), ("dataset.recipe", "head_init")):
             _keep_start(kept, saved, group, key, typed, point.path)
         # Loggers name classes of other packages, which nothing that came out of a file may do.
         for key in ("run_dir", "ckpt_path", "overwrite", "logger"):

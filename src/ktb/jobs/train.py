@@ -112,7 +112,7 @@ def _module(
         optim=OptimConfig(**{str(key): value for key, value in cfg.optim.items()}),
         seed=cfg.seed,
         inference=inference,
-        keep_frozen=cfg.backbone.weights == "random",
+        keep_frozen=cfg.backbone.weights == "random" or model.peft.trains_backbone,
         channels_last=cfg.model.get("channels_last", False),
         compile=cfg.model.get("compile", False),
         provenance=about | ({"init_from": begun} if begun else {}),

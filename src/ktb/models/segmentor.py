@@ -2,70 +2,92 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
 import torch
-import torch.nn.functional as F
-from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
-from ktb.models.backbones.swin import PATCH, FrozenSwin, SwinArch
-from ktb.models.fusion.dscf import DSCF
-from ktb.models.fusion.simple import PlainSum
-from ktb.models.heads.mlp import HeadInit, MLPHead
-from ktb.models.peft.mapa import Adapter, Prompt
+from ktb.models.backbones.base import Backbone, Tokens
+from ktb.models.fusion.base import Fused, Fusion
+from ktb.models.parts import Spec, build, class_of, completed, in_full
+from ktb.models.peft.base import Peft
+
+PEFT = {"_target_": "ktb.models.peft.mapa.MAPA"}
+FUSION = {"_target_": "ktb.models.fusion.dscf.DSCF"}
+HEAD = {"_target_": "ktb.models.heads.mlp.MLPHead", "width": 512}
+SIDE_HEAD = {"_target_": "ktb.models.heads.mlp.MLPHead", "width": 256}
+PARTS = ("peft", "fusion", "head", "side_head")
+"""The paper's parts; a spec without `_target_` changes settings of these."""
 
 
 @dataclass
 class SegOutput:
-    """logits (B, K, H, W) of the fused head; side: the same per modality, empty unless asked for."""
+    """What the model says of a batch.
+
+    Attributes:
+        logits: of the fused head (B, K, H, W).
+        side: the same per modality, empty unless asked for.
+        losses: terms that fusion blocks add to the loss, "<name>" → scalar; only while training.
+    """
 
     logits: Tensor
     side: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class Features:
-    """Normalised features of the four stages, finest first, each (B, H_i, W_i, C_i)."""
+    """What the stages give, finest first.
+
+    Attributes:
+        fused: normalised maps (B, H_i, W_i, C_i) after fusion.
+        streams: the same per modality.
+        losses: terms of the fusion blocks, those of one name added up.
+    """
 
     fused: list[Tensor]
     streams: dict[str, list[Tensor]]
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class KTBSegmentor(nn.Module):
     """Symmetric parameter-efficient RGB+X segmentor ("Keep the Balance", CVPR 2025), for one or more modalities.
 
     The modality named "rgb" enters through the backbone's own frozen patch embedding, every other one through a
-    trained copy of it. Adapters, prompts, fusion and heads are trained; the backbone and the output norms are not
-    and stay as they are under `.train()` (they hold no running statistics).
+    trained copy of it. What the PEFT method adds, fusion and heads are trained; the backbone and the output norms are
+    not and stay as they are under `.train()`.
+
+    PEFT method, fusion and heads are given as plain values: `_target_`, the dotted name of a class, and its settings.
+    Without `_target_` they are settings of the paper's part.
 
     Args:
         backbone: with its weights already loaded: the other modalities' patch embeddings are copied from it.
         modalities: names in stream order, or name → number of channels (3 when only names are given).
         num_classes: K.
-        head_dim, side_head_dim: widths of the fused head and of the side heads.
-        prompts: False leaves the MAPA prompts out (ablation).
-        fusion: "dscf", or "sum" for adding the streams (ablation).
-        side_heads: False leaves the side heads out (a loss that does not teach them would never train them).
-        head_init: start of the heads' last layer, "published" or "small" (see `MLPHead`); no part of `config`.
-        recompute: run Swin blocks again in the backward pass instead of keeping their activations.
+        peft: see `ktb.models.peft.base.Peft`; by default MAPA.
+        fusion: one block per stage, see `ktb.models.fusion.base.Fusion`; by default DSCF.
+        head: of the fused maps, a class that is built with (channels, num_classes) and called with the maps, finest
+            first, and the size of the logits; by default the paper's MLP head of width 512.
+        side_head: of each modality's maps, as `head`; by default of width 256. None leaves the side heads out (a loss
+            that does not teach them would never train them).
+        recompute: run the backbone's blocks again in the backward pass instead of keeping their activations.
+
+    Raises:
+        ValueError: modalities that can be none, or a part that can't be built as described.
     """
 
     def __init__(
         self,
-        backbone: FrozenSwin,
+        backbone: Backbone,
         modalities: Sequence[str] | Mapping[str, int],
         num_classes: int,
         *,
-        head_dim: int = 512,
-        side_head_dim: int = 256,
-        prompts: bool = True,
-        fusion: str = "dscf",
-        side_heads: bool = True,
-        head_init: HeadInit = "published",
+        peft: Spec | None = None,
+        fusion: Spec | None = None,
+        head: Spec | None = None,
+        side_head: Spec | None = SIDE_HEAD,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -74,41 +96,39 @@ class KTBSegmentor(nn.Module):
             raise ValueError(f"modalities must be one or more different names, got {list(modalities)}")
         if channels.get("rgb", 3) != 3:
             raise ValueError(f"the modality 'rgb' has 3 channels, got {channels['rgb']}")
-        if fusion not in ("dscf", "sum"):
-            raise ValueError(f"fusion must be 'dscf' or 'sum', got {fusion!r}")
         for name in channels:
             if not name.isidentifier() or hasattr(nn.ModuleDict, name):
                 raise ValueError(f"{name!r} can't name a modality: use letters, digits and underscores")
+        peft, fusion, head = completed(peft, PEFT), completed(fusion, FUSION), completed(head, HEAD)
+        side_head = None if side_head is None else completed(side_head, SIDE_HEAD)
         self.config: dict[str, Any] = {
-            "arch": backbone.arch.to_dict(),
+            "backbone": backbone.spec(),
             "modalities": channels,
             "num_classes": num_classes,
-            "head_dim": head_dim,
-            "side_head_dim": side_head_dim,
-            "prompts": prompts,
-            "fusion": fusion,
-            "side_heads": side_heads,
+            "peft": in_full(peft),
+            "fusion": in_full(fusion),
+            "head": in_full(head),
+            "side_head": None if side_head is None else in_full(side_head),
         }
-        names, dims, depths = tuple(channels), backbone.arch.channels, backbone.arch.depths
+        names, dims = tuple(channels), backbone.channels
         self.modalities = names
         self.num_classes = num_classes
         self.recompute = recompute
         self.about: dict[str, Any] = {}
         """Plain values that a bundle keeps: classes, data set, which base weights the backbone is."""
         self.backbone = backbone
-        self.patch_embeds = nn.ModuleDict(
-            {m: _patch_embed_for(backbone.patch_embed, c) for m, c in channels.items() if m != "rgb"}
-        )
-        self.prompts = nn.ModuleList(Prompt(names, c) for c in dims) if prompts else None
-        self.adapters = nn.ModuleList(
-            nn.ModuleList(Adapter(names, c) for _ in range(depth)) for c, depth in zip(dims, depths, strict=True)
-        )
+        self.patch_embeds = nn.ModuleDict({m: backbone.entry_for(c) for m, c in channels.items() if m != "rgb"})
+        self.peft: Peft = build(peft, names, backbone)
+        self.necks = backbone.necks()
         self.norms = nn.ModuleDict({m: nn.ModuleList(nn.LayerNorm(c) for c in dims) for m in names})
         self.fused_norms = nn.ModuleList(nn.LayerNorm(c) for c in dims)
-        self.fusion = nn.ModuleList(DSCF(names, c, i) if fusion == "dscf" else PlainSum() for i, c in enumerate(dims))
-        self.head = MLPHead(dims, head_dim, num_classes, init=head_init)
+        self.fusion = nn.ModuleList(
+            build(fusion, modalities=names, channels=c, stage=i, stride=stride)
+            for i, (c, stride) in enumerate(zip(dims, backbone.strides, strict=True))
+        )
+        self.head: nn.Module = build(head, dims, num_classes)
         self.side_heads = nn.ModuleDict(
-            {m: MLPHead(dims, side_head_dim, num_classes, init=head_init) for m in names if side_heads}
+            {} if side_head is None else {m: build(side_head, dims, num_classes) for m in names}
         )
         self.norms.requires_grad_(False)
         self.fused_norms.requires_grad_(False)
@@ -117,7 +137,7 @@ class KTBSegmentor(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Rebuild the model a `config` attribute describes, with fresh weights."""
         options = dict(config)
-        return cls(FrozenSwin(SwinArch.from_dict(options.pop("arch"))), **options)
+        return cls(backbone_of(options.pop("backbone")), **options)
 
     def forward(
         self, inputs: Mapping[str, Tensor], *, side: bool | None = None, masked: Tensor | None = None
@@ -138,11 +158,13 @@ class KTBSegmentor(nn.Module):
         if side is None:
             side = self.training and bool(self.side_heads)
         elif side and not self.side_heads:
-            raise ValueError("this model was built with side_heads=False")
-        features, size = self.features(inputs, masked=masked)
-        out = SegOutput(self.head(features.fused, size))
+            raise ValueError("this model was built without side heads")
+        features, (h, w) = self.features(inputs, masked=masked)
+        # Where the backbone pads, its maps stand for more than the image.
+        size = self.backbone.covers(h, w)
+        out = SegOutput(self.head(features.fused, size)[..., :h, :w], losses=features.losses)
         if side:
-            out.side = {m: self.side_heads[m](features.streams[m], size) for m in self.modalities}
+            out.side = {m: self.side_heads[m](features.streams[m], size)[..., :h, :w] for m in self.modalities}
         return out
 
     def features(
@@ -158,24 +180,42 @@ class KTBSegmentor(nn.Module):
         """
         tokens, size = self._embed(inputs, masked)
         features = Features(fused=[], streams={m: [] for m in self.modalities})
-        for i in range(4):
+        for i in range(len(self.backbone.channels)):
             if i > 0:
-                tokens = self.backbone.merge(i, tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-            if self.prompts is not None:
-                tokens = self.prompts[i](tokens)
-            adapters = cast(Sequence[Adapter], self.adapters[i])
-            tokens = self.backbone.stage(i, tokens.flatten(0, 1), adapters, recompute=self.recompute).unflatten(
-                0, tokens.shape[:2]
-            )
-            norms = [cast(nn.ModuleList, self.norms[m])[i] for m in self.modalities]
-            normed = torch.stack([norm(t) for norm, t in zip(norms, tokens.unbind(0), strict=True)])
+                tokens = self.backbone.enter(i, tokens)
+            tokens = tokens._replace(map=self.peft.prompt(i, self._apart(tokens.map)).flatten(0, 1))
+            tokens = self.backbone.stage(i, tokens, self.peft.adapters_of(i), recompute=self.recompute)
+            streams = self._apart(tokens.map if self.necks is None else self.necks[i](tokens.map))
+            fused, normed = self._fuse(i, streams)
+            if fused.streams is not None and self.necks is None:
+                tokens = tokens._replace(map=fused.streams.flatten(0, 1))
+            for name, term in fused.losses.items():
+                features.losses[name] = features.losses[name] + term if name in features.losses else term
             for m, t in zip(self.modalities, normed.unbind(0), strict=True):
                 features.streams[m].append(t)
-            features.fused.append(self.fused_norms[i](self.fusion[i](normed)))
+            features.fused.append(self.fused_norms[i](fused.map))
         return features, size
 
-    def _embed(self, inputs: Mapping[str, Tensor], masked: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
-        """Patch tokens (M, B, ⌈H/4⌉, ⌈W/4⌉, C), zero where a modality is absent or masked."""
+    def _fuse(self, i: int, streams: Tensor) -> tuple[Fused, Tensor]:
+        """What the fusion block of a stage makes of the streams (M, B, H, W, C), and the streams that go on from it,
+        normalised."""
+        block = cast(Fusion, self.fusion[i])
+        normed = self._normed(i, streams) if block.normalised else None
+        fused = Fused.of(block(streams if normed is None else normed), streams)
+        if fused.streams is not None or normed is None:
+            normed = self._normed(i, streams if fused.streams is None else fused.streams)
+        return fused, normed
+
+    def _normed(self, i: int, streams: Tensor) -> Tensor:
+        norms = [cast(nn.ModuleList, self.norms[m])[i] for m in self.modalities]
+        return torch.stack([norm(t) for norm, t in zip(norms, streams.unbind(0), strict=True)])
+
+    def _apart(self, x: Tensor) -> Tensor:
+        """(M·B, ...) → (M, B, ...)."""
+        return x.unflatten(0, (len(self.modalities), -1))
+
+    def _embed(self, inputs: Mapping[str, Tensor], masked: Tensor | None) -> tuple[Tokens, tuple[int, int]]:
+        """Tokens of all streams as they enter the first stage, zero where a modality is absent or masked."""
         unknown = set(inputs) - set(self.modalities)
         if unknown or not inputs:
             raise ValueError(f"inputs must hold some of {list(self.modalities)}, got {list(inputs)}")
@@ -186,30 +226,31 @@ class KTBSegmentor(nn.Module):
         for m, shape in shapes.items():
             if len(shape) != 4 or shape[1] != self.config["modalities"][m]:
                 raise ValueError(f"{m} must be (B, {self.config['modalities'][m]}, H, W), got {shape}")
-        h, w = first[2:]
-        streams = []
-        for m in self.modalities:
-            if m in inputs:
-                embed = self.backbone.patch_embed if m == "rgb" else cast(PatchEmbed, self.patch_embeds[m])
-                x = F.pad(inputs[m], (0, -w % PATCH, 0, -h % PATCH))
-                streams.append(embed.norm(embed.proj(x).movedim(1, -1)))
-            else:
-                streams.append(None)
+        entries = {m: None if m == "rgb" else self.patch_embeds[m] for m in self.modalities}
+        streams = [self.backbone.embed(inputs[m], entries[m]) if m in inputs else None for m in self.modalities]
         some = next(t for t in streams if t is not None)
-        tokens = torch.stack([torch.zeros_like(some) if t is None else t for t in streams])
-        if masked is not None:
-            tokens = tokens.masked_fill(masked[:, :, None, None, None], 0.0)
-        return tokens, (h, w)
+
+        def joined(parts: list[Tensor | None], like: Tensor) -> Tensor:
+            tokens = torch.stack([torch.zeros_like(like) if t is None else t for t in parts])
+            if masked is not None:
+                tokens = tokens.masked_fill(masked.view(*masked.shape, *[1] * (tokens.dim() - 2)), 0.0)
+            return tokens.flatten(0, 1)
+
+        tokens = Tokens(joined([t and t.map for t in streams], some.map))
+        if some.extra is not None:
+            tokens = tokens._replace(extra=joined([t and t.extra for t in streams], some.extra))
+        return tokens, (first[2], first[3])
 
 
-def _patch_embed_for(rgb: PatchEmbed, channels: int) -> PatchEmbed:
-    """A trainable copy of the RGB patch embedding. With other than 3 channels the filters are repeated in turn and
-    scaled, so that the response to a constant image keeps its size."""
-    embed = copy.deepcopy(rgb)
-    if channels != 3:
-        old = embed.proj
-        new = nn.Conv2d(channels, old.out_channels, PATCH, stride=PATCH)
-        new.weight = nn.Parameter(old.weight.detach()[:, [c % 3 for c in range(channels)]] * (3 / channels))
-        new.bias = copy.deepcopy(old.bias)
-        embed.proj = new
-    return embed.requires_grad_(True)
+def backbone_of(spec: Spec) -> Backbone:
+    """The backbone that a model's `config` describes, with fresh weights.
+
+    Raises:
+        ValueError: there is no such class, or it does not take these settings.
+    """
+    cls = class_of(spec)
+    try:
+        backbone: Backbone = cls.from_config({key: value for key, value in spec.items() if key != "_target_"})
+    except TypeError as error:
+        raise ValueError(f"{spec['_target_']}: {error}") from None
+    return backbone

@@ -63,10 +63,10 @@ def _remedy(run: Run) -> str:
     """What helps, without what the run has already."""
     weighted = run.setting("loss", "class_weights") is not None
     classes = len(run.per_class) or sum(key.startswith("val_iou/") for key in run.curves)
-    small = run.setting("model", "head_init") == "small" or classes > FEW_CLASSES
+    small = run.setting("head", "init") == "small" or classes > FEW_CLASSES
     steps = [
         *([] if weighted else ["loss.class_weights=auto"]),
-        *([] if small else ["model.head_init=small"]),
+        *([] if small else ["head.init=small"]),
         "a larger optim.lr",
         "more epochs",
     ]

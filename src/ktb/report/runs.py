@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from ktb.config.moved import with_current_targets
+from ktb.config.moved import with_current_settings
 from ktb.errors import ReportError, one_line
 from ktb.io import absent, expanded, is_hidden
 from ktb.report.table_formats import Table, Value
@@ -175,7 +175,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     return Run(
         folder=folder,
         name=name or _names([folder])[0],
-        config=with_current_targets(_read_yaml(config_file)),
+        config=with_current_settings(_read_yaml(config_file)),
         result=read_result(folder),
         curves=_read_curves(folder / METRICS),
         panels=read_json(folder / PANELS_INDEX),

@@ -5,33 +5,43 @@ from __future__ import annotations
 from importlib import resources
 
 from ktb.errors import CheckpointError, first_line
-from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.backbones.base import Backbone
+from ktb.models.backbones.pyramid import Pyramid
+from ktb.models.backbones.vit import ViT
+from ktb.models.parts import Spec
+from ktb.models.segmentor import backbone_of
 from ktb.weights.files import read_state_dict
 from ktb.weights.hub import prepare_hub_client
 from ktb.weights.naming import backbone_to_timm
+from ktb.weights.offline import PACKAGE, offline_state
 from ktb.weights.states import StateDict, load_exactly
+from ktb.weights.timm_names import from_timm_names
 
 OPENMMLAB_SWIN_B = "swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth"
 
 
-def load_backbone(arch: SwinArch, weights: str, *, name: str, timm_name: str | None = None) -> FrozenSwin:
+def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None = None) -> Backbone:
     """A backbone with its weights.
 
     Args:
-        arch: the architecture the weights must fit.
-        weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "random", or the path of a file in timm,
+        spec: the backbone that the weights must fit, its class and settings.
+        weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "offline" (of a Python package, for
+            efficientnet_lite0), "random", or the path of a file in timm,
             Microsoft, OpenMMLab or Hugging Face naming.
         name: the backbone's name, for messages and for the bundled file.
         timm_name: the model on timm's hub.
 
     Raises:
         CheckpointError: no network and no file, an unreadable file, or weights that do not fit.
+        ValueError: there is no backbone as described.
     """
-    backbone = FrozenSwin(arch)
+    backbone = backbone_of(spec)
     if weights == "random":
         return backbone
     if weights == "hub":
         where, state = f"timm hub model {timm_name}", _from_hub(name, timm_name)
+    elif weights == "offline":
+        where, state = f"the package {PACKAGE}", offline_state()
     elif weights == "bundled":
         file = resources.files("ktb") / "weights" / f"{name}.safetensors"
         with resources.as_file(file) as path:
@@ -39,7 +49,7 @@ def load_backbone(arch: SwinArch, weights: str, *, name: str, timm_name: str | N
     else:
         where, state = weights, read_state_dict(weights)
     try:
-        state = backbone_to_timm(state)
+        state = from_timm_names(backbone, state) if isinstance(backbone, Pyramid | ViT) else backbone_to_timm(state)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
     load_exactly(backbone, {k: v.float() for k, v in state.items()}, where)

@@ -18,6 +18,7 @@ from ktb.io import expanded
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.card import model_card
 from ktb.weights.files import BUNDLE_WEIGHTS, save_safetensors, written
+from ktb.weights.hub import TO_BE_HAD
 from ktb.weights.states import fingerprint, refuse_not_finite
 
 FORMAT = 1
@@ -114,4 +115,4 @@ def save_bundle(model: KTBSegmentor, folder: str | Path, *, run_config: str | No
 def _portable(backbone: Mapping[str, Any]) -> dict[str, Any]:
     """Base weights by name: the path they had on the machine of the training is nobody's business."""
     weights = str(backbone["weights"])
-    return {**backbone, "weights": weights if weights in ("hub", "bundled") else Path(weights).name}
+    return {**backbone, "weights": weights if weights in TO_BE_HAD else Path(weights).name}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ktb.data.steps import in_words
 from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.hub import TO_BE_HAD
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -37,16 +38,15 @@ def model_card(model: KTBSegmentor, about: Mapping[str, Any], name: str, size: i
 
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    arch, base = model.config["arch"], about.get("backbone") or {}
-    needs_file = not whole and base.get("weights") not in ("hub", "bundled")
+    base = about.get("backbone") or {}
+    needs_file = not whole and base.get("weights") not in TO_BE_HAD
     facts = [
         ("Data set", about.get("dataset", "not recorded")),
         ("Classes", _classes(model, about)),
         ("Modalities", ", ".join(f"{m} ({c} channels)" for m, c in model.config["modalities"].items())),
         (
             "Backbone",
-            f"{base.get('name', 'Swin')}: width {arch['embed_dim']}, depths {_x(arch['depths'])}, "
-            f"window {arch['window_size']}",
+            f"{base.get('name') or type(model.backbone).__name__}: {_settings(model.backbone.spec())}",
         ),
         ("Parameters", f"{total:,}, of which {trained:,} trained ({100 * trained / total:.1f} %)"),
         ("File", f"{size / 1e6:.1f} MB, {'all' if whole else 'trained'} parameters and running statistics"),
@@ -209,6 +209,11 @@ def _classes(model: KTBSegmentor, about: Mapping[str, Any]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def _settings(spec: Mapping[str, Any]) -> str:
+    shown = {key: value for key, value in spec.items() if not key.startswith("_") and value is not None}
+    return ", ".join(f"{k} {_x(v) if isinstance(v, list | tuple) else v}" for k, v in shown.items())
 
 
 def _x(values: Sequence[int]) -> str:

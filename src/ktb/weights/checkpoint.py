@@ -13,16 +13,22 @@ from torch import Tensor
 from ktb.errors import CheckpointError, first_line
 from ktb.io import expanded
 from ktb.models import segmentor
+from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.parts import Spec
+from ktb.models.segmentor import backbone_of
 from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
-from ktb.weights.hub import fetch_bundle
+from ktb.weights.hub import TO_BE_HAD, fetch_bundle
 from ktb.weights.naming import from_published, is_published, published_names
 from ktb.weights.states import depths_in, fingerprint, listing, load_exactly, refuse_misfit
 
 MAX_PARAMETERS = 4_000_000_000
 """A file may not ask for a larger model: 20 times Swin-L."""
+
+MAX_BLOCKS, MAX_SETTING = 256, 1 << 16
+"""Nor for more blocks or larger numbers than these."""
 
 
 class KTBSegmentor(segmentor.KTBSegmentor):
@@ -92,15 +98,15 @@ def model_from_checkpoint(content: Mapping[str, Any], where: str, *, weights: st
     state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
     _refuse_other_sizes(about, state, where)
     config, backbone = dict(about["model"]), about.get("backbone") or {}
-    arch = SwinArch.from_dict(config.pop("arch"))
+    spec = config.pop("backbone")
     if any(k.startswith("backbone.") for k in state):
-        swin, source = FrozenSwin(arch), None
+        frozen_part, source = backbone_of(spec), None
     else:
         source = weights or str(backbone.get("weights"))
-        swin = _base(arch, source, backbone, where)
-    model = KTBSegmentor(swin, **config)
+        frozen_part = _base(spec, source, backbone, where)
+    model = KTBSegmentor(frozen_part, **config)
     if source is not None:
-        found = fingerprint(swin)
+        found = fingerprint(frozen_part)
         if found != backbone["sha256"]:
             raise CheckpointError(
                 f"{where}: was trained on backbone weights with SHA-256 {backbone['sha256'][:16]}..., but {source} "
@@ -115,18 +121,18 @@ def model_from_checkpoint(content: Mapping[str, Any], where: str, *, weights: st
     return model
 
 
-def _base(arch: SwinArch, source: str, backbone: Mapping[str, Any], where: str) -> FrozenSwin:
+def _base(spec: Spec, source: str, backbone: Mapping[str, Any], where: str) -> Backbone:
     """The frozen backbone that a checkpoint without one names."""
     name, timm_name, sha256 = (str(backbone.get(key) or "") for key in ("name", "timm_name", "sha256"))
-    if not re.fullmatch(r"\w+", name) or not re.fullmatch(r"[\w.]*", timm_name) or not sha256:
+    if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"[\w.]*", timm_name) or not sha256:
         raise CheckpointError(f"{where}: damaged: its base weights are {name!r}, {timm_name!r}, SHA-256 {sha256!r}")
-    if source not in ("hub", "bundled", "random") and not Path(source).is_file():
+    if source not in (*TO_BE_HAD, "random") and not Path(source).is_file():
         also = f" (on timm's hub: {timm_name})" if timm_name else ""
         raise CheckpointError(
             f"{where}: holds what was trained only; its base weights, {Path(source).name} of {name}{also} with SHA-256 "
             f"{sha256[:16]}..., are not here: pass them as backbone.weights=FILE"
         )
-    return load_backbone(arch, source, name=name, timm_name=timm_name or None)
+    return load_backbone(spec, source, name=name, timm_name=timm_name or None)
 
 
 def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:
@@ -137,11 +143,9 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
     """
     try:
         config = dict(about["model"])
-        arch = SwinArch.from_dict(config.pop("arch"))
-        depths = depths_in(state, r"adapters\.(\d+)\.(\d+)\.")
-        limits = {"embed_dim": 4096, "window_size": 64, "mlp_ratio": 16}
-        if arch.depths != depths or any(not 0 < getattr(arch, k) <= limit for k, limit in limits.items()):
-            raise ValueError(f"{arch} does not describe tensors of stages with {depths} blocks")
+        for part in ("backbone", "peft", "fusion", "head", "side_head"):
+            _refuse_large_numbers(config[part])
+        spec = config.pop("backbone")
         classes, base = about.get("classes"), dict(about.get("backbone") or {})
         if classes is not None and (
             not isinstance(classes, list)
@@ -154,7 +158,7 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
         if len(config["modalities"]) > 64 or not all(0 < c <= 4096 for c in dict(config["modalities"]).values()):
             raise ValueError(f"modalities {config['modalities']}")
         with torch.device("meta"):
-            model = KTBSegmentor(FrozenSwin(arch), **config)
+            model = KTBSegmentor(backbone_of(spec), **config)
         if (size := sum(p.numel() for p in model.parameters())) > MAX_PARAMETERS:
             raise ValueError(f"{size:,} parameters")
     except (
@@ -168,6 +172,26 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
         frozen -= {k for k in frozen if k.startswith("backbone.")}
     expected = {k: v for k, v in model.state_dict().items() if k in state or k not in frozen}
     refuse_misfit(expected, state, where)
+
+
+def _refuse_large_numbers(spec: Any) -> None:
+    """Numbers of a description decide how long it takes to build a model, even without memory.
+
+    Raises:
+        ValueError: one that no model of today comes near to.
+    """
+    if isinstance(spec, Mapping):
+        if isinstance(depths := spec.get("depths"), list | tuple) and sum(depths) > MAX_BLOCKS:
+            raise ValueError(f"{sum(depths)} blocks")
+        for value in spec.values():
+            _refuse_large_numbers(value)
+    elif isinstance(spec, list | tuple):
+        if len(spec) > MAX_BLOCKS:
+            raise ValueError(f"a list of {len(spec)} values")
+        for value in spec:
+            _refuse_large_numbers(value)
+    elif isinstance(spec, int | float) and not -MAX_SETTING <= spec <= MAX_SETTING:
+        raise ValueError(f"a setting of {spec}")
 
 
 def load_published(
@@ -203,8 +227,8 @@ def load_published(
     ours = from_published(state, modalities)
     sizes: dict[str, Any] = {
         "num_classes": len(ours["head.predict.bias"]),
-        "head_dim": len(ours["head.norm.weight"]),
-        "side_head_dim": len(ours["side_heads.rgb.norm.weight"]),
+        "head": {"width": len(ours["head.norm.weight"])},
+        "side_head": {"width": len(ours["side_heads.rgb.norm.weight"])},
     }
     try:
         arch = _arch_of(ours, prefix="backbone.")

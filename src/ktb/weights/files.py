@@ -28,6 +28,7 @@ from torch import Tensor
 from ktb.errors import CheckpointError, first_line
 from ktb.io import absent, atomic_file, expanded
 from ktb.run_folder.names import CHECKPOINTS
+from ktb.weights.older import upgraded
 from ktb.weights.states import StateDict, refuse_not_finite
 
 BUNDLE_WEIGHTS = "model.safetensors"
@@ -61,9 +62,10 @@ def read_file(path: str | Path) -> Any:
             warnings.filterwarnings("ignore", ".*sparse tensor.*")  # refused below as well
             content = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_stretched(content, path)
-        if is_ours(content):
-            refuse_not_finite(content["state_dict"], str(path))
-        return content
+        if not is_ours(content):
+            return content
+        refuse_not_finite(content["state_dict"], str(path))
+        return upgraded(content)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         with path.open("rb") as file:
@@ -96,7 +98,7 @@ def _read_safetensors(path: Path) -> Any:
     if not isinstance(about, dict):
         raise CheckpointError(f"{path}: damaged: what it says about its model is no JSON object; fetch it again")
     refuse_not_finite(tensors, str(path))
-    return {"ktb": about, "state_dict": {f"model.{k}": v for k, v in tensors.items()}}
+    return upgraded({"ktb": about, "state_dict": {f"model.{k}": v for k, v in tensors.items()}})
 
 
 def _refuse_packed(path: Path) -> None:

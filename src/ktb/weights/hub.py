@@ -12,6 +12,9 @@ from urllib.request import getproxies
 from ktb.errors import CheckpointError, first_line
 from ktb.weights.files import BUNDLE_WEIGHTS
 
+TO_BE_HAD = ("hub", "bundled", "offline")
+"""Values of backbone.weights that name no file: weights that anybody can have again."""
+
 
 def prepare_hub_client() -> None:
     """Without a network the hub client takes its local cache or fails at once, and says nothing of its own."""

@@ -79,13 +79,13 @@ def _block_names(stage: int, block: int, rgb: str, x: str) -> list[tuple[str, st
     ):
         pairs += _layer(f"{theirs}.{published}", f"{ours}.{name}")
     for m, prefix in ((rgb, "RGB"), (x, "DTE")):
-        pairs += _layer(f"{theirs}.MLP_{prefix}_Adapter.D_fc1", f"adapters.{stage}.{block}.down.{m}")
-        pairs += _layer(f"{theirs}.MLP_{prefix}_Adapter.D_fc2", f"adapters.{stage}.{block}.up.{m}")
+        pairs += _layer(f"{theirs}.MLP_{prefix}_Adapter.D_fc1", f"peft.adapters.{stage}.{block}.down.{m}")
+        pairs += _layer(f"{theirs}.MLP_{prefix}_Adapter.D_fc2", f"peft.adapters.{stage}.{block}.up.{m}")
     return pairs
 
 
 def _prompt_names(stage: int, rgb: str, x: str) -> list[tuple[str, str]]:
-    theirs, ours = f"backbone.MPGBlocks.{stage}", f"prompts.{stage}"
+    theirs, ours = f"backbone.MPGBlocks.{stage}", f"peft.prompts.{stage}"
     pairs = []
     for published, name in (("D_fc1", f"down.{rgb}"), ("D_fc2", f"down.{x}"), ("P_fc2", "project"), ("U_fc1", "up")):
         pairs += _layer(f"{theirs}.{published}", f"{ours}.{name}")

@@ -247,7 +247,7 @@ def test_zoo_rows_are_the_experiments(capsys: pytest.CaptureFixture[str]) -> Non
     ("arguments", "message"),
     [
         (("info",), "name either a source or an architecture"),
-        (("info", "--backbone", "swin_x", "--classes", "3"), "there are swin_b"),
+        (("info", "--backbone", "swin_x", "--classes", "3"), ", swin_b, "),
         (("info", "--backbone", "swin_b"), "--classes K"),
         (("info", "--backbone", "swin_b", "--classes", "3", "--base", "x"), "leave --base out"),
         (("info", "nowhere"), "nowhere: no such checkpoint or run folder"),
@@ -292,10 +292,12 @@ def test_a_model_the_published_code_does_not_know_is_not_converted_to_it(
     for i, (modalities, options, message) in enumerate(
         [
             (("rgb",), {}, "takes rgb and one other"),
-            (("rgb", "depth"), {"prompts": False, "side_heads": False}, "no model without prompts and side heads"),
+            (("rgb", "depth"), {"peft": {"prompts": False}, "side_head": None}, "no model without MAPA and side heads"),
         ]
     ):
-        model: Any = KTBSegmentor(FrozenSwin(arch), modalities, 3, head_dim=8, side_head_dim=8, **options)
+        model: Any = KTBSegmentor(
+            FrozenSwin(arch), modalities, 3, **{"head": {"width": 8}, "side_head": {"width": 8}, **options}
+        )
         model.save_pretrained(tmp_path / str(i))
         assert message in refused(capsys, "convert", tmp_path / str(i), tmp_path / "o.pth", "--to", "published")
 

@@ -21,7 +21,7 @@ from tests.ktb.config.composed import OWN_DATA, composed
         ("backbone.drop_path=1.5", "backbone.drop_path=1.5: expected 0 or more, at most 1"),
         ("seed=-1", "seed=-1: expected 0 or more, at most 4.29497e+09"),
         ("model.fusion=dcsf", "model.fusion=dcsf: expected dscf or sum: did you mean 'dscf'?"),
-        ("model.head_init=tiny", "model.head_init=tiny: expected published or small"),
+        ("head.init=tiny", "head.init=tiny: expected published or small"),
         ("loss.class_weights=2", "loss.class_weights=2: expected auto, or one number per class: [1, 2.5, 6]"),
         ("loss.class_weights=[1,many]", "loss.class_weights=[1, 'many']: expected auto, or one number per class"),
         ("loss.class_weights=[1,-2]", "loss.class_weights=[1, -2]: expected numbers of 0 or more, not all 0"),
@@ -51,7 +51,7 @@ def test_continuing_and_overwriting_contradict_each_other() -> None:
 def test_built_in_data_sets_have_no_class_weights_and_the_published_start(dataset: str, loss: str) -> None:
     cfg = composed("run_dir=x", f"dataset={dataset}", f"loss={loss}")
     assert cfg.loss.class_weights is None
-    assert cfg.model.head_init == "published"
+    assert cfg.head.init == "published"
 
 
 def test_own_data_says_what_it_needs() -> None:

@@ -323,7 +323,9 @@ def test_weighted_losses_are_means_of_the_global_batch(tmp_path: Path, world: in
 def count_as(rank: int, world: int, file: Path) -> None:
     """Confusion matrices of 1 to 9 test samples."""
     torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head_dim=16)
+    model = KTBSegmentor(
+        FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head={"width": 16}
+    )
     matrices = []
     for count in range(1, 10):
         data = SyntheticDataModule(size=(32, 40), train=1, val=1, test=count, streams=["rgb", "depth"], num_workers=0)

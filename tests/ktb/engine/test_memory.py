@@ -28,7 +28,7 @@ from tests.ktb.jobs.test_train import last_state, train
 def model(**options: Any) -> KTBSegmentor:
     torch.manual_seed(0)
     arch = SwinArch(32, (1, 1, 2, 1), (1, 2, 4, 8), 4, drop_path=0.1)
-    built = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, head_dim=32, side_head_dim=16, **options)
+    built = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, head={"width": 32}, side_head={"width": 16}, **options)
     for name, p in built.named_parameters():
         if "adapters" in name and ".up." in name and p.dim() == 2:
             torch.nn.init.normal_(p, std=0.02)  # they start at zero, where adapters do nothing

@@ -27,7 +27,9 @@ def scored(module: ScoringModule, data: SyntheticDataModule) -> dict[str, float]
 
 def test_what_is_counted_and_logged() -> None:
     torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head_dim=16)
+    model = KTBSegmentor(
+        FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head={"width": 16}
+    )
     data = SyntheticDataModule(size=(32, 40), train=1, val=1, test=3, streams=["rgb", "depth"], num_workers=0)
     module = ScoringModule(model, modalities=data.modalities, classes=data.spec.classes, mean_without=(0,))
     logged = scored(module, data)

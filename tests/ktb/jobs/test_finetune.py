@@ -16,7 +16,7 @@ from ktb.engine.optim import OptimConfig
 from ktb.errors import CheckpointError, ConfigError
 from ktb.jobs import finetune
 from ktb.losses.pixel import PixelLoss
-from ktb.models.backbones.swin import SwinArch
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
@@ -31,8 +31,8 @@ TWO = ["test=false", "trainer.max_epochs=1", "dataset.train=2", "trainer.limit_v
 def built(modalities: dict[str, int], classes: int, seed: int, *, weights: str = "bundled") -> KTBSegmentor:
     """All trained values random, so that equality says something."""
     torch.manual_seed(seed)
-    backbone = load_backbone(NANO, weights, name="swin_nano")
-    model = KTBSegmentor(backbone, modalities, classes, head_dim=16, side_head_dim=16)
+    backbone = load_backbone(FrozenSwin(NANO).spec(), weights, name="swin_nano")
+    model = KTBSegmentor(backbone, modalities, classes, head={"width": 16}, side_head={"width": 16})
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn_like(parameter)
@@ -87,14 +87,18 @@ def test_modalities_are_matched_by_name(tmp_path: Path) -> None:
     )
     ours, theirs = new.state_dict(), old.state_dict()
     pairs = {0: None, 1: 1, 2: 0}
-    for k, blocks in (("prompts.1.project.weight", 1), ("fusion.2.fuse.0.weight", 1), ("fusion.3.weight.2.bias", 0)):
+    for k, blocks in (
+        ("peft.prompts.1.project.weight", 1),
+        ("fusion.2.fuse.0.weight", 1),
+        ("fusion.3.weight.2.bias", 0),
+    ):
         for i, j in pairs.items():
             block = ours[k].unflatten(blocks, (3, -1)).select(blocks, i)
             expected = before[k].unflatten(blocks, (3, -1)).select(blocks, i)
             if j is not None:
                 expected = theirs[k].unflatten(blocks, (2, -1)).select(blocks, j)
             assert torch.equal(block, expected), (k, i)
-    for k in ("adapters.0.1.down.{}.weight", "prompts.0.gamma.{}", "side_heads.{}.predict.bias"):
+    for k in ("peft.adapters.0.1.down.{}.weight", "peft.prompts.0.gamma.{}", "side_heads.{}.predict.bias"):
         assert torch.equal(ours[k.format("depth")], theirs[k.format("depth")])
         assert torch.equal(ours[k.format("thermal")], before[k.format("thermal")])
     assert torch.equal(ours["patch_embeds.depth.proj.weight"], theirs["patch_embeds.depth.proj.weight"])
@@ -158,7 +162,7 @@ def test_what_cannot_work_is_one_line(tmp_path: Path) -> None:
     file = stored(old, tmp_path / "a.ckpt", ["a", "b"])
     source = finetune.read(file, ["rgb"])
     with pytest.raises(CheckpointError, match=r"window_size is 8, here 7\); choose its own with backbone=swin_nano$"):
-        finetune.check_backbone(source, SwinArch(**{**NANO.to_dict(), "window_size": 7}), "mine")
+        finetune.check_backbone(source, {**FrozenSwin(NANO).spec(), "window_size": 7}, "mine")
     new = built({"rgb": 3, "depth": 3}, 2, seed=1, weights="random")
     with pytest.raises(CheckpointError, match=r"other backbone weights than these; set backbone.weights=bundled$"):
         finetune.start_from(source, new, classes=["a", "b"], modalities=specs("rgb", "depth"))
@@ -216,7 +220,7 @@ def test_the_same_command_continues_a_run_with_the_backbone_it_took_along(tmp_pa
     assert (
         fingerprint(before.backbone)
         == fingerprint(after.backbone)
-        != fingerprint(load_backbone(NANO, "bundled", name="swin_nano"))
+        != fingerprint(load_backbone(FrozenSwin(NANO).spec(), "bundled", name="swin_nano"))
     )
     for given in ("backbone.weights=bundled", "++backbone.weights=bundled"):
         with pytest.raises(CheckpointError):

@@ -168,7 +168,7 @@ def test_a_published_file_is_told_its_data_set_and_a_hub_name_is_fetched(
     data = save(tmp_path / "bundle", fixture_data(tmp_path / "data", "nyu", "tabs", "eval_size=null"))
     files = files_of_first(data)
     model = load_model(tmp_path / "bundle")
-    cfg_model = type(model).from_config({**model.config, "side_heads": True})
+    cfg_model = type(model).from_config({**model.config, "side_head": {"width": 8}})
     torch.save(to_published(cfg_model.state_dict(), ("rgb", "depth")), tmp_path / "nyu.pth")
     expected = command(tmp_path / "nyu.pth", files, tmp_path / "out", "dataset=nyu", *settings)
     published = Predictor(tmp_path / "nyu.pth", dataset="nyu", settings=settings, device="cpu")

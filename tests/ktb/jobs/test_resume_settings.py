@@ -273,13 +273,13 @@ def test_a_checkpoint_of_other_data_is_refused(finished: Path, tmp_path: Path, k
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("model.head_init=small", "says how a run starts, and that of .* has started with published"),
+        ("head.init=small", "says how a run starts, and that of .* has started with published"),
         ("+dataset.recipe.head_init=small", "says how a run starts, and that of .* has started with published"),
         ("modality.streams=[rgb]", "was trained on rgb .3 channels., depth"),
-        ("model.fusion=sum", "fusion is dscf, here sum"),
+        ("fusion=sum", "fusion is DSCF, here PlainSum"),
         ("backbone.drop_path=0.2", r"drop_path is 0.0, here 0.2$"),
         ("backbone.weights=random", "backbone.weights=bundled; pass those"),
-        ("loss=ce", "side_heads is True, here False"),
+        ("loss=ce", "side_head is MLPHead, here None"),
     ],
 )
 def test_settings_that_make_another_run_are_refused(finished: Path, option: str, said: str) -> None:
@@ -422,13 +422,13 @@ def test_how_a_run_started_stays_what_it_was(finished: Path) -> None:
     """Also where the same command names the data set, which would have it otherwise today."""
     point = continued(finished, 0, [*FOLDER, "dataset.recipe.head_init=published"])
     cfg = resume._continued(configured("train", [*FOLDER, "run_dir=r"]), point)
-    assert (cfg.model.head_init, cfg.dataset.recipe.head_init) == ("published", "published")
+    assert (cfg.head.init, cfg.dataset.recipe.head_init) == ("published", "published")
     assert not point.changed
     older = OmegaConf.create(point.content["ktb"]["config"])
-    del older.model["head_init"], older.dataset.recipe["head_init"], older.dataset["resize"]
+    del older.head["init"], older.dataset.recipe["head_init"], older.dataset["resize"]
     point.content["ktb"]["config"] = OmegaConf.to_yaml(older)
     cfg = resume._continued(configured("train", [*FOLDER, "run_dir=r"]), point)
-    assert "head_init" not in cfg.model
+    assert "init" not in cfg.head
     point.position["batch"] = 3  # type: ignore[index]
     prepare(point, cfg, Told(), EpochPlan(**point.position["plan"]), 1)
     assert (point.position["batch"], point.position["best_score"]) == (3, 0.5)

@@ -308,7 +308,7 @@ def test_a_run_from_before_class_weights_and_small_heads_continues(tmp_path: Pat
     file = folder / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
     config = OmegaConf.create(content["ktb"]["config"])
-    for group, key in (("loss", "class_weights"), ("model", "head_init"), ("backbone", "lr")):
+    for group, key in (("loss", "class_weights"), ("head", "init"), ("backbone", "lr")):
         assert config[group].pop(key, None) in (None, "published", 2e-3)
     content["ktb"]["config"] = OmegaConf.to_yaml(config)
     torch.save(content, file)
@@ -388,7 +388,7 @@ def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_
         (["ckpt_path=/nowhere/a.ckpt"], CheckpointError, "/nowhere/a.ckpt: no such checkpoint"),
         (["backbone.weights=/nowhere/swin.pth"], CheckpointError, "/nowhere/swin.pth: no such checkpoint"),
         (["backbone=swin_t", "backbone.weights=bundled"], CheckpointError, "swin_t"),
-        (["backbone.embed_dim=40"], ConfigError, "multiple of 16"),
+        (["backbone.num_heads=[3,2,4,8]"], ConfigError, "must divide the channels"),
         (["dataset.batch_size=7"], DataError, "dataset.batch_size=6 or less"),
         (["loss.class_weights=[1,2]"], ConfigError, "loss.class_weights has 2 numbers, but synthetic has 10 classes ("),
         (["modality.streams=[rgb,thermal]"], ConfigError, "no modality 'thermal'"),
@@ -412,8 +412,8 @@ def test_checkpoints_for_something_else(finished: tuple[Path, dict[str, Any]], t
     with pytest.raises(CheckpointError, match=r"trained on rgb \(3 channels\), depth \(3 channels\)"):
         evaluate(finished[0], tmp_path / "a", "modality=rgb")
     file = finished[0] / "checkpoints" / "last.ckpt"
-    with pytest.raises(CheckpointError, match="another model: .*prompts is True, here False"):
-        train(tmp_path / "b", f"ckpt_path={file}", "model.prompts=false")
+    with pytest.raises(CheckpointError, match="another model: peft.prompts is True, here False"):
+        train(tmp_path / "b", f"ckpt_path={file}", "peft.prompts=false")
     content = torch.load(file, weights_only=True)
     content["ktb"]["classes"] = ["road", "pothole", *content["ktb"]["classes"][2:]]
     torch.save(content, tmp_path / "other.ckpt")

@@ -15,7 +15,7 @@ from ktb.models.segmentor import KTBSegmentor
 def model() -> KTBSegmentor:
     torch.manual_seed(0)
     arch = SwinArch(32, (1, 1, 2, 1), (1, 2, 4, 8), 4, 2.0)
-    return KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, head_dim=32, side_head_dim=16).eval()
+    return KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, head={"width": 32}, side_head={"width": 16}).eval()
 
 
 def inputs(size: tuple[int, int] = (48, 40), device: str = "cpu") -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ SWIN_L = SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48), 12)
 
 def build(modalities: tuple[str, ...] | dict[str, int] = ("rgb", "depth"), **options: object) -> KTBSegmentor:
     torch.manual_seed(0)
-    return KTBSegmentor(FrozenSwin(ARCH), modalities, 5, head_dim=16, side_head_dim=8, **options)  # type: ignore[arg-type]
+    return KTBSegmentor(FrozenSwin(ARCH), modalities, 5, head={"width": 16}, side_head={"width": 8}, **options)  # type: ignore[arg-type]
 
 
 def images(model: KTBSegmentor, b: int, h: int, w: int) -> dict[str, Tensor]:
@@ -41,8 +41,7 @@ def test_published_parameter_counts(arch: SwinArch, total: int, trained: int) ->
         assert parts == {
             "backbone": 0,
             "patch_embeds": 6_528,
-            "prompts": 576_080,
-            "adapters": 1_770_464,
+            "peft": 576_080 + 1_770_464,
             "norms": 0,
             "fused_norms": 0,
             "fusion": 1_606_646,
@@ -80,9 +79,9 @@ def test_side_heads_only_when_asked() -> None:
     assert model.eval()(x).side == {}
     assert set(model.eval()(x, side=True).side) == {"rgb", "depth"}
     assert set(model.train()(x).side) == {"rgb", "depth"}
-    without = build(side_heads=False).train()
+    without = build(side_head=None).train()
     assert without(x).side == {}
-    with pytest.raises(ValueError, match="side_heads=False"):
+    with pytest.raises(ValueError, match="without side heads"):
         without(x, side=True)
 
 
@@ -122,7 +121,7 @@ def test_wrong_inputs_are_named(change: object, message: str) -> None:
         (("rgb", "a.b"), {}, "a.b"),
         (("rgb", "keys"), {}, "keys"),
         ({"rgb": 4}, {}, "3 channels"),
-        (("rgb",), {"fusion": "mean"}, "mean"),
+        (("rgb",), {"fusion": {"_target_": "ktb.models.fusion.mean.Mean"}}, "mean.Mean cannot be imported"),
     ],
 )
 def test_wrong_arguments_are_named(modalities: object, options: dict[str, object], message: str) -> None:
@@ -165,11 +164,11 @@ def test_only_trained_parameters_move_in_a_step() -> None:
 def test_an_untrained_adapter_adds_nothing() -> None:
     model = build().eval()
     tokens, add = torch.randn(2, 4, 5, 6, 32)
-    assert torch.equal(model.adapters[0][0](tokens, add), add)
+    assert torch.equal(model.peft.adapters[0][0](tokens, add), add)
 
 
 def test_save_and_rebuild_from_config() -> None:
-    model = build(("rgb", "depth", "event"), prompts=False).eval()
+    model = build(("rgb", "depth", "event"), peft={"prompts": False}).eval()
     again = KTBSegmentor.from_config(model.config).eval()
     again.load_state_dict(model.state_dict())
     x = images(model, 1, 33, 47)
@@ -200,12 +199,11 @@ def test_block_equals_timms_where_nothing_is_padded() -> None:
     ours.load_state_dict(state)
     image = torch.randn(2, 3, 128, 128, dtype=torch.float64)
     with torch.no_grad():
-        x = y = swin.patch_embed(image)
+        x, y = swin.patch_embed(image), ours.embed(image)
         for i in range(4):
             x = swin.layers[i](x)
-            y = ours.merge(i, y) if i else y
-            y = ours.stage(i, y, [lambda _, add: add] * 2)
-            assert torch.allclose(x, y, atol=1e-12), i
+            y = ours.stage(i, ours.enter(i, y) if i else y)
+            assert torch.allclose(x, y.map, atol=1e-12), i
 
 
 def test_stochastic_depth_rates() -> None:

@@ -27,7 +27,7 @@ _SPEC.loader.exec_module(published)
 def test_same_logits_and_gradients(modalities: tuple[str, ...], size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     arch = SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)
-    model = KTBSegmentor(FrozenSwin(arch), modalities, 5, head_dim=16, side_head_dim=8).double().eval()
+    model = KTBSegmentor(FrozenSwin(arch), modalities, 5, head={"width": 16}, side_head={"width": 8}).double().eval()
     for p in model.parameters():  # away from the zeros and near-zeros of the initialisation
         if p.requires_grad:
             torch.nn.init.normal_(p, std=0.2)
@@ -48,7 +48,7 @@ def test_start_of_the_predictor(init: str, std: float, logits: tuple[float, floa
     states = []
     for given in ({}, {"init": init}):
         torch.manual_seed(0)
-        head = MLPHead((8, 16, 32, 64), 512, 2, **given)  # type: ignore[arg-type]
+        head = MLPHead((8, 16, 32, 64), 2, 512, **given)  # type: ignore[arg-type]
         states.append({name: value.clone() for name, value in head.state_dict().items()})
     assert head.predict.weight.std().item() == pytest.approx(std, rel=0.1)
     assert not head.predict.bias.any()
@@ -57,13 +57,13 @@ def test_start_of_the_predictor(init: str, std: float, logits: tuple[float, floa
     differ = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
     assert differ == (set() if init == "published" else {"predict.weight"})
     with pytest.raises(ValueError, match="head_init must be 'published' or 'small', got 'tiny'"):
-        MLPHead((8, 16, 32, 64), 16, 5, init="tiny")  # type: ignore[arg-type]
+        MLPHead((8, 16, 32, 64), 5, 16, init="tiny")  # type: ignore[arg-type]
 
 
 def test_folded_head_follows_its_weights() -> None:
     """Without gradients the head multiplies its matrices and folds BatchNorm once; a change must reach the logits."""
     torch.manual_seed(0)
-    head = MLPHead((8, 16, 32, 64), 16, 5).double().eval()
+    head = MLPHead((8, 16, 32, 64), 5, 16).double().eval()
     features = [torch.rand(2, 16 >> i, 24 >> i, 8 << i, dtype=torch.float64) for i in range(4)]
 
     def folded() -> torch.Tensor:
@@ -94,7 +94,9 @@ def test_folded_head_follows_its_weights() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_compiles_without_graph_breaks(train: bool) -> None:
-    model = KTBSegmentor(FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head_dim=16)
+    model = KTBSegmentor(
+        FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head={"width": 16}
+    )
     model.double().train(train)
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
     for size in [(40, 48), (44, 60)]:  # padded and shifted windows
@@ -112,7 +114,9 @@ def test_compiles_without_graph_breaks(train: bool) -> None:
 
 def test_bf16_autocast() -> None:
     torch.manual_seed(0)
-    model = KTBSegmentor(FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head_dim=16)
+    model = KTBSegmentor(
+        FrozenSwin(SwinArch(32, (2, 1, 1, 1), (1, 2, 4, 8), 4, 2.0)), ("rgb", "depth"), 5, head={"width": 16}
+    )
     model.eval()
     inputs = {m: torch.rand(1, 3, 40, 48) for m in ("rgb", "depth")}
     exact = model(inputs).logits.detach()

@@ -88,7 +88,7 @@ def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, t
 def tiny_model() -> KTBSegmentor:
     arch = SwinArch(embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 4), window_size=7)
     torch.manual_seed(0)
-    return KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "depth": 3}, 2, head_dim=8).eval()
+    return KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "depth": 3}, 2, head={"width": 8}).eval()
 
 
 def test_the_checkpoint_says_how_large_labels_were_or_a_line_says_that_it_does_not(

@@ -60,8 +60,8 @@ def test_a_class_that_is_never_predicted(tmp_path: Path) -> None:
     curves = {"val/miou": RISING, "val_iou/crop": [0.0] * 8}
     folder = made(tmp_path / "run", matrix, curves)
     expected = "class crop: never predicted in 40 epochs; 1.6 % of pixels; try loss.class_weights=auto, "
-    assert said(folder) == [f"{expected}model.head_init=small, {REMEDY}"]
-    has_them = {"loss": {"class_weights": [1.0, 2.0, 3.0]}, "model": {"head_init": "small"}}
+    assert said(folder) == [f"{expected}head.init=small, {REMEDY}"]
+    has_them = {"loss": {"class_weights": [1.0, 2.0, 3.0]}, "head": {"init": "small"}}
     assert said(made(tmp_path / "weighted", matrix, curves, config=has_them)) == [
         f"class crop: never predicted in 40 epochs; 1.6 % of pixels; try {REMEDY}"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,11 @@ from ktb.weights.naming import (
 )
 
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=6)
+
+
+def spec(arch: SwinArch) -> dict[str, Any]:
+    """What a configuration says of such a Swin."""
+    return {"_target_": "ktb.models.backbones.swin.FrozenSwin", **arch.to_dict()}
 
 
 def timm_state() -> dict[str, Tensor]:
@@ -93,7 +99,7 @@ def segmentor_state() -> dict[str, Tensor]:
     """A model of ktb that holds its backbone, such as a run on random weights."""
     backbone = FrozenSwin(ARCH)
     backbone.load_state_dict({k: v for k, v in timm_state().items() if k.startswith(("patch_embed.", "layers."))})
-    model = KTBSegmentor(backbone, ("rgb", "depth"), 3, head_dim=16, side_head_dim=16)
+    model = KTBSegmentor(backbone, ("rgb", "depth"), 3, head={"width": 16}, side_head={"width": 16})
     return {f"model.{k}": v for k, v in model.state_dict().items()}
 
 
@@ -112,7 +118,7 @@ def test_backbone_namings(tmp_path: Path, naming: object, wrap: str | None) -> N
     state = naming()  # type: ignore[operator]
     file = tmp_path / "swin.pth"
     torch.save({wrap: state} if wrap else state, file)
-    backbone = load_backbone(ARCH, str(file), name="own")
+    backbone = load_backbone(spec(ARCH), str(file), name="own")
     expected = {k: v for k, v in timm_state().items() if k.startswith(("patch_embed.", "layers."))}
     found = backbone.state_dict()
     assert found.keys() == expected.keys()
@@ -125,12 +131,12 @@ def test_backbone_of_another_size_or_kind_is_refused(tmp_path: Path) -> None:
     torch.save(timm_state(), file)
     wide = SwinArch(embed_dim=48, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=6)
     with pytest.raises(CheckpointError, match=r"swin\.pth: does not fit this model.*of another shape"):
-        load_backbone(wide, str(file), name="own")
+        load_backbone(spec(wide), str(file), name="own")
     torch.save({"conv.weight": torch.zeros(1)}, file)
     with pytest.raises(
         CheckpointError, match=r"not a Swin backbone in timm, Microsoft, OpenMMLab or Hugging Face naming.*conv"
     ):
-        load_backbone(ARCH, str(file), name="own")
+        load_backbone(spec(ARCH), str(file), name="own")
     with pytest.raises(CheckpointError, match="not a Swin backbone"):
         backbone_to_timm({"conv.weight": torch.zeros(1)})
 
@@ -141,10 +147,10 @@ def test_without_a_network_the_error_says_which_file_to_pass(monkeypatch: pytest
 
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(CheckpointError) as error:
-        load_backbone(ARCH, "hub", name="swin_b", timm_name="swin_base_patch4_window12_384.ms_in22k")
+        load_backbone(spec(ARCH), "hub", name="swin_b", timm_name="swin_base_patch4_window12_384.ms_in22k")
     message = str(error.value)
     assert "\n" not in message
     for part in ("couldn't connect", "backbone.weights=", "swin_base_patch4_window12_384.ms_in22k", OPENMMLAB_SWIN_B):
         assert part in message
     with pytest.raises(CheckpointError, match=r"own is not on timm's hub; pass backbone\.weights=FILE"):
-        load_backbone(ARCH, "hub", name="own")
+        load_backbone(spec(ARCH), "hub", name="own")

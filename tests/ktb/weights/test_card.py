@@ -26,7 +26,9 @@ ABOUT: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def model() -> KTBSegmentor:
     with torch.device("meta"):
-        return KTBSegmentor(FrozenSwin(SwinArch(32, (1, 1, 1, 1), (1, 2, 4, 8), 4)), ("rgb", "no"), 2, head_dim=8)
+        return KTBSegmentor(
+            FrozenSwin(SwinArch(32, (1, 1, 1, 1), (1, 2, 4, 8), 4)), ("rgb", "no"), 2, head={"width": 8}
+        )
 
 
 def test_the_header_is_what_the_hub_expects(model: KTBSegmentor) -> None:
@@ -45,7 +47,8 @@ def test_the_text_says_what_is_needed(model: KTBSegmentor) -> None:
         "# shipped",
         "| Classes | 2: a/b, no |",
         "| Modalities | rgb (3 channels), no (3 channels) |",
-        "| Backbone | swin_b: width 32, depths 1-1-1-1, window 4 |",
+        "| Backbone | swin_b: embed_dim 32, depths 1-1-1-1, num_heads 1-2-4-8, window_size 4, mlp_ratio 4.0, "
+        "drop_path 0.3 |",
         "| File | 30.0 MB, trained parameters and running statistics |",
         "field: day, split test; whole image, scored at the label's own size.",
         "| mIoU, % | 43.21 |",

@@ -11,13 +11,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ktb.errors import CheckpointError
-from ktb.models.backbones.swin import SwinArch
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.parts import in_full
+from ktb.models.segmentor import PARTS
 from ktb.weights.backbone import load_backbone
 from ktb.weights.checkpoint import load_model, load_published
 from ktb.weights.files import read_file
 from ktb.weights.naming import (
     to_published,
 )
+from ktb.weights.older import upgraded_config
 from tests.ktb.reference import filled_state, load_json
 
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=6)
@@ -35,16 +38,11 @@ def test_published_file_and_back(published: dict[str, Tensor], tmp_path: Path, w
     torch.save(wrap({**published, **index}), file)  # type: ignore[operator]
     model = load_published(file, ("rgb", "thermal"))
     assert not model.training
-    assert model.config == {
-        "arch": {**ARCH.to_dict(), "mlp_ratio": 4.0},
-        "modalities": {"rgb": 3, "thermal": 3},
-        "num_classes": 7,
-        "head_dim": 64,
-        "side_head_dim": 32,
-        "prompts": True,
-        "fusion": "dscf",
-        "side_heads": True,
-    }
+    older = {"arch": {**ARCH.to_dict(), "mlp_ratio": 4.0}, "head_dim": 64, "side_head_dim": 32}
+    described = upgraded_config({**older, "modalities": {"rgb": 3, "thermal": 3}, "num_classes": 7})
+    assert {k: v if k not in PARTS else in_full(v) for k, v in described.items()} == model.config
+    assert (model.config["head"]["width"], model.config["side_head"]["width"]) == (64, 32)
+    assert model.config["backbone"] == FrozenSwin(ARCH).spec()
     back = to_published(model.state_dict(), ("rgb", "thermal"))
     assert back.keys() == published.keys()
     assert all(torch.equal(back[k], published[k]) for k in published)
@@ -88,7 +86,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_come_from(
     backbone["backbone.stages.0.blocks.0.norm1.weight"] = torch.full((32,), value)
     torch.save(backbone, tmp_path / "swin.pth")
     with pytest.raises(CheckpointError, match=r"swin\.pth: holds weights .*, layers\.0\.blocks\.0\.norm1\.weight, as"):
-        load_backbone(ARCH, str(tmp_path / "swin.pth"), name="swin")
+        load_backbone(FrozenSwin(ARCH).spec(), str(tmp_path / "swin.pth"), name="swin")
     with torch.no_grad():
         model.head.predict.bias[0] = value
     with pytest.raises(CheckpointError, match=r"not written: the model: holds weights .*, head\.predict\.bias, as"):

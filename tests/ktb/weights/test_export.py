@@ -26,7 +26,7 @@ def small(depths: tuple[int, int, int, int] = (1, 1, 2, 1)) -> KTBSegmentor:
     """A model whose attention shows: gains of one, every parameter random."""
     torch.manual_seed(0)
     arch = SwinArch(32, depths, (1, 2, 4, 8), 5)
-    model = KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "lidar": 1}, 4, head_dim=8, side_head_dim=8)
+    model = KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "lidar": 1}, 4, head={"width": 8}, side_head={"width": 8})
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "table" in name:

@@ -228,8 +228,8 @@ def explain_fusion(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[di
         points, weights = (t[0].float().cpu() for t in block.explain(maps))  # g, M·N, 2 and M, M·N
         rows, columns = maps.shape[2:4]
         extent = torch.tensor([rows, columns])
-        # [-1, 1] spans pixel centres of the map, whose pixels are 4·2^i wide and may reach beyond the image.
-        position = ((points + 1) / 2 * (extent - 1) + 0.5) * (4 << i) / torch.tensor([h, w])
+        # [-1, 1] spans pixel centres of the map, `stride` pixels wide each, and may reach beyond the image.
+        position = ((points + 1) / 2 * (extent - 1) + 0.5) * block.stride / torch.tensor([h, w])
         position = (position.clamp(0, 1) * 10_000).round().int()
         count = len(model.modalities)
         by_modality = zip(position.chunk(count, 1), weights.chunk(count, 1), strict=True)

@@ -14,10 +14,11 @@ All streams go through a stage as one batch. Exact savings over the usual wiring
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from ktb.models.backbones.base import Adapt, Backbone, Tokens
 from ktb.models.layers.forms import is_plain
 from ktb.models.layers.window_attention import Constants, relative_bias, window_attention
 from ktb.models.layers.wrapped import through, through_gelu
@@ -58,9 +60,6 @@ _KEEP_ATTENDED = partial(
 )
 """For `_again`: the attention's own result is kept, everything else is computed once more."""
 
-Adapt = Callable[[Tensor, Tensor], Tensor]
-"""Adds to its second argument what it makes of the first, tokens (S, H, W, C) (docs/method.md#mapa)."""
-
 
 @dataclass(frozen=True)
 class SwinArch:
@@ -74,7 +73,7 @@ class SwinArch:
         drop_path: largest rate of stochastic depth, that of the last block.
 
     Raises:
-        ValueError: other than four stages, or an embed_dim that is no multiple of 16.
+        ValueError: numbers that can be none of a Swin.
     """
 
     embed_dim: int
@@ -85,10 +84,15 @@ class SwinArch:
     drop_path: float = 0.3
 
     def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            kinds = (int, float) if key in ("mlp_ratio", "drop_path") else (int,)
+            if any(isinstance(n, bool) or not isinstance(n, kinds) or n < 0 for n in numbers):
+                raise ValueError(f"{key} of a Swin must be a number of 0 or more, got {value!r}")
         if len(self.depths) != 4 or len(self.num_heads) != 4:
             raise ValueError(f"a Swin backbone has four stages, got depths {self.depths}, heads {self.num_heads}")
-        if self.embed_dim % 16:
-            raise ValueError(f"embed_dim must be a multiple of 16 (DSCF splits C/8 into heads), got {self.embed_dim}")
+        if any(self.embed_dim * 2**i % heads for i, heads in enumerate(self.num_heads) if heads) or 0 in self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide the channels {self.channels} of their stages")
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -100,13 +104,13 @@ class SwinArch:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SwinArch:
+    def from_dict(cls, values: Mapping[str, Any]) -> SwinArch:
         """Out of the plain values of `to_dict`, lists instead of tuples allowed."""
         options: dict[str, Any] = {k: tuple(v) if isinstance(v, Sequence) else v for k, v in values.items()}
         return cls(**options)
 
 
-class FrozenSwin(nn.Module):
+class FrozenSwin(Backbone):
     """Swin stages whose parameters never change.
 
     State-dict names are timm's (`patch_embed.proj.weight`, `layers.0.blocks.0.attn.qkv.weight`, ...) without the
@@ -131,50 +135,58 @@ class FrozenSwin(nn.Module):
             always_partition=True,
             strict_img_size=False,
         )
-        self.arch = arch
+        self.arch, self.config = arch, arch.to_dict()
+        self.channels = self.prompt_channels = arch.channels
+        self.strides = (4, 8, 16, 32)
+        self.adapter_channels = tuple((c,) * depth for c, depth in zip(arch.channels, arch.depths, strict=True))
         self.patch_embed = cast(PatchEmbed, swin.patch_embed)
         self.layers: nn.Sequential = swin.layers
         self.requires_grad_(False)
         # Every block's bias and the windows of some sizes; evaluation on many sizes must not grow without bound.
         self._constants = Constants(12 * sum(arch.depths) + 64)
 
-    def stage(self, i: int, x: Tensor, adapters: Sequence[Adapt], *, recompute: bool = False) -> Tensor:
-        """Blocks of stage `i`.
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        return cls(SwinArch.from_dict(config))
 
-        Args:
-            x: tokens (S, H, W, C) of all streams, S = modalities · batch, un-normalised.
-            adapters: one per block.
-            recompute: keep only each block's input and run the block again in the backward pass.
+    def entry_for(self, channels: int) -> PatchEmbed:
+        entry = copy.deepcopy(self.patch_embed)
+        if channels != 3:
+            # The filters are repeated in turn and scaled, so that the response to a constant image keeps its size.
+            old = entry.proj
+            new = nn.Conv2d(channels, old.out_channels, PATCH, stride=PATCH)
+            new.weight = nn.Parameter(old.weight.detach()[:, [c % 3 for c in range(channels)]] * (3 / channels))
+            new.bias = copy.deepcopy(old.bias)
+            entry.proj = new
+        return entry.requires_grad_(True)
 
-        Returns:
-            tokens (S, H, W, C), un-normalised.
-        """
-        blocks = cast(Sequence[SwinTransformerBlock], self.layers[i].blocks)
-        lean = i < LEAN_STAGES and _is_large(x) and not recompute
-        for block, adapter in zip(blocks, adapters, strict=True):
+    def embed(self, images: Tensor, entry: nn.Module | None = None) -> Tokens:
+        embed = self.patch_embed if entry is None else cast(PatchEmbed, entry)
+        h, w = images.shape[-2:]
+        return Tokens(embed.norm(embed.proj(F.pad(images, (0, -w % PATCH, 0, -h % PATCH))).movedim(1, -1)))
+
+    def blocks(self, stage: int) -> Sequence[SwinTransformerBlock]:
+        return cast(Sequence[SwinTransformerBlock], self.layers[stage].blocks)
+
+    def stage(
+        self, stage: int, tokens: Tokens, adapters: Sequence[Adapt] | None = None, *, recompute: bool = False
+    ) -> Tokens:
+        x, blocks = tokens.map, self.blocks(stage)
+        lean = stage < LEAN_STAGES and _is_large(x) and not recompute
+        for block, adapter in zip(blocks, adapters or [_as_it_is] * len(blocks), strict=True):
             if recompute and torch.is_grad_enabled():
                 x = checkpoint(self._block, block, x, adapter, lean, use_reentrant=False)
             else:
                 x = self._block(block, x, adapter, lean)
-        return x
+        return Tokens(x)
 
-    def merge(self, i: int, x: Tensor) -> Tensor:
-        """Patch merging into a stage.
-
-        Args:
-            i: the stage that comes, 1 to 3; timm keeps the layer there.
-            x: tokens (S, H, W, C), un-normalised.
-
-        Returns:
-            (S, ⌈H/2⌉, ⌈W/2⌉, 2C).
-        """
-        merging = self.layers[i].downsample
+    def enter(self, stage: int, tokens: Tokens) -> Tokens:
+        """Patch merging, (S, H, W, C) → (S, ⌈H/2⌉, ⌈W/2⌉, 2C); timm keeps it in the stage that comes."""
+        merging = self.layers[stage].downsample
         assert isinstance(merging, PatchMerging)
-        if _is_large(x):
-            # The gradient needs the gathered patches, another copy of what the stage before has kept.
-            merged: Tensor = _again(_merge, merging, x)
-            return merged
-        return _merge(merging, x)
+        # The gradient needs the gathered patches, another copy of what the stage before has kept.
+        merge = partial(_again, _merge) if _is_large(tokens.map) else _merge
+        return Tokens(merge(merging, tokens.map))
 
     def _block(self, block: SwinTransformerBlock, x: Tensor, adapter: Adapt, lean: bool) -> Tensor:
         attention, mlp = partial(self._attention, block), partial(self._mlp, block)
@@ -238,6 +250,11 @@ def shifted_window_attention(attn: WindowAttention, x: Tensor, window: int, shif
     if shift:
         out = out.roll((shift, shift), (1, 2))
     return out[:, :h, :w].clone(memory_format=torch.contiguous_format)
+
+
+def _as_it_is(_: Tensor, add: Tensor) -> Tensor:
+    """The adapter of a block that has none."""
+    return add
 
 
 def _is_large(x: Tensor) -> bool:

@@ -67,7 +67,7 @@ class Fusion(nn.Module):
     """Which maps `forward` is given: True, those after each stream's output LayerNorm; False, those before it, which
     are what the next stage goes on from. A block that changes the streams usually needs the second."""
 
-    def __init__(self, modalities: Sequence[str], channels: int, stage: int, stride: int) -> None:
+    def __init__(self, modalities: Sequence[str], channels: int, stage: int, stride: float) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self.channels, self.stage, self.stride = channels, stage, stride

@@ -159,7 +159,7 @@ class CMX(Fusion):
         modalities: Sequence[str],
         channels: int,
         stage: int,
-        stride: int,
+        stride: float,
         *,
         reduction: int = 1,
         lambda_channel: float = 0.5,

@@ -14,7 +14,7 @@ from ktb.models.layers.init import trunc_linear
 class Concat(Fusion):
     """M·C → C at every position. The weight starts truncated normal, σ = 0.02, the bias at 0. Arguments: `Fusion`."""
 
-    def __init__(self, modalities: Sequence[str], channels: int, stage: int, stride: int) -> None:
+    def __init__(self, modalities: Sequence[str], channels: int, stage: int, stride: float) -> None:
         super().__init__(modalities, channels, stage, stride)
         self.mix = trunc_linear(len(modalities) * channels, channels)
 

@@ -58,7 +58,7 @@ class DSCF(Fusion):
         modalities: Sequence[str],
         channels: int,
         stage: int,
-        stride: int | None = None,
+        stride: float | None = None,
         *,
         ratio: float = 0.125,
         point_stride: int | Sequence[int] = STRIDES,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from ktb.models.fusion.base import Fusion
 
 
-class PlainSum(nn.Module):
-    """Fusion by adding the streams: what DSCF is compared with in the ablation."""
+class PlainSum(Fusion):
+    """Fusion by adding the streams: what DSCF is compared with in the ablation. Arguments: see `Fusion`."""
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, streams: Tensor) -> Tensor:
         """Stream features (M, B, H, W, C) → their sum (B, H, W, C)."""
-        return features.sum(0)
+        return streams.sum(0)

@@ -8,7 +8,7 @@ resized and added: the same numbers for a fraction of the work (docs/method.md#c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,8 @@ class MLPHead(nn.Module):
 
     Args:
         channels: channels of each scale, finest first.
-        width: D of the paper, 512 for the fused and 256 for the side heads.
         num_classes: K.
+        width: D of the paper, 512 for the fused and 256 for the side heads.
         init: start of the predictor's weight. "published": N(0, √(2/K)), which for few classes makes the first
             predictions wild and sure of themselves (with K = 2 and D = 512 logits of about ±16); "small":
             N(0, `SMALL_STD`), with which all classes start about equally likely, whatever K and D are.
@@ -37,7 +37,10 @@ class MLPHead(nn.Module):
         ValueError: another init.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, num_classes: int, *, init: HeadInit = "published") -> None:
+    START: ClassVar = ("init",)
+    """Settings that only say how weights start; no part of a model's `config`."""
+
+    def __init__(self, channels: Sequence[int], num_classes: int, width: int, *, init: HeadInit = "published") -> None:
         super().__init__()
         self.linear = nn.ModuleList(trunc_linear(c, width) for c in channels)
         self.fuse = conv(width * len(channels), width, bias=False)

@@ -7,7 +7,7 @@ kept per modality name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -145,4 +145,5 @@ class MAPA(Peft):
     def adapters_of(self, stage: int) -> Sequence[Adapt] | None:
         if not self.has_adapters or stage not in self.stages:
             return None
-        return cast(Sequence[Adapt], self.adapters[stage])
+        adapters: Any = self.adapters[stage]
+        return list(adapters)

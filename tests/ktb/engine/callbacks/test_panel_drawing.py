@@ -17,7 +17,9 @@ from ktb.models.segmentor import KTBSegmentor
 def model() -> KTBSegmentor:
     torch.manual_seed(0)
     arch = SwinArch(embed_dim=32, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4)
-    return KTBSegmentor(FrozenSwin(arch), ("rgb", "depth", "event"), 5, head_dim=32, side_head_dim=16).eval()
+    return KTBSegmentor(
+        FrozenSwin(arch), ("rgb", "depth", "event"), 5, head={"width": 32}, side_head={"width": 16}
+    ).eval()
 
 
 def test_selection_is_that_of_the_whole_stream_however_it_is_cut() -> None:
@@ -92,7 +94,9 @@ def test_explained_points_and_weights_are_those_of_the_forward_pass(
 
 def test_without_dscf_there_is_nothing_to_explain() -> None:
     arch = SwinArch(embed_dim=32, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window_size=4)
-    model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, fusion="sum")
+    model = KTBSegmentor(
+        FrozenSwin(arch), ("rgb", "depth"), 5, fusion={"_target_": "ktb.models.fusion.simple.PlainSum"}
+    )
     assert explain_fusion(model.eval(), {"rgb": torch.rand(1, 3, 32, 32)}) == []
 
 

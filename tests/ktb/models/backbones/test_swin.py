@@ -8,6 +8,7 @@ from timm.layers import DropPath
 from torch import Tensor
 
 from ktb.models.backbones import swin
+from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.swin import FrozenSwin, SwinArch, _add_branch
 
 
@@ -43,7 +44,7 @@ def test_what_is_made_again_has_the_gradient_of_what_is_kept(monkeypatch: pytest
     for least in (start.numel(), start.numel() + 1):  # made again; kept
         monkeypatch.setattr(swin, "LEAN_VALUES", least)
         x = start.clone().requires_grad_()
-        y = backbone.merge(1, backbone.stage(0, x, [lambda _, add: add] * 2))
+        y = backbone.enter(1, backbone.stage(0, Tokens(x))).map
         found.append((y, *torch.autograd.grad(y.square().sum(), x)))
         assert len(calls) == 5  # twice attention and MLP of the first round, its merging; none in the second
     for a, b in zip(*found, strict=True):
@@ -59,11 +60,11 @@ def test_no_linear_is_passed_by() -> None:
     start = torch.randn(1, 7, 9, 16, dtype=torch.float64)
 
     def result() -> Tensor:
-        x = start
+        tokens = Tokens(start)
         with torch.no_grad():
             for i in range(4):
-                x = backbone.stage(i, backbone.merge(i, x) if i else x, [lambda _, add: add])
-        return x
+                tokens = backbone.stage(i, backbone.enter(i, tokens) if i else tokens)
+        return tokens.map
 
     unchanged, layers = result(), [m for m in backbone.modules() if isinstance(m, torch.nn.Linear)]
     assert len(layers) == 4 * 4 + 3

@@ -14,7 +14,7 @@ from ktb.models.segmentor import KTBSegmentor
 def test_values_and_gradients_are_the_same(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     arch = SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 5)
-    model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, head_dim=8, side_heads=False).double().eval()
+    model = KTBSegmentor(FrozenSwin(arch), ("rgb", "depth"), 5, head={"width": 8}, side_head=None).double().eval()
     for name, p in model.named_parameters():
         if p.requires_grad or "table" in name:
             torch.nn.init.normal_(p, std=0.2)

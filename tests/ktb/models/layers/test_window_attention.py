@@ -11,6 +11,7 @@ import torch
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
+from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.swin import FrozenSwin, SwinArch, shifted_window_attention
 from ktb.models.layers import window_attention as layer
 from ktb.models.layers.window_attention import Constants, _attend_windows, _mask, _plan, relative_bias, window_attention
@@ -107,7 +108,7 @@ def test_tokens_apart_weigh_nothing_and_no_denormal_number() -> None:
 def test_a_backbone_in_training_keeps_no_masks() -> None:
     backbone = FrozenSwin(SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0)).requires_grad_(True)
     for _ in range(2):  # would go through the first graph again
-        x = backbone.stage(0, torch.randn(2, 7, 9, 32), [lambda _, add: add] * 2)
+        x = backbone.stage(0, Tokens(torch.randn(2, 7, 9, 32))).map
         x.square().sum().backward()
     assert all(b.attn.relative_position_bias_table.grad.abs().sum() > 0 for b in backbone.layers[0].blocks)
 

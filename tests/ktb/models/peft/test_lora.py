@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.backbones import swin
+from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.pyramid import Pyramid
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.layers.forms import plain_forms
@@ -110,18 +111,13 @@ def test_it_starts_as_the_frozen_model_and_folds_into_it(kind: str) -> None:
 class Swin(FrozenSwin):
     def __init__(self) -> None:
         super().__init__(SwinArch(16, (1, 2, 1, 1), (1, 2, 2, 4), 4, mlp_ratio=2, drop_path=0.0))
-        self.prompt_channels = self.arch.channels
-        self.adapter_channels = ((16,), (32, 32), (64,), (128,))
-
-    def blocks(self, stage: int) -> Sequence[nn.Module]:
-        return list(cast(Any, self.layers[stage]).blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """All stages, without adapters."""
+        tokens = Tokens(x)
         for i in range(4):
-            x = self.merge(i, x) if i else x
-            x = self.stage(i, x, [lambda y, add: add] * self.arch.depths[i])
-        return x
+            tokens = self.stage(i, self.enter(i, tokens) if i else tokens)
+        return tokens.map
 
 
 @pytest.mark.parametrize("lean", [False, True])

@@ -81,7 +81,7 @@ def test_what_is_written_trains_with_these_settings(tmp_path: Path, backbone: st
     cfg = compose("train", overrides)
     check(cfg)
     assert (cfg.optim.lr, cfg.optim.warmup_epochs, cfg.trainer.max_epochs) == (lr, 15, 300)
-    assert (cfg.loss.class_weights, cfg.model.head_init, cfg.dataset.batch_size) == ("auto", "small", 3)
+    assert (cfg.loss.class_weights, cfg.head.init, cfg.dataset.batch_size) == ("auto", "small", 3)
 
 
 def test_a_name_cannot_break_the_comment(tmp_path: Path) -> None:
