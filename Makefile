@@ -6,7 +6,7 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
 STAMP  := $(VENV)/.ktb-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format wheel clean
+.PHONY: help setup demo test quick check format wheel clean
 
 help: ## list the targets
 	@echo "make TARGET, with VENV=path to use another virtual environment (now: $(VENV))"
@@ -27,6 +27,9 @@ demo: setup ## train and test on the embedded synthetic data: no download, 3 to 
 # A process per core, each with one thread: the tests' pictures are tiny, and more threads only wait for each other.
 test: check ## check, then run all tests
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --durations 15
+
+quick: setup ## two tests of every file, for a first answer while working
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --quick 2 --numprocesses auto --maxprocesses 8 --durations 15
 
 check: setup ## lint, format and types
 	@$(VENV)/bin/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,24 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real samples in {folder}")
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", type=int, metavar="N", help="of every file the first N tests that are not slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A first answer while working: a few tests of every room instead of all of them."""
+    if (most := config.getoption("--quick")) is None:
+        return
+    taken: Counter[Path] = Counter()
+    kept = []
+    for item in items:
+        if item.get_closest_marker("slow") is None and taken[item.path] < most:
+            taken[item.path] += 1
+            kept.append(item)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
 
 
 def pytest_configure() -> None:

@@ -199,6 +199,13 @@ def changed(bundle: Path, tmp_path: Path, change: Change, *, without_backbone: b
         pytest.param(lambda a: a["model"].update(modalities={"__init__": 3}), id="names"),
         pytest.param(lambda a: a["model"].update(other="os.system"), id="an argument there is none of"),
         pytest.param(lambda a: a["model"].update(fusion={"_target_": "os.system"}), id="fusion"),
+        pytest.param(
+            lambda a: a["model"].update(fusion={"_target_": "subprocess.Popen", "args": ["touch", "owned"]}),
+            id="a class",
+        ),
+        pytest.param(lambda a: a["model"]["head"].update(_target_="ktb.models.parts.class_of"), id="a function"),
+        pytest.param(lambda a: a["model"]["peft"].update(_target_="ktb.models.segmentor.torch.nn.Linear"), id="beyond"),
+        pytest.param(lambda a: a["model"]["backbone"].update(_target_="ktb.weights.checkpoint.Path"), id="not a part"),
         pytest.param(lambda a: a.update(classes=7), id="class names that are a number"),
         pytest.param(lambda a: a.update(classes=["a", "b"]), id="too few class names"),
         pytest.param(lambda a: a.update(backbone="x"), id="base weights that are text"),

@@ -128,8 +128,10 @@ def _show_info(report: Mapping[str, Any], title: str) -> None:
     for name in ("parameters", "trained"):
         table.add_column(name, justify="right")
     for part in numbers["parts"]:
+        if not part["total"]:
+            continue  # this model has none
         table.add_row(part["title"], f"{part['total']:,}", f"{part['trained']:,}")
-        if part["part"] == "fusion":
+        if part["part"] == "fusion" and numbers["fusion_tables"]:
             tables = f"{numbers['fusion_tables']:,}"
             table.add_row("  of it distance tables", tables, tables)
     table.add_section()

@@ -29,9 +29,10 @@ def without_frozen(state: Mapping[str, Tensor], model: KTBSegmentor) -> dict[str
     frozen = {
         f"model.{k}"
         for k, p in model.named_parameters()
-        if not p.requires_grad and (k.startswith("backbone.") or bool((p == (1 if k.endswith(".weight") else 0)).all()))
+        if not p.requires_grad and bool((p == (1 if k.endswith(".weight") else 0)).all())
     }
-    return {k: v for k, v in state.items() if k not in frozen}
+    # Of the backbone its statistics too.
+    return {k: v for k, v in state.items() if k not in frozen and not k.startswith("model.backbone.")}
 
 
 def refuse_other_model(

@@ -75,6 +75,7 @@ def quiet_lightning() -> None:
         "Grad strides do not match bucket view strides",  # of a few 1x1 convolutions, some kilobytes
         ".*`self.log\\(.*sync_dist=True",  # what we log is the same on all ranks
         ".*your dataloader is not resumable",  # ours is told where to start (RGBXDataModule.start_at)
+        ".*module\\(s\\) in eval mode at the start of training",  # statistics of frozen layers stay as they are
         ".*does not have many workers",  # dataset.num_workers is the user's decision
         ".*`srun` command is available",  # a cluster's login node may train without it
         "Error detected in ",  # of trainer.detect_anomaly, with a stack trace: FiniteCheck says it

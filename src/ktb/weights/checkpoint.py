@@ -15,8 +15,8 @@ from ktb.io import expanded
 from ktb.models import segmentor
 from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.parts import Spec
-from ktb.models.segmentor import backbone_of
+from ktb.models.parts import Spec, class_of
+from ktb.models.segmentor import PARTS, backbone_of
 from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
@@ -113,9 +113,13 @@ def model_from_checkpoint(content: Mapping[str, Any], where: str, *, weights: st
                 f"gives {found[:16]}...; pass the file used in training as backbone.weights=FILE"
             )
     # Frozen parameters that the file leaves out are as they are built: the backbone just loaded, the output norms.
-    frozen = {k: p.detach() for k, p in model.named_parameters() if not p.requires_grad}
-    if source is None:
-        frozen = {k: p for k, p in frozen.items() if not k.startswith("backbone.")}
+    trained = {k for k, p in model.named_parameters() if p.requires_grad}
+    norms = ("norms.", "fused_norms.")
+    frozen = {
+        k: v
+        for k, v in model.state_dict().items()
+        if k not in trained and (k.startswith(norms) or (source is not None and k.startswith("backbone.")))
+    }
     load_exactly(model, {**frozen, **state}, where)
     model.about = {k: v for k, v in about.items() if k != "model"}
     return model
@@ -143,8 +147,9 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
     """
     try:
         config = dict(about["model"])
-        for part in ("backbone", "peft", "fusion", "head", "side_head"):
+        for part in ("backbone", *PARTS):
             _refuse_large_numbers(config[part])
+            _refuse_foreign_class(config[part])
         spec = config.pop("backbone")
         classes, base = about.get("classes"), dict(about.get("backbone") or {})
         if classes is not None and (
@@ -167,11 +172,27 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
         raise CheckpointError(
             f"{where}: damaged: no model is as this file describes it ({type(error).__name__}: {first_line(error)})"
         ) from None
-    frozen = {k for k, p in model.named_parameters() if not p.requires_grad}
-    if any(k.startswith("backbone.") for k in state):
-        frozen -= {k for k in frozen if k.startswith("backbone.")}
+    trained = {k for k, p in model.named_parameters() if p.requires_grad}
+    absent = ("norms.", "fused_norms.")
+    if not any(k.startswith("backbone.") for k in state):
+        absent = (*absent, "backbone.")
+    frozen = {k for k in model.state_dict() if k not in trained and k.startswith(absent)}
     expected = {k: v for k, v in model.state_dict().items() if k in state or k not in frozen}
     refuse_misfit(expected, state, where)
+
+
+def _refuse_foreign_class(spec: Any) -> None:
+    """A description names classes, and building one runs it: a file may name parts of ktb only.
+
+    Raises:
+        ValueError: another class.
+    """
+    if spec is None:
+        return
+    target = str(spec["_target_"])
+    found = class_of(spec) if target.startswith("ktb.models.") else None
+    if found is None or not issubclass(found, torch.nn.Module) or not found.__module__.startswith("ktb.models."):
+        raise ValueError(f"{target} is not a part of ktb's models, and nothing else that a file names is run")
 
 
 def _refuse_large_numbers(spec: Any) -> None:
