@@ -173,7 +173,7 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
             f"{where}: damaged: no model is as this file describes it ({type(error).__name__}: {first_line(error)})"
         ) from None
     trained = {k for k, p in model.named_parameters() if p.requires_grad}
-    absent = ("norms.", "fused_norms.")
+    absent: tuple[str, ...] = ("norms.", "fused_norms.")
     if not any(k.startswith("backbone.") for k in state):
         absent = (*absent, "backbone.")
     frozen = {k for k in model.state_dict() if k not in trained and k.startswith(absent)}

@@ -6,23 +6,23 @@ finds is tried on an example and compared with what timm itself computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ktb.errors import ConfigError
-from ktb.models.backbones.base import Backbone, Tokens
-from ktb.models.backbones.entry import Entry, Normalisation, padded
-from ktb.models.backbones.timm_model import create, normalisation_of, refuse_difference
+from ktb.models.backbones.base import Tokens
+from ktb.models.backbones.entry import Entry, padded
+from ktb.models.backbones.of_timm import OfTimm
+from ktb.models.backbones.timm_model import refuse_difference
 from ktb.models.backbones.timm_plan import STAGES, Plan, Seen, blocks_in, try_out
 from ktb.models.peft.base import Adapt
 
 
-class Pyramid(Backbone):
+class Pyramid(OfTimm):
     """A model of timm with feature maps of four scales (docs/backbones.md).
 
     State-dict names are timm's after "model.", without what follows the last stage. Images are padded to a multiple of
@@ -41,28 +41,7 @@ class Pyramid(Backbone):
         left_out: names of the model's parts that no feature map needs.
     """
 
-    def __init__(
-        self,
-        timm_name: str,
-        drop_path: float = 0.0,
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = create(timm_name, drop_path, options or {})
-        mean, std = normalisation_of(self.model, mean, std)
-        self.config = {
-            "timm_name": timm_name, "drop_path": drop_path, "mean": mean, "std": std, "options": dict(options or {})
-        }  # fmt: skip
-        self._normalise = Normalisation(mean, std)
-        self.requires_grad_(False)
-        try:
-            self._build()
-        except ValueError as error:
-            raise ConfigError(f"timm's {timm_name} can't be a backbone of four stages: {error}") from None
-        self.train(self.training)
+    kind: ClassVar[str] = "a backbone of four stages"
 
     def _build(self) -> None:
         plan = Plan(self.model)

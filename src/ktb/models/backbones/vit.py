@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ktb.errors import ConfigError, first_line
-from ktb.models.backbones.base import Backbone, Tokens
-from ktb.models.backbones.entry import Entry, Normalisation, padded
-from ktb.models.backbones.timm_model import create, example, intermediates, normalisation_of, refuse_difference, taps_of
+from ktb.errors import first_line
+from ktb.models.backbones.base import Tokens
+from ktb.models.backbones.entry import Entry, padded
+from ktb.models.backbones.of_timm import OfTimm
+from ktb.models.backbones.timm_model import example, intermediates, refuse_difference, taps_of
 from ktb.models.layers.window_attention import Constants
 from ktb.models.peft.base import Adapt
 
@@ -31,7 +32,7 @@ KEPT = ("patch_embed", "pos_drop", "patch_drop", "norm_pre", "blocks", "rope")
 """Parts of a model up to its last block; norm, pooling and classifier that follow are left out."""
 
 
-class ViT(Backbone):
+class ViT(OfTimm):
     """A plain vision transformer of timm (docs/backbones.md).
 
     State-dict names are timm's after "model.", without what follows the blocks. Images are padded to a multiple of two
@@ -51,30 +52,7 @@ class ViT(Backbone):
         left_out: names of the model's parts that no feature map needs.
     """
 
-    model: Any  # timm's; its classes share no type that says what they have
-
-    def __init__(
-        self,
-        timm_name: str,
-        drop_path: float = 0.0,
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = create(timm_name, drop_path, options or {})
-        mean, std = normalisation_of(self.model, mean, std)
-        self.config = {
-            "timm_name": timm_name, "drop_path": drop_path, "mean": mean, "std": std, "options": dict(options or {})
-        }  # fmt: skip
-        self._normalise = Normalisation(mean, std)
-        self.requires_grad_(False)
-        try:
-            self._build()
-        except ValueError as error:
-            raise ConfigError(f"timm's {timm_name} can't be a plain vision transformer: {error}") from None
-        self.train(self.training)
+    kind: ClassVar[str] = "a plain vision transformer"
 
     def _build(self) -> None:
         model = self.model
