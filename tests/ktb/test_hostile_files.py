@@ -276,9 +276,7 @@ def test_nothing_of_the_above_is_caught_by_accident(bundle: Path, tmp_path: Path
     """The same file unchanged is read."""
     assert load_model(changed(bundle, tmp_path, lambda about: None)).num_classes == 10
     with pytest.raises(CheckpointError, match="of another shape"):
-        load_model(
-            changed(bundle, tmp_path, lambda about: about["model"].update(side_head={"width": 9}, head={"width": 8}))
-        )
+        load_model(changed(bundle, tmp_path, lambda about: about["model"]["side_head"].update(width=9)))
 
 
 # ------------------------------------------------------------------------------------------------------ mutated files

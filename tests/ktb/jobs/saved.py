@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from ktb.data.module import RGBXDataModule
@@ -97,6 +98,7 @@ def save(folder: Path, settings: list[str]) -> RGBXDataModule:
     """Write the bundle of an untrained swin_nano for a data set; the data set."""
     cfg = configured("train", [*settings, "backbone=swin_nano", "dataset.num_workers=0", "run_dir=unused"])
     data = build_data(cfg)
+    torch.manual_seed(0)  # another model could say the same of every pixel
     model = build_model(cfg, data, side_heads=False).eval()
     model.about = provenance(cfg, data, fingerprint(model.backbone))
     save_bundle(model, folder, run_config=model.about["config"])

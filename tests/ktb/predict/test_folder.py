@@ -25,6 +25,7 @@ from ktb.predict.pairing import PictureFiles
 from ktb.predict.reading import PictureReader
 from ktb.predict.tiled_model import TiledModel
 from tests.ktb.data.test_label_size import data_set
+from tests.ktb.jobs.saved import FIXTURE_CASES
 from tests.ktb.jobs.test_train import configured
 
 
@@ -50,19 +51,7 @@ def test_pictures_are_resized_to_the_size_of_labels_as_in_training(tmp_path: Pat
     np.testing.assert_array_equal(loaded.read.backdrop, rgb)
 
 
-@pytest.mark.parametrize(
-    ("name", "layout", "setting"),
-    [
-        ("nyu", "tabs", "eval_size=[64,48]"),
-        ("nyu", "tabs", "depth_source=depth"),  # metres, with holes
-        ("sunrgbd", "16bit", "eval_size=64"),
-        ("mfnet", "folders", "eval_size=40"),
-        ("mfnet", "rgba", "eval_size=40"),
-        ("pst900", "folders", "thermal_source=thermal_raw"),
-        ("mcubes", "16bit", "eval_size=null"),
-        ("deliver", "folders", "eval_size=64"),
-    ],
-)
+@pytest.mark.parametrize(("name", "layout", "setting"), FIXTURE_CASES)
 def test_files_are_read_as_in_evaluation(name: str, layout: str, setting: str, tmp_path: Path) -> None:
     make_fixture(name, tmp_path / "data", layout=layout, counts=dict.fromkeys(FIXTURES[name][2], 1), size=(40, 56))
     streams = {"mcubes": "[rgb,aolp,dolp,nir]", "deliver": "[rgb,depth,event,lidar]"}.get(name)
