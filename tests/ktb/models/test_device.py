@@ -130,7 +130,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def model_on(device: str, arch: SwinArch, classes: int = 5) -> KTBSegmentor:
     """The model with parameters that have a device and no values."""
     with unset_fake_temporarily(), torch.device("meta"):
-        model = KTBSegmentor(FrozenSwin(arch), NAMES, classes, head_dim=64, side_head_dim=32)
+        model = KTBSegmentor(FrozenSwin(arch), NAMES, classes, head={"width": 64}, side_head={"width": 32})
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
             empty = torch.empty(p.shape, device=device)
