@@ -54,7 +54,7 @@ def _classes(run: Run) -> list[str]:
         if best >= max(LEAST_IOU, 2 * iou):
             what += f" (best IoU in validation {100 * best:.1f} %)"
         elif epochs:
-            what += f" in {epochs:.0f} epochs"
+            what += f" in {epochs:.0f} epoch{'s' * (epochs != 1)}"
         found.append(f"class {names[i]}: {what}; {100 * shares[names[i]]:.2g} % of pixels; {_remedy(run)}")
     return found
 
