@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ktb import KTBSegmentor, load_model, load_published
+from ktb.weights.older import upgraded
 
 DATA = Path(__file__).parents[1] / "data" / "frozen"
 EXPECTED: dict[str, Any] = json.loads((DATA / "expected.json").read_text())
@@ -89,12 +90,11 @@ def test_resuming(tmp_path: Path) -> None:
     command("ktb-train", "ckpt_path=last", f"run_dir={run}", cwd=tmp_path)
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == EXPECTED["resumed_steps"]
-    assert content["state_dict"].keys() == EXPECTED["resumed"].keys()
+    then = upgraded({"ktb": {"model": {"arch": {}}}, "state_dict": EXPECTED["resumed"]})["state_dict"]  # today's names
+    assert content["state_dict"].keys() == then.keys()
     for name, value in content["state_dict"].items():
         value = value.double()
-        assert [value.sum().item(), value.norm().item()] == pytest.approx(
-            EXPECTED["resumed"][name], rel=1e-7, abs=1e-7
-        ), name
+        assert [value.sum().item(), value.norm().item()] == pytest.approx(then[name], rel=1e-7, abs=1e-7), name
     with (run / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert losses == pytest.approx(EXPECTED["resumed_losses"], rel=1e-7)

@@ -79,8 +79,8 @@ def _bring_up_to_date(cfg: DictConfig) -> None:
     now = with_current_settings({str(key): value for key, value in given.items()})
     with open_dict(cfg):
         for key, value in now.items():
-            if value != given.get(key):
-                OmegaConf.update(cfg, key, value, merge=True)
+            if key != "model" and value != given.get(key):
+                OmegaConf.update(cfg, key, value, merge=False)
         for key in cfg.get("model") or ():
             if key not in now["model"]:
                 cfg.model[key] = None

@@ -70,7 +70,7 @@ MISTAKES = {
     "+seed=1": "'+seed=1' adds a setting that is there already: write seed=1",
     "seed=abc": f"seed=abc: Value 'abc' {NO_INTEGER}",
     "test=maybe": "test=maybe: Value 'maybe' is not a valid bool (type str)",
-    "backbone.window_size=x": f"backbone.window_size=x: Value 'x' {NO_INTEGER}",
+    "backbone.window_size=x": "window_size of a Swin must be a number of 0 or more, got 'x'",
     "modality.streams=rgb": "modality.streams=rgb: expected a list: [a,b]",
     "optim.lr=-1": "optim.lr=-1: expected above 0",
     "optim.lr=${nope}": "optim.lr: Interpolation key 'nope' not found",

@@ -40,7 +40,7 @@ def test_older_settings_of_the_model_are_those_of_its_parts() -> None:
     older = ["model.fusion=sum", "model.prompts=false", "model.head_dim=24", "model.side_head_dim=12"]
     cfg = composed("run_dir=x", *older, "model.head_init=small")
     check(cfg)
-    assert cfg.fusion._target_ == "ktb.models.fusion.simple.PlainSum"
+    assert cfg.fusion == {"name": "sum", "_target_": "ktb.models.fusion.simple.PlainSum"}
     assert (cfg.peft.prompts, cfg.peft.adapters) == (False, True)
     assert (cfg.head.width, cfg.head.side.width, cfg.head.init) == (24, 12, "small")
     assert {cfg.model[key] for key in ("fusion", "prompts", "head_dim", "side_head_dim", "head_init")} == {None}

@@ -20,7 +20,9 @@ SWIN_L = SwinArch(192, (2, 2, 18, 2), (6, 12, 24, 48), 12)
 
 def build(modalities: tuple[str, ...] | dict[str, int] = ("rgb", "depth"), **options: object) -> KTBSegmentor:
     torch.manual_seed(0)
-    return KTBSegmentor(FrozenSwin(ARCH), modalities, 5, head={"width": 16}, side_head={"width": 8}, **options)  # type: ignore[arg-type]
+    return KTBSegmentor(
+        FrozenSwin(ARCH), modalities, 5, **{"head": {"width": 16}, "side_head": {"width": 8}, **options}
+    )  # type: ignore[arg-type]
 
 
 def images(model: KTBSegmentor, b: int, h: int, w: int) -> dict[str, Tensor]:

@@ -106,7 +106,7 @@ class SwinArch:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SwinArch:
         """Out of the plain values of `to_dict`, lists instead of tuples allowed."""
-        options: dict[str, Any] = {k: tuple(v) if isinstance(v, Sequence) else v for k, v in values.items()}
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
         return cls(**options)
 
 
