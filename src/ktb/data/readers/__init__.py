@@ -1,1 +1,17 @@
-"""Files → arrays: `decode` (any file as stored), `image` and `label` (as a data set means them), and their parts."""
+"""Files of a sample as arrays: decode (bytes), image, label, holes, plane, label_palettes, png.
+
+The names below are what scripts use; they load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {"ImageReader": "image", "LabelReader": "label", "id_table": "label"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
