@@ -136,16 +136,13 @@ def _base_of(model: KTBSegmentor, weights: str) -> dict[str, Any]:
 def _known_backbone(backbone: Backbone) -> tuple[str, dict[str, Any]]:
     """Name and configuration of the member of the group backbone that is built alike; ("swin", {}) if none is."""
     from ktb.config.schema import spec_of_backbone
+    from ktb.models.parts import plain
 
-    ours = {key: _plain(value) for key, value in backbone.spec().items()}
+    ours = plain(backbone.spec())
     for name, values in backbones().items():
         if all(ours.get(key) == value for key, value in spec_of_backbone(values).items() if key != "drop_path"):
             return name, values
     return "swin", {}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def backbones() -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ktb.config.keys import leaves, missing_names
+from ktb.config.keys import leaves, missing_names, unresolved
 from ktb.config.moved import with_current_settings
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
@@ -74,9 +74,8 @@ def check(cfg: DictConfig) -> None:
 
 def _bring_up_to_date(cfg: DictConfig) -> None:
     """Put classes and settings where they are now, in a user's YAML file or on a command line of earlier days."""
-    given = OmegaConf.to_container(cfg)
-    assert isinstance(given, dict)
-    now = with_current_settings({str(key): value for key, value in given.items()})
+    given = unresolved(cfg)
+    now = with_current_settings(given)
     with open_dict(cfg):
         for key, value in now.items():
             if key != "model" and value != given.get(key):

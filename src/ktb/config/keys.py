@@ -50,3 +50,10 @@ def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def resolved(cfg: DictConfig, key: str) -> Any:
     value = OmegaConf.select(cfg, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def unresolved(cfg: Any) -> dict[str, Any]:
+    """A configuration as plain values, references (`${...}`) as they are written."""
+    plain = OmegaConf.to_container(cfg)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ktb.config.build import check_targets
 from ktb.config.checks import check
 from ktb.config.compose import conf_dir, groups
-from ktb.config.keys import leaves, resolved, setting_names
+from ktb.config.keys import leaves, resolved, setting_names, unresolved
 from ktb.config.modality import settle
 from ktb.config.moved import with_current_settings
 from ktb.config.overrides import parse, parse_or_none, values
@@ -83,7 +83,7 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     Raises:
         ConfigError: an override that contradicts the checkpoint, or a kept node that names foreign code.
     """
-    kept = OmegaConf.create(with_current_settings(_plain(OmegaConf.create(saved))))
+    kept = OmegaConf.create(with_current_settings(unresolved(OmegaConf.create(saved))))
     assert isinstance(kept, DictConfig)
     parsed = [parse(text) for text in overrides]
     chosen = {o.key_or_group for o in parsed}
@@ -121,7 +121,7 @@ def resume_saved(
     Raises:
         ConfigError: a kept node names foreign code, or a value that cannot work.
     """
-    kept = OmegaConf.create(with_current_settings(_plain(saved)))
+    kept = OmegaConf.create(with_current_settings(unresolved(saved)))
     assert isinstance(kept, DictConfig)
     for key in composed:
         if key not in kept:  # a setting that is younger than the run
@@ -208,9 +208,3 @@ def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any
     )
     keys = [key for key in {**old, **new} if key.partition("[")[0] not in derived]
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}

@@ -23,7 +23,7 @@ from ktb.data.spec import ModalitySpec
 from ktb.distributed import decisions as ranks
 from ktb.errors import CheckpointError
 from ktb.jobs.build import backbone_spec
-from ktb.models.parts import Spec
+from ktb.models.parts import Spec, plain
 from ktb.models.segmentor import KTBSegmentor, backbone_of
 from ktb.weights.checkpoint import load_published
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
@@ -152,7 +152,7 @@ def check_backbone(source: Source, spec: Spec, name: str) -> None:
 
 def _architecture(spec: Spec) -> dict[str, Any]:
     """What of a backbone's description its weights depend on."""
-    return {key: _plain(value) for key, value in spec.items() if key != "drop_path"}
+    return {key: plain(value) for key, value in spec.items() if key != "drop_path"}
 
 
 def _check_weights(source: Source, model: KTBSegmentor) -> None:
@@ -239,13 +239,9 @@ def start_from(
             for m in modalities
             if (theirs := known.get(m.name)) is not None
             for key in ("scale", "mean", "std", "validity")
-            if key in theirs and _plain(theirs[key]) != _plain(ours_now := getattr(m, key))
+            if key in theirs and plain(theirs[key]) != plain(ours_now := getattr(m, key))
         ],
     }
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _take(

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb.config.compose import config_folders
+from ktb.config.keys import unresolved
 from ktb.config.moved import with_current_settings
 from ktb.config.overrides import overridden, user_overrides
 from ktb.config.saved import resume_saved
@@ -47,9 +48,7 @@ class Checkpoint:
     @property
     def config(self) -> DictConfig:
         """The configuration it was written with."""
-        plain = OmegaConf.to_container(OmegaConf.create(self.content["ktb"]["config"]))
-        assert isinstance(plain, dict)
-        config = OmegaConf.create(with_current_settings({str(key): value for key, value in plain.items()}))
+        config = OmegaConf.create(with_current_settings(unresolved(OmegaConf.create(self.content["ktb"]["config"]))))
         assert isinstance(config, DictConfig)
         return config
 

@@ -61,13 +61,14 @@ def in_full(spec: Spec) -> dict[str, Any]:
         if p.default is not p.empty and name not in GIVEN
     }
     start = getattr(cls, "START", ())
-    return {key: _plain(value) for key, value in {**spec, **defaults, **spec}.items() if key not in start}
+    return {key: plain(value) for key, value in {**spec, **defaults, **spec}.items() if key not in start}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested mappings and lists as JSON has them: tuples are lists."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def completed(spec: Spec | None, default: Spec) -> dict[str, Any]:

@@ -96,9 +96,10 @@ def fixture_data(root: Path, name: str, layout: str, setting: str) -> list[str]:
 
 def save(folder: Path, settings: list[str]) -> RGBXDataModule:
     """Write the bundle of an untrained swin_nano for a data set; the data set."""
-    cfg = configured("train", [*settings, "backbone=swin_nano", "dataset.num_workers=0", "run_dir=unused"])
+    given = [*settings, "backbone=swin_nano", "head.init=published", "dataset.num_workers=0", "run_dir=unused"]
+    cfg = configured("train", given)
     data = build_data(cfg)
-    torch.manual_seed(0)  # another model could say the same of every pixel
+    torch.manual_seed(2)  # of some seeds an untrained model says the same of every pixel, and of every frame
     model = build_model(cfg, data, side_heads=False).eval()
     model.about = provenance(cfg, data, fingerprint(model.backbone))
     save_bundle(model, folder, run_config=model.about["config"])

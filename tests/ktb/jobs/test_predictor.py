@@ -110,6 +110,7 @@ def test_tiles_native_size_and_a_missing_sensor_are_those_of_the_command(bundle:
 def test_several_frames_are_those_frames_one_by_one(predictor: Predictor) -> None:
     several = [*frames(2), *frames(1, (40, 33))]
     expected = [predictor(frame) for frame in several]
+    assert not np.array_equal(expected[0], expected[1])
     columns = {name: [frame[name] for frame in several] for name in ("rgb", "x")}
     for found in (predictor(several), predictor(columns)):
         assert len(found) == 3
