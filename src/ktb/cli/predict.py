@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ from ktb.io import expanded
 if TYPE_CHECKING:
     from ktb.data.label_size import LabelSizes
     from ktb.data.module import RGBXDataModule
+    from ktb.data.tools.parallel import Outcome
     from ktb.models.segmentor import KTBSegmentor
+    from ktb.predict.pairing import PictureFiles
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--input", dest="input", action="append", metavar="MODALITY=PATH", help="the same")
     group.add_argument("--csv", type=expanded, metavar="FILE", help="instead: a table with one column per modality")
+    group.add_argument(
+        "--max-gap",
+        type=_seconds,
+        metavar="SECONDS",
+        help="pair files by the times in their names (or PATH is a list of times and files, as of TUM RGB-D), each "
+        "with the nearest at most this far away; none: by name (default: as in training)",
+    )
     group.add_argument("--allow-missing", action="store_true", help="also pictures for which a modality has no file")
     group.add_argument(
         "--force",
@@ -134,6 +144,19 @@ def _short_side(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    """Not a number stands for none."""
+    if text == "none":
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor a number of seconds, such as 0.02")
+    return value
+
+
 def _share(text: str) -> float:
     try:
         value = float(text)
@@ -149,7 +172,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     from ktb.data.values import known
     from ktb.predict.folder import FolderPredictor, claimed, predict_folder
     from ktb.predict.outputs import Outputs
-    from ktb.predict.pairing import plan, plan_csv
+    from ktb.predict.pairing import plan_csv
     from ktb.predict.reading import PictureReader
     from ktb.predict.tiled_model import TiledModel, device_called
 
@@ -166,7 +189,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if arguments.csv is not None:
         pictures, failures, given = plan_csv(arguments.csv, names, allow_missing=arguments.allow_missing)
     else:
-        pictures, failures = plan(sources, arguments.out, allow_missing=arguments.allow_missing)
+        pictures, failures = _planned(arguments, sources, data)
         given = list(sources)
     tiled = TiledModel(
         model.to(device).eval(),
@@ -207,6 +230,34 @@ def _sources(arguments: argparse.Namespace) -> dict[str, list[str]]:
     if bool(sources) == (arguments.csv is not None):
         raise ConfigError("give the pictures either as --rgb PATH, --depth PATH, ... or as --csv FILE")
     return sources
+
+
+def _planned(
+    arguments: argparse.Namespace, sources: dict[str, list[str]], data: RGBXDataModule
+) -> tuple[list[PictureFiles], list[Outcome]]:
+    """Which files belong together: by time where the training paired so or the user says so, else by name."""
+    from ktb.data.sets.folder import FolderDataModule
+    from ktb.data.sets.folder_pairing import LISTS
+    from ktb.predict.pairing import plan
+    from ktb.predict.pairing_by_time import plan_by_time
+
+    trained = data if isinstance(data, FolderDataModule) else None
+    max_gap = arguments.max_gap
+    if max_gap is None and trained is not None:
+        max_gap = trained.max_gap
+    several = sum(map(len, sources.values())) > 1
+    one_file_each = all(Path(source).is_file() and not source.endswith(LISTS) for s in sources.values() for source in s)
+    if max_gap is None or math.isnan(max_gap) or not several or (arguments.max_gap is None and one_file_each):
+        return plan(sources, arguments.out, allow_missing=arguments.allow_missing)
+    pictures, note = plan_by_time(
+        sources,
+        arguments.out,
+        max_gap=max_gap,
+        time_unit=None if trained is None else trained.time_unit,
+        allow_missing=arguments.allow_missing,
+    )
+    print(note)
+    return pictures, []
 
 
 def _label_sizes(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ktb.data.files import read_text, similar
 from ktb.data.globs import fixed_parts, match_files
 from ktb.data.lists import inside_root
+from ktb.data.sets.folder_pairing import LISTS
 from ktb.data.tools.parallel import Outcome
 from ktb.data.tree import Tree
 from ktb.errors import DataError, did_you_mean
@@ -40,7 +41,9 @@ class PictureFiles:
         return next(iter(self.files.values()))[0]
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
+    """A file of the user's, and what its results are called."""
+
     path: Path
     name: str
 
@@ -61,7 +64,7 @@ def plan(
         DataError: nothing is found, or what is found cannot be paired.
     """
     given = [(modality, source) for modality, several in sources.items() for source in several]
-    found = [_find(source, out.resolve()) for _, source in given]
+    found = [find(source, out.resolve()) for _, source in given]
     alone = [list(files) == [""] for files in found]
     if any(alone) and not all(alone):
         file, other = given[alone.index(True)], given[alone.index(False)]
@@ -86,18 +89,31 @@ def plan(
             some = next(matches[key].path for matches in found if key in matches)
             message = f"{some}: nothing belongs to it as {', '.join(lacking)} (looked for {key!r}); add the file, or "
             failures.append(Outcome(some, "failed", message + "use --allow-missing to go without"))
-    return _distinct(pictures), failures
+    return distinct(pictures), failures
 
 
-def _find(source: str, out: Path) -> dict[str, _Found]:
-    """Key, by which files of several modalities are paired → file; the key of a single file is empty."""
+def find(source: str, out: Path) -> dict[str, Found]:
+    """The files that one option stands for.
+
+    Args:
+        source: a file, a folder or a pattern, as in `plan`.
+        out: folder of the results, resolved; what lies in it is left out.
+
+    Returns:
+        Key, by which files of several modalities are paired → file; the key of a single file is empty.
+
+    Raises:
+        DataError: there is none.
+    """
     path = existing(Path(source))
+    if path.is_file() and source.endswith(LISTS):
+        raise DataError(f"{source}: is a list, whose files are paired by time; add --max-gap SECONDS")
     if path.is_file():
-        return {"": _Found(path, normal(path.stem))}
+        return {"": Found(path, normal(path.stem))}
     if path.is_dir():
         if path.resolve() == out:
             raise DataError(f"{path}: is the folder for the results; expected another one")
-        files: dict[str, _Found] = {}
+        files: dict[str, Found] = {}
         for file in sorted(files_below(path)):
             if file.suffix.lower() not in SUFFIXES or _is_result(file, path, out):
                 continue
@@ -107,7 +123,7 @@ def _find(source: str, out: Path) -> dict[str, _Found]:
                     f"{file} and {files[key].path.name} would be the same picture; choose one kind with a pattern "
                     f"such as '{path}/*{file.suffix}'"
                 )
-            files[key] = _Found(file, key)
+            files[key] = Found(file, key)
         if not files:
             raise DataError(f"{path}: no picture in this folder; expected files ending in {' '.join(SUFFIXES)}")
         return files
@@ -119,7 +135,7 @@ def _find(source: str, out: Path) -> dict[str, _Found]:
     pattern = path.relative_to(root).as_posix()
     matches = {key: root / file for key, file in match_files(Tree(root), pattern).items()}
     files = {
-        key: _Found(file, normal(file.relative_to(root).with_suffix("").as_posix()))
+        key: Found(file, normal(file.relative_to(root).with_suffix("").as_posix()))
         for key, file in matches.items()
         if not _is_result(file, root, out)
     }
@@ -190,7 +206,7 @@ def plan_csv(
             pictures.append(PictureFiles(name, files))
     if not pictures and not failures:
         raise DataError(f"{path}: no row below the names of the columns; expected one per picture")
-    return _distinct(pictures), failures, used
+    return distinct(pictures), failures, used
 
 
 def _name_of(files: Sequence[Path], table: Path) -> str:
@@ -202,7 +218,12 @@ def _name_of(files: Sequence[Path], table: Path) -> str:
     return below.as_posix() if ".." not in below.parts else path.name
 
 
-def _distinct(pictures: list[PictureFiles]) -> list[PictureFiles]:
+def distinct(pictures: list[PictureFiles]) -> list[PictureFiles]:
+    """The same pictures.
+
+    Raises:
+        DataError: two have one name, so one's results would overwrite the other's.
+    """
     seen: dict[str, PictureFiles] = {}
     for picture in pictures:
         if picture.name in seen:

@@ -3,7 +3,9 @@ nothing foreign overwritten, and a stopped call that goes on."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -19,15 +21,18 @@ import torch
 from PIL import Image
 
 from ktb import load_model
+from ktb.cli import predict as predict_cli
 from ktb.cli.predict import main
 from ktb.data.augment import EvalTransform, resize
 from ktb.data.pictures import overlay
 from ktb.data.scenes.scene import CLASSES
 from ktb.data.sets.synthetic import PALETTE
 from ktb.engine.inference import sliding_window, whole_image
+from ktb.errors import DataError
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.naming import to_published
 from tests.ktb.cli.predicting import SIZES, call, files, pixels, write_pairs
+from tests.ktb.data.sets.own import module, timed
 
 pytestmark = pytest.mark.usefixtures("opened_once")
 
@@ -316,3 +321,36 @@ def test_an_answer_that_is_not_finite_is_no_mask(
     written = {name for name in files(tmp_path / "out") if name.endswith((".png", ".npz"))}
     assert written == {f"{kind}/{name}{end}" for name in ("a", "sub/deep/c.1")
                        for kind, end in (("index", ".png"), ("probabilities", ".npz"))}  # fmt: skip
+
+
+def test_the_command_pairs_by_time_where_it_is_told_to(
+    trained: Path, pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for modality, shift in (("rgb", 0), ("depth", 7)):
+        for i, name in enumerate(("a", "sub/b")):
+            file = tmp_path / modality / f"{1700000000000 + 100 * i + shift}.png"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes((pairs / modality / f"{name}.png").read_bytes())
+    given = [str(trained), "--rgb", str(tmp_path / "rgb"), "--depth", str(tmp_path / "depth"), "--write", "none"]
+    assert main([*given, "--out", str(tmp_path / "named")]) == 1  # nothing belongs together by name
+    capfd.readouterr()
+    assert main([*given, "--out", str(tmp_path / "timed"), "--max-gap", "0.01"]) == 0
+    assert "2 of 2 frames of rgb paired by time, within 10 ms\n" in capfd.readouterr().out
+    alone = [str(trained), "--rgb", str(pairs / "rgb/a.png"), "--depth", str(pairs / "depth/a.png"), "--write", "none"]
+    assert main([*alone, "--out", str(tmp_path / "alone")]) == 0
+    written = tmp_path / "timed" / "index" / "1700000000000.png"
+    assert (pixels(written) == pixels(tmp_path / "alone" / "index" / "a.png")).all()
+
+
+def test_a_model_trained_by_time_pairs_by_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = module(tmp_path, **timed(tmp_path))
+    arguments = argparse.Namespace(max_gap=None, allow_missing=False, out=tmp_path / "out")
+    sources = {"rgb": [str(tmp_path / "rgb")], "thermal": [str(tmp_path / "thermal.txt")]}
+    assert len(predict_cli._planned(arguments, sources, data)[0]) == 8
+    assert capfd.readouterr().out.startswith("8 of 10 frames of rgb paired by time, within 30 ms")
+    # One file for each is one picture, whatever their names; so it is by name where the user says so.
+    alone = {"rgb": [str(tmp_path / "rgb/100.400000.png")], "thermal": [str(tmp_path / "thermal/1 x.png")]}
+    assert predict_cli._planned(arguments, alone, data)[0][0].name == "100.400000"
+    arguments.max_gap = math.nan
+    with pytest.raises(DataError, match="is a list, whose files are paired by time"):
+        predict_cli._planned(arguments, sources, data)
