@@ -108,6 +108,9 @@ def _refuse_other_shares(point: Checkpoint, changed: Iterable[str]) -> None:
 _TEST = ("test", "eval", "dataset.report_split", "dataset.eval_batch_size")
 """Settings, or groups of them, that play a part after the training only."""
 
+_ENDS = ("trainer.max_epochs", "trainer.max_steps")
+"""Settings that say how far the training goes."""
+
 _MACHINE = (
     "save", "dataset.root", "dataset.num_workers", "dataset.max_pixels", "trainer.accelerator", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary",
@@ -134,15 +137,17 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
             f"{text}; init_from={point.path} starts anew from its weights, ktb-eval checkpoint={point.path} scores it"
         )
     changed = {key: value for key, value in _meant(point, cfg).items() if not _within(key, _MACHINE)}
-    scored_anew = [key for key in changed if _within(key, _TEST)]
     there = read_result(result.parent)
     done = there.get("status") == "finished" and there.get("steps") in (None, point.content["global_step"])
-    if not done or (scored_anew and len(scored_anew) == len(changed)):
+    # A lower limit of training may be what ended it.
+    late = _TEST if done else (*_TEST, *_ENDS)
+    useless = {key: value for key, value in changed.items() if not _within(key, late)}
+    if useless:
+        given = ", ".join(f"{key}={value}" for key, value in useless.items())
+        raise ConfigError(f"{text}, so {given} would have no effect; leave {'it' if len(useless) == 1 else 'them'} out")
+    if not done or changed:
         _say(f"{text}; only what follows the training is done")
         return False
-    if changed:
-        given = ", ".join(f"{key}={value}" for key, value in changed.items())
-        raise ConfigError(f"{text}, so {given} would have no effect")
     _say(f"{text}; nothing was trained, and the results are as they were: {result}")
     return True
 

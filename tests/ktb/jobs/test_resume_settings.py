@@ -244,6 +244,22 @@ def test_nothing_left_to_train(finished: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "new").exists()
 
 
+def test_settings_of_a_training_that_is_over_are_refused_also_before_its_test(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "result.json").unlink()
+    with pytest.raises(ConfigError, match=r"so optim.lr=1e-05 would have no effect; leave it out"):
+        train(folder, *QUICK, "trainer.max_epochs=1", "ckpt_path=last", "optim.lr=1e-5", "dataset.eval_batch_size=2")
+    assert not (folder / "result.json").exists()
+    # What belongs to the test has an effect, and so may have what has ended the training.
+    result = train(
+        folder, *QUICK, "trainer.max_epochs=1", "ckpt_path=last", "dataset.eval_batch_size=2", "trainer.max_steps=4"
+    )
+    assert "only what follows the training is done" in capsys.readouterr().out
+    assert (result["status"], result["steps"]) == ("finished", 6)
+
+
 OTHER = {
     "classes": [{"classes": [f"class {i}" for i in range(10)]}, r"was trained for 10 classes \(class 0, .*init_from="],
     "a data set": [{"dataset": "mine"}, r"is on the data set 'mine', and here is 'synthetic'; .*init_from="],
