@@ -102,13 +102,24 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters |= {"shown": shown, "colour": colour, "share_of": _share, "sorted_by": _sort_key}
+    environment.filters |= {
+        "shown": shown,
+        "colour": colour,
+        "share_of": _share,
+        "sorted_by": _sort_key,
+        "tenths": _tenths,
+    }
     return environment
 
 
 def _share(value: float, top: float = 1.0) -> str:
     """Percent of `top`, for a style."""
     return f"{100 * value / top:.2f}"
+
+
+def _tenths(value: float) -> str:
+    """A place in a drawing, to a tenth of a pixel."""
+    return f"{value:.1f}"
 
 
 def _sort_key(value: Value) -> str:
