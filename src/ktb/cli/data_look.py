@@ -94,12 +94,25 @@ def add_check(commands: Subparsers) -> None:
         "check",
         help="read a whole data set as training would and report on it",
         description="Read every sample of every split the way training does, and report counts, sizes, value ranges, "
-        "classes, and every file that cannot be used. Settings are those of ktb-train.",
+        "classes, every file that cannot be used, and modalities that do not line up with the first one. Settings are "
+        "those of ktb-train.",
         epilog="Example: ktb-data check dataset=nyu dataset.root=/data/NYUDepthv2 --out report",
         formatter_class=HelpFormatter,
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
-    sub.add_argument("--out", type=expanded, help="folder for report.json and report.html")
+    sub.add_argument(
+        "--out",
+        type=expanded,
+        help="folder for report.json, report.html and alignment.png: modalities over each other as checkerboards",
+    )
+    sub.add_argument(
+        "--alignment",
+        type=partial(positive, least=0),
+        default=24,
+        metavar="N",
+        help="samples, spread over all splits, in which it is estimated how far modalities are shifted and scaled "
+        "against the first one (default: 24; 0: none)",
+    )
     sub.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_check)
@@ -107,24 +120,34 @@ def add_check(commands: Subparsers) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     # PyTorch and Hydra take seconds to import, which the other commands do without.
+    from ktb.data.tools.check.alignment import compare, to_compare
     from ktb.data.tools.check.look import look
     from ktb.data.tools.check.opened import open_splits
+    from ktb.data.tools.check.overlays import alignment_sheet
     from ktb.data.tools.check.report import show, write_report
     from ktb.data.tools.check.summary import summarise
+    from ktb.data.tools.preview import write_sheet
 
     data = _data(arguments.overrides, arguments.config_dir)
     planned = open_splits(data)
     if arguments.out is not None:
         make_folder(arguments.out)
     outcomes = watch(parallel(look, planned.looks, arguments.workers), len(planned.looks), data.spec.name)
-    report = summarise(data, planned, outcomes)
+    looks = to_compare(planned.looks, arguments.alignment)
+    compared = watch(parallel(compare, looks, arguments.workers), len(looks), "alignment") if looks else []
+    report = summarise(data, planned, outcomes, compared)
     show(report, Console())
     if arguments.out is not None:
+        sheet = alignment_sheet(data, looks, report["alignment"])
         try:
             write_report(report, arguments.out)
+            if sheet is not None:
+                write_sheet(sheet, arguments.out / "alignment.png")
         except OSError as error:
             raise DataError(f"{arguments.out}: the report cannot be written ({error.strerror})") from None
         print(f"{arguments.out / 'report.html'}")
+        if sheet is not None:
+            print(f"{arguments.out / 'alignment.png'}")
     samples, failed = sum(planned.counts.values()), len(report["failures"])
     print(f"{data.spec.name}: {samples} samples, {failed} failures, {len(report['findings'])} findings")
     return FAILED_FILES if failed else 0

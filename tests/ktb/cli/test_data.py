@@ -148,6 +148,19 @@ def test_check(nyu, tmp_path, capsys):
     assert sorted(p.name for p in out.iterdir()) == ["report.html", "report.json"]
 
 
+def test_check_draws_modalities_over_each_other(tmp_path, capsys):
+    root = make_fixture("nyu", tmp_path / "nyu", counts={"train": 3, "test": 2}, size=(64, 80))
+    arguments = ("check", "dataset=nyu", "--workers", 1, f"dataset.root={root}", "modality=rgb_d", BATCH)
+    assert call(*arguments, "--out", tmp_path / "a", "--alignment", 3) == 0
+    assert str(tmp_path / "a/alignment.png") in capsys.readouterr().out.replace("\n", "")
+    assert json.loads((tmp_path / "a/report.json").read_text())["alignment"]["depth"]["samples"] == 3
+    with Image.open(tmp_path / "a/alignment.png") as drawn:
+        assert drawn.size[1] > drawn.size[0]  # three samples above each other, one pair of modalities
+    assert call(*arguments, "--out", tmp_path / "b", "--alignment", 0) == 0
+    assert json.loads((tmp_path / "b/report.json").read_text())["alignment"] == {}
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["report.html", "report.json"]
+
+
 def test_check_of_damaged_files_is_exit_code_1(nyu, capsys):
     picture = nyu / "RGB/1.jpg"
     picture.write_bytes(picture.read_bytes()[:-100])

@@ -10,6 +10,7 @@ import numpy as np
 
 from ktb.data.module import RGBXDataModule
 from ktb.data.samples import FileSamples
+from ktb.data.tools.check.alignment import misaligned, summarise_alignment
 from ktb.data.tools.check.findings import batch_faults, oddities
 from ktb.data.tools.check.look import Look, Seen
 from ktb.data.tools.check.opened import OpenedSplits
@@ -18,13 +19,16 @@ from ktb.data.tools.parallel import Outcome
 Report = dict[str, Any]
 
 
-def summarise(data: RGBXDataModule, planned: OpenedSplits, outcomes: Iterable[Outcome]) -> Report:
+def summarise(
+    data: RGBXDataModule, planned: OpenedSplits, outcomes: Iterable[Outcome], compared: Iterable[Outcome] = ()
+) -> Report:
     """Everything seen, as plain values: what report.json holds.
 
     Args:
         data: the data set.
         planned: its splits, opened.
         outcomes: what `look` gave for `planned.looks`, in any order.
+        compared: what `compare` gave for some of them.
     """
     seen = [outcome for outcome in outcomes if isinstance(outcome, Seen)]
     # Outcomes come in the order in which they finish; batches need the order of the split.
@@ -57,11 +61,14 @@ def summarise(data: RGBXDataModule, planned: OpenedSplits, outcomes: Iterable[Ou
         read = [s for s in ordered[split] if s.histogram is not None]
         findings += oddities(data, split, read)
         failures += batch_faults(data, split, count, read)
+    alignment = summarise_alignment(data, compared)
+    findings += misaligned(alignment)
     return {
         "dataset": data.spec.name,
         "root": str(data.root.absolute()) if hasattr(data, "root") else "",  # generated data have none
         "modalities": [m.name for m in data.modalities],
         "splits": splits,
+        "alignment": alignment,
         "unopened": planned.unopened,
         "failures": failures,
         "findings": findings,
