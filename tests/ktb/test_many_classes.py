@@ -27,7 +27,8 @@ from ktb.data.tools.new.survey import survey
 from ktb.data.tools.preview import contact_sheet, draw_samples
 from ktb.jobs.build import build_data
 from ktb.jobs.train import train
-from ktb.losses.pixel import PixelLoss, cross_entropy, ohem_cross_entropy
+from ktb.losses.cross_entropy import cross_entropy, ohem_cross_entropy
+from ktb.losses.pixel import PixelLoss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.metrics.counts import ConfusionMatrix, boundary_counts
 from ktb.models.segmentor import SegOutput

@@ -17,6 +17,8 @@ from ktb.io import expanded
 
 _GROUPS = ("dataset", "modality", "backbone", "peft", "fusion", "head", "loss", "trainer", "eval")
 """Groups of which one member is needed."""
+PIXEL_LOSSES = ("ce", "ohem", "dice", "lovasz")
+"""Names of losses of one head, as `ktb.losses.pixel` has them."""
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**32 - 1),
@@ -41,6 +43,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("optim.warmup_ratio", 0, 1),
     ("optim.power", 0, math.inf),
     ("loss.side_weight", 0, math.inf),
+    ("loss.label_smoothing", 0, 1),
 )
 """Setting, least and largest value."""
 _ABOVE = ("optim.lr",)
@@ -125,7 +128,7 @@ def _check_choices(values: Mapping[str, Any]) -> None:
     loss = values.get("loss") or {}
     for key in ("pixel_loss", "kind"):
         if key in loss:
-            _check_word(f"loss.{key}", loss[key], ("ce", "ohem"))
+            _check_pixel_loss(f"loss.{key}", loss[key])
     _check_class_weights(loss.get("class_weights"))
     if "eval" in values:
         if absent := [key for key in ("name", "method", "scoring") if key not in values["eval"]]:
@@ -137,6 +140,19 @@ def _check_word(key: str, value: Any, allowed: Sequence[str]) -> None:
     if value not in allowed:
         meant = did_you_mean(str(value), allowed, cutoff=0.5, before=": ")
         raise ConfigError(f"{key}={value}: expected {_alternatives(allowed)}{meant}")
+
+
+def _check_pixel_loss(key: str, value: Any) -> None:
+    """A name, a weighted sum of names, or something of the user's own, which has a `_target_`."""
+    own = isinstance(value, dict) and "_target_" in value
+    for name, weight in value.items() if isinstance(value, dict) and not own else ():
+        if isinstance(weight, dict) and "_target_" in weight:
+            continue
+        _check_word(key, name, PIXEL_LOSSES)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise ConfigError(f"{key}.{name}={weight}: expected its weight in the sum, a number of 0 or more")
+    if not isinstance(value, dict):
+        _check_word(key, value, PIXEL_LOSSES)
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
@@ -162,10 +178,10 @@ def _check_range(values: Mapping[str, Any], key: str, low: float, high: float) -
 
 
 def _check_class_weights(value: Any) -> None:
-    if value is None or value == "auto":
+    if value is None or value in ("auto", "balanced"):
         return
     if not isinstance(value, list) or any(isinstance(w, bool) or not isinstance(w, int | float) for w in value):
-        raise ConfigError(f"loss.class_weights={value}: expected auto, or one number per class: [1, 2.5, 6]")
+        raise ConfigError(f"loss.class_weights={value}: expected auto, balanced, or one number per class: [1, 2.5, 6]")
     if not all(0 <= w < float("inf") for w in value) or not any(value):
         raise ConfigError(f"loss.class_weights={_flow(value)}: expected numbers of 0 or more, not all 0")
 

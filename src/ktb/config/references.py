@@ -34,8 +34,8 @@ def follow_references(kept: DictConfig, before: DictConfig, composed: DictConfig
         if not touched or not (ref.optional or OmegaConf.select(before, ref.key) is not None):
             return False
         was, now, own = ref.value(before), ref.value(kept), OmegaConf.select(before, key)
-        if was == "auto" and isinstance(own, ListConfig):  # loss.class_weights: the numbers that auto stood for
-            return bool(now != "auto")
+        if isinstance(was, str) and isinstance(own, ListConfig):  # loss.class_weights: the numbers a word stood for
+            return bool(now != was)
         return bool(own == was)
 
     while waiting := [key for key in references if due(key)]:

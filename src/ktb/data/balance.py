@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -50,13 +50,30 @@ def count_pixels(data: RGBXDataModule) -> ClassPixels:
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
-    """Class weights for a cross-entropy: 1 / √frequency, at most `MAX_RATIO` times that of the most frequent class.
+    """Class weights of 1 / frequency, as scikit-learn's "balanced": all classes have the same share of the loss.
 
-    The square root is a compromise: weights of 1 / frequency give every class the same share of the loss, and a rare
-    class is then found in far more places than it is. Scaled so that the mean over all pixels is 1. A class without a
-    pixel gets 1: none of its pixels will ever be trained on.
+    total / (number of classes that occur · pixels of the class). A class without a pixel gets 1: none of its pixels
+    will ever be trained on.
+    """
+    present, total = sum(n > 0 for n in counts), sum(counts)
+    return [float(f"{total / (present * n):.4g}") if n else 1.0 for n in counts]
+
+
+def softened_weights(counts: Sequence[int]) -> list[float]:
+    """Class weights of 1 / √frequency, at most `MAX_RATIO` times that of the most frequent class.
+
+    The square root is a compromise: with `balanced_weights` a rare class is found in far more places than it is.
+    Scaled so that the mean over all pixels is 1. A class without a pixel gets 1: none of its pixels will ever be
+    trained on.
     """
     total, most = sum(counts), max(counts)
     raw = [min(math.sqrt(most / n), MAX_RATIO) if n else 0.0 for n in counts]
     mean = sum(w * n for w, n in zip(raw, counts, strict=True)) / total
     return [float(f"{w / mean:.4g}") if w else 1.0 for w in raw]
+
+
+CLASS_WEIGHTS: dict[str, Callable[[Sequence[int]], list[float]]] = {
+    "auto": softened_weights,
+    "balanced": balanced_weights,
+}
+"""What a loss's class weights may be called instead of given → how they follow from the pixels of each class."""

@@ -18,8 +18,8 @@ from ktb.engine.inference import Inference, whole_image
 from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
 from ktb.engine.scoring import ScoringModule
 from ktb.engine.seeds import masking_generator, sample_keys
+from ktb.losses.base import Loss
 from ktb.losses.masking import draw_masks
-from ktb.losses.pixel import PixelLoss
 from ktb.metrics.counts import ConfusionMatrix
 from ktb.models.segmentor import KTBSegmentor
 
@@ -29,7 +29,7 @@ class SegmentationModule(ScoringModule):
 
     Args:
         model: the network; what it trains is what requires gradients.
-        loss: a loss of `ktb.losses`.
+        loss: what is minimised.
         modalities: how each stream is normalised, in the model's order.
         classes: names, for logging.
         optim: learning rate and schedule.
@@ -45,7 +45,7 @@ class SegmentationModule(ScoringModule):
     def __init__(
         self,
         model: KTBSegmentor,
-        loss: PixelLoss,
+        loss: Loss,
         *,
         modalities: Sequence[ModalitySpec],
         classes: Sequence[str],

@@ -9,13 +9,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ktb.config.build import instantiate
 from ktb.config.schema import spec_of_backbone
-from ktb.data.balance import balanced_weights, count_pixels
+from ktb.data.balance import CLASS_WEIGHTS, count_pixels
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
 from ktb.engine.inference import Inference, inference
 from ktb.errors import ConfigError
 from ktb.jobs import resume
-from ktb.losses.pixel import PixelLoss
+from ktb.losses.base import Loss
 from ktb.models.layers.norm import BatchNorm
 from ktb.models.parts import Spec
 from ktb.models.segmentor import KTBSegmentor
@@ -36,7 +36,7 @@ def training_data(cfg: DictConfig, point: resume.Checkpoint | None) -> RGBXDataM
     """The data of a training, set up, and of its test too: a missing file is better known now than after the training.
 
     Args:
-        cfg: of ktb-train; `loss.class_weights=auto` is replaced by numbers.
+        cfg: of ktb-train; `loss.class_weights=auto` or `balanced` is replaced by numbers.
         point: the checkpoint that is continued.
 
     Raises:
@@ -53,30 +53,40 @@ def training_data(cfg: DictConfig, point: resume.Checkpoint | None) -> RGBXDataM
 
 
 def _put_class_weights(cfg: DictConfig, data: RGBXDataModule) -> None:
-    """Replace `loss.class_weights=auto` by numbers, so that the run's config and a resumed run have them."""
+    """Replace a word for class weights by numbers, so that the run's config and a resumed run have them."""
     given = cfg.loss.get("class_weights")
     if given is None:
         return
     classes = data.spec.classes
-    if given == "auto":
+    if isinstance(given, str):
+        rule = CLASS_WEIGHTS[given]
         weights = ranks.decide(
-            "class weights", lambda: balanced_weights(count_pixels(data).counts), processes=resume.processes(cfg)
+            "class weights", lambda: rule(count_pixels(data).counts), processes=resume.processes(cfg)
         )
         with open_dict(cfg):
             cfg.loss.class_weights = weights
     elif len(given) != len(classes):
         raise ConfigError(
             f"loss.class_weights has {len(given)} numbers, but {data.spec.name} has {len(classes)} classes "
-            f"({', '.join(classes[:4])}{', ...' * (len(classes) > 4)}); expected one each, or auto"
+            f"({', '.join(classes[:4])}{', ...' * (len(classes) > 4)}); expected one each, auto or balanced"
         )
     if ranks.is_first():
         named = ", ".join(f"{name} {weight:g}" for name, weight in zip(classes, cfg.loss.class_weights, strict=True))
         print(f"class weights: {named}")
 
 
-def build_loss(cfg: DictConfig) -> PixelLoss:
-    """The loss of the group loss."""
-    loss: PixelLoss = instantiate(without(cfg.loss, "name"))
+def build_loss(cfg: DictConfig) -> Loss:
+    """The loss of the group loss.
+
+    Raises:
+        ConfigError: settings that it does not have or that do not go together, or no loss.
+    """
+    loss = instantiate(without(cfg.loss, "name"))
+    if not isinstance(loss, Loss):
+        raise ConfigError(
+            f"loss._target_={cfg.loss._target_} is no ktb.losses.base.Loss; a loss of logits and labels is given as "
+            "the pixel loss of one: loss=ce 'loss.kind={_target_: ...}'"
+        )
     return loss
 
 

@@ -32,7 +32,7 @@ from ktb.jobs.loggers import build_loggers, finish_wandb
 from ktb.jobs.printed import announce, report
 from ktb.jobs.results import scored, write_failure, write_per_image, write_result
 from ktb.jobs.trainer import build_trainer, unlabelled_predictions
-from ktb.losses.pixel import PixelLoss
+from ktb.losses.base import Loss
 from ktb.metrics.scores import finite
 from ktb.models.segmentor import KTBSegmentor
 from ktb.run_folder.names import CHECKPOINTS, LAST
@@ -97,7 +97,7 @@ def _module(
     cfg: DictConfig,
     data: RGBXDataModule,
     model: KTBSegmentor,
-    loss: PixelLoss,
+    loss: Loss,
     inference: Inference,
     begun: dict[str, Any] | None,
 ) -> SegmentationModule:

@@ -17,7 +17,7 @@ def smoothed_cross_entropy(
 
     With class weights the mean is weighted by each pixel's true class, as everywhere in ktb, so that a class of weight
     0 is not trained on; `F.cross_entropy` weighs the smoothed part by all classes instead. Mean of the global batch,
-    and 0 where nothing counts, as `ktb.losses.pixel.cross_entropy`, which this is with `smoothing` 0.
+    and 0 where nothing counts, as `ktb.losses.cross_entropy.cross_entropy`, which this is with `smoothing` 0.
 
     Args:
         logits: (B, K, H, W).

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ktb.config.checks import check
+from ktb.config.compose import groups
 from ktb.errors import ConfigError
 from tests.ktb.config.composed import OWN_DATA, composed
 
@@ -22,11 +23,15 @@ from tests.ktb.config.composed import OWN_DATA, composed
         ("seed=-1", "seed=-1: expected 0 or more, at most 4.29497e+09"),
         ("model.fusion=dcsf", "model.fusion=dcsf: expected dscf or sum: did you mean 'dscf'?"),
         ("head.init=tiny", "head.init=tiny: expected published or small"),
-        ("loss.class_weights=2", "loss.class_weights=2: expected auto, or one number per class: [1, 2.5, 6]"),
-        ("loss.class_weights=[1,many]", "loss.class_weights=[1, 'many']: expected auto, or one number per class"),
+        ("loss.class_weights=2", "loss.class_weights=2: expected auto, balanced, or one number per class: [1, 2.5, 6]"),
+        ("loss.class_weights=[1,many]", "loss.class_weights=[1, 'many']: expected auto, balanced, or one number per"),
         ("loss.class_weights=[1,-2]", "loss.class_weights=[1, -2]: expected numbers of 0 or more, not all 0"),
         ("loss.class_weights=[0,0]", "loss.class_weights=[0, 0]: expected numbers of 0 or more, not all 0"),
-        ("loss.pixel_loss=focal", "loss.pixel_loss=focal: expected ce or ohem"),
+        ("loss.pixel_loss=focal", "loss.pixel_loss=focal: expected one of ce, ohem, dice, lovasz"),
+        ("loss.pixel_loss={ce: 1, lovas: 1}", "loss.pixel_loss=lovas: expected one of ce, ohem, dice, lovasz: did you"),
+        ("loss.pixel_loss={ce: many}", "loss.pixel_loss.ce=many: expected its weight in the sum, a number of 0 or"),
+        ("loss.pixel_loss=[ce,dice]", "loss.pixel_loss=['ce', 'dice']: expected one of ce, ohem, dice, lovasz"),
+        ("loss.label_smoothing=2", "loss.label_smoothing=2: expected 0 or more, at most 1"),
         ("modality.streams=[]", "modality.streams is empty"),
         ("modality.streams=[rgb,depth,rgb]", "modality.streams=[rgb, depth, rgb]: 'rgb' appears more than once"),
         ("backbone.depths=[2,2]", "backbone.depths=[2, 2], num_heads=[1, 2, 4, 8]: expected one entry per stage, 4"),
@@ -41,13 +46,22 @@ def test_values_that_cannot_work(override: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["{ce: 1, dice: 0.5}", "{_target_: my_lab.Focal, gamma: 2}", "{ce: 1, focal: {_target_: my_lab.Focal}}", "lovasz"],
+)
+def test_pixel_losses_that_work(value: str) -> None:
+    check(composed("run_dir=x", f"loss.pixel_loss={value}"))
+    check(composed("run_dir=x", "loss=ce", f"loss.kind={value}", "loss.class_weights=balanced"))
+
+
 def test_continuing_and_overwriting_contradict_each_other() -> None:
     with pytest.raises(ConfigError, match="overwrite=true starts anew but ckpt_path=last continues"):
         check(composed("run_dir=x", "overwrite=true", "ckpt_path=last"))
 
 
 @pytest.mark.parametrize("dataset", ["nyu", "sunrgbd", "mfnet", "pst900", "mcubes", "deliver", "synthetic"])
-@pytest.mark.parametrize("loss", ["ce", "ohem", "self_teaching", "self_teaching_ohem"])
+@pytest.mark.parametrize("loss", groups("train")["loss"])
 def test_built_in_data_sets_have_no_class_weights_and_the_published_start(dataset: str, loss: str) -> None:
     cfg = composed("run_dir=x", f"dataset={dataset}", f"loss={loss}")
     assert cfg.loss.class_weights is None

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.utils.class_weight import compute_class_weight
 
-from ktb.data.balance import MAX_RATIO, balanced_weights, count_pixels
+from ktb.data.balance import MAX_RATIO, balanced_weights, count_pixels, softened_weights
 from ktb.data.sets.folder import FolderDataModule
 from ktb.errors import DataError
 
@@ -52,14 +53,24 @@ def test_labels_that_are_void_altogether(tmp_path: Path) -> None:
 
 def test_weights_are_inverse_square_roots_of_mean_one() -> None:
     counts = [9000, 900, 100]
-    weights = balanced_weights(counts)
+    weights = softened_weights(counts)
     assert weights[1] / weights[0] == pytest.approx(10**0.5, rel=1e-3)
     assert weights[2] / weights[0] == pytest.approx(90**0.5, rel=1e-3)
     assert np.dot(weights, counts) / sum(counts) == pytest.approx(1, rel=1e-3)
 
 
 def test_weights_are_limited_and_absent_classes_count_as_one() -> None:
-    weights = balanced_weights([10**6, 10, 0])
+    weights = softened_weights([10**6, 10, 0])
     assert weights[1] / weights[0] == pytest.approx(MAX_RATIO, rel=1e-3)
     assert weights[2] == 1
-    assert balanced_weights([5, 5]) == [1, 1]
+    assert softened_weights([5, 5]) == [1, 1]
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    counts = [9000, 0, 900, 100]
+    ids = np.repeat(np.arange(4), counts)
+    expected = compute_class_weight("balanced", classes=np.array([0, 2, 3]), y=ids)
+    weights = balanced_weights(counts)
+    assert [weights[0], *weights[2:]] == pytest.approx(expected.tolist(), rel=1e-3)
+    assert weights[1] == 1
+    assert balanced_weights([20, 20]) == [1, 1]

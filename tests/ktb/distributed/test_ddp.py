@@ -26,7 +26,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.distributed import TCPStore
 
-from ktb.data.balance import balanced_weights
+from ktb.data.balance import softened_weights
 from ktb.data.sets.synthetic import SyntheticDataModule
 from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.survey import survey
@@ -233,7 +233,7 @@ def test_a_command_whose_second_process_lightning_starts(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     [run_dir] = [file.parent for file in tmp_path.rglob("result.json")]
     weights = OmegaConf.load(run_dir / "config.yaml").loss.class_weights
-    assert weights == balanced_weights([92, 8])
+    assert weights == softened_weights([92, 8])
     assert json.loads((run_dir / "result.json").read_text())["steps"] == 1
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from ktb import load_model
 from ktb.cli.run import run_command
 from ktb.config.compose import compose
-from ktb.data.balance import balanced_weights, count_pixels
+from ktb.data.balance import CLASS_WEIGHTS, count_pixels
 from ktb.data.spec import normalize
 from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
@@ -287,13 +287,14 @@ def test_notices_are_printed_after_the_scores(
     assert "\nnote: [b]class of 10: never predicted\n" in capsys.readouterr().out.split("mIoU", 1)[1]
 
 
+@pytest.mark.parametrize(("word", "rule"), CLASS_WEIGHTS.items())
 def test_class_weights_become_numbers_that_a_resumed_run_keeps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str, rule: Any
 ) -> None:
     folder = tmp_path / "run"
-    train(folder, "loss.class_weights=auto", "trainer.max_steps=1", "test=false")
+    train(folder, f"loss.class_weights={word}", "trainer.max_steps=1", "test=false")
     data = build_data(configured("train", [*TINY, "run_dir=x"]))
-    expected = balanced_weights(count_pixels(data).counts)
+    expected = rule(count_pixels(data).counts)
     assert len(set(expected)) > 3
     assert OmegaConf.load(folder / "config.yaml").loss.class_weights == expected
     assert f"class weights: floor {expected[0]:g}, wall {expected[1]:g}, " in capsys.readouterr().out

@@ -1,185 +1,155 @@
+"""The loss of the fused head alone: by name, as a sum, and of the user's own."""
+
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
-from ktb.losses import pixel as losses
-from ktb.losses.pixel import PixelLoss, _kth_largest, cross_entropy, ohem_cross_entropy
+from ktb.config.checks import PIXEL_LOSSES
+from ktb.losses.cross_entropy import cross_entropy
+from ktb.losses.pixel import _PIXEL_LOSSES, PixelLoss
+from ktb.losses.regions import dice
 from ktb.models.segmentor import SegOutput
-from tests.ktb.reference import load_json, rng
+from tests.ktb.losses.test_cross_entropy import WEIGHTS, value_and_gradient, weighted_case
+
+THIRDS = [[0.0, 0.0], [0.0, math.log(3.0)]]
+"""Logits of two classes in two pixels: of the second class a half and three quarters."""
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_cross_entropy_is_torchs(dtype: torch.dtype, scale: float) -> None:
-    torch.manual_seed(0)
-    logits = (torch.randn(2, 7, 9, 11, dtype=torch.float64) * scale).to(dtype)
-    label = torch.randint(0, 7, (2, 9, 11))
-    label[torch.rand(2, 9, 11) < 0.3] = 255
-    results = []
-    for ours in (True, False):
-        leaf = logits.clone().requires_grad_()
-        wide = leaf if ours else leaf.double()
-        loss = cross_entropy(wide, label) if ours else F.cross_entropy(wide, label, ignore_index=255)
-        (gradient,) = torch.autograd.grad(3 * loss, leaf)
-        assert gradient.dtype == dtype
-        results.append((loss.double(), gradient.double()))
-    for a, b in zip(*results, strict=True):
-        exact = {torch.float64: 1e-12, torch.float32: 2e-6 * max(1, scale / 1e3), torch.bfloat16: 1e-2}[dtype]
-        assert (a - b).abs().max() <= exact * b.abs().max()
+def two_pixels(*labels: int) -> tuple[Tensor, Tensor]:
+    """Probabilities (1/2, 1/2) and (1/4, 3/4), with these labels."""
+    logits = torch.tensor(THIRDS, dtype=torch.float64).T.reshape(1, 2, 1, 2)
+    return logits, torch.tensor(labels).reshape(1, 1, 2)
 
 
-@pytest.mark.parametrize(("tag", "case"), load_json("ohem.json").items())
-def test_ohem_reference(tag: str, case: dict[str, float]) -> None:
-    shape = (case["batch"], case["height"], case["width"])
-    logits = rng(f"{tag}/logits").standard_normal((shape[0], case["classes"], *shape[1:])) * case["scale"]
-    label = rng(f"{tag}/label").randint(0, case["classes"], shape)
-    agree = rng(f"{tag}/agree").uniform(size=shape) < case["agree"]
-    label = np.where(agree, logits.argmax(1), label)
-    label[rng(f"{tag}/void").uniform(size=shape) < case["void"]] = 255
-    assert (label != 255).sum() == case["n_valid"]
-    loss = ohem_cross_entropy(torch.from_numpy(logits), torch.from_numpy(label))
-    assert loss.item() == pytest.approx(case["loss"], rel=1e-12)
-
-
-def test_ohem_is_the_mean_of_the_selected_losses() -> None:
-    torch.manual_seed(0)
-    logits, label = torch.randn(2, 5, 16, 16).double() * 3, torch.randint(0, 5, (2, 16, 16))
-    pixel = F.cross_entropy(logits, label, reduction="none")
-    hard = pixel[pixel > -math.log(0.7)]
-    assert len(hard) > label.numel() // 16
-    assert ohem_cross_entropy(logits, label).item() == pytest.approx(hard.mean().item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
-def test_one_pixel_that_is_nan_makes_the_loss_nan(
-    loss: Callable[..., torch.Tensor], processes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "world_size", lambda: processes)
-    torch.manual_seed(0)
-    logits, label = torch.randn(2, 5, 16, 16), torch.randint(0, 5, (2, 16, 16))
-    assert loss(logits, label).isfinite()
-    logits[1, 2, 3, 4] = float("nan")
-    assert loss(logits, label).isnan()
-
-
-@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
-def test_nothing_selected_gives_zero_and_no_nan_gradient(loss: object) -> None:
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    value = loss(logits, torch.full((1, 4, 4), 255))  # type: ignore[operator]
-    assert value.item() == 0
-    value.backward()
-    assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-WEIGHTS = [0.5, 2.0, 0.0, 7.25, 1.0]
-
-
-def weighted_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits and labels of five classes with void, float64, and `WEIGHTS`."""
-    torch.manual_seed(0)
-    label = torch.randint(0, 5, (2, 12, 14))
-    label[torch.rand(2, 12, 14) < 0.3] = 255
-    return torch.randn(2, 5, 12, 14).double() * 3, label, torch.tensor(WEIGHTS)
-
-
-def value_and_gradient(loss: Any, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    leaf = logits.clone().requires_grad_()
-    value = loss(leaf)
-    (gradient,) = torch.autograd.grad(value, leaf)
-    return value, gradient
-
-
-def test_weighted_cross_entropy_is_torchs() -> None:
-    logits, label, weights = weighted_case()
-    ours = value_and_gradient(lambda x: cross_entropy(x, label, weights), logits)
-    torchs = value_and_gradient(lambda x: F.cross_entropy(x, label, weight=weights.double(), ignore_index=255), logits)
-    for a, b in zip(ours, torchs, strict=True):
-        assert (a - b).abs().max() <= 1e-13 * b.abs().max()
-    equal = torch.full((5,), 3.0)
-    assert cross_entropy(logits, label, equal).item() == pytest.approx(cross_entropy(logits, label).item(), rel=1e-13)
-
-
-@pytest.mark.parametrize("scale", [3.0, 0.01])  # many hard pixels; few, so that a share of the largest is taken
-def test_weighted_ohem_by_hand(scale: float) -> None:
-    logits, label, weights = weighted_case()
-    logits, valid = logits * scale, label != 255
-    if scale < 1:  # right almost everywhere
-        logits = logits.scatter_add(1, label.where(valid, 0)[:, None], torch.full_like(logits, 9.0))
-
-    def by_hand(x: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(x, label.where(valid, 0), reduction="none")[valid]
-        of_pixel = weights.double()[label[valid]]
-        order = loss.argsort(descending=True)
-        hard = int((loss > -math.log(0.7)).sum())
-        least = int(valid.sum()) // 16
-        assert (hard > least) == (scale > 1)
-        chosen = order[: max(hard, least)]
-        return (of_pixel[chosen] * loss[chosen]).sum() / of_pixel[chosen].sum()
-
-    ours = value_and_gradient(lambda x: ohem_cross_entropy(x, label, weights=weights), logits)
-    for a, b in zip(ours, value_and_gradient(by_hand, logits), strict=True):
-        assert (a - b).abs().max() <= 1e-11 * b.abs().max()
-
-
-@pytest.mark.parametrize("margin", [9.0, 30.0])
-def test_equal_class_weights_choose_the_pixels_that_none_choose(margin: float) -> None:
-    """Also where most pixels are so sure that their loss is 0, which must not be ranked as if it were negative."""
-    label = torch.zeros(1, 64, 64).long()
-    logits = torch.zeros(1, 3, 64, 64)
-    logits[:, 0] = margin
-    logits[:, :, 0, :32] = torch.tensor([0.0, margin, 0.0]).view(1, 3, 1)  # 32 of 4096 are wrong: fewer than 1 / 16
-    assert ((F.cross_entropy(logits, label, reduction="none") == 0).sum() == 4064) == (margin == 30)
-    plain = value_and_gradient(lambda x: ohem_cross_entropy(x, label), logits)
-    weighted = value_and_gradient(lambda x: ohem_cross_entropy(x, label, weights=torch.ones(3)), logits)
-    assert plain[0].item() == pytest.approx((32 * margin) / 256, rel=0.01)
-    assert weighted[0].item() == pytest.approx(plain[0].item(), rel=1e-6)
-    # Of pixels that are equally sure, one takes the first and the other a part of each.
-    assert (weighted[1] - plain[1])[:, :, 0, :32].abs().max() <= 1e-6 * plain[1].abs().max()
-
-
-@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
-def test_only_classes_of_weight_zero_give_zero_and_no_nan_gradient(loss: Any) -> None:
-    logits = torch.randn(1, 3, 4, 4)
-    weights = torch.tensor([0.0, 1.0, 1.0])
-    value, gradient = value_and_gradient(lambda x: loss(x, torch.zeros(1, 4, 4).long(), weights=weights), logits)
-    assert value.item() == 0
-    assert torch.equal(gradient, torch.zeros_like(gradient))
-
-
-@pytest.mark.parametrize("weights", [[1.0, -1.0], [0.0, 0.0], [1.0, float("nan")]])
-def test_weights_that_can_be_none(weights: list[float]) -> None:
-    with pytest.raises(ValueError, match="class_weights must be numbers of 0 or more"):
-        PixelLoss("ce", class_weights=weights)
-
-
-def test_ohem_with_a_perfect_prediction_of_few_pixels_is_zero() -> None:
-    label = torch.full((1, 4, 4), 255)
-    label[0, 0, :3] = 1  # 3 // 16 = 0 pixels kept, none hard
-    logits = torch.zeros(1, 3, 4, 4)
-    logits[:, 1] = 50
-    assert ohem_cross_entropy(logits, label).item() == 0
-
-
-def test_pixel_loss_takes_uint8_labels_and_the_fused_head_only() -> None:
-    logits = torch.randn(1, 3, 4, 4)
-    label = torch.randint(0, 3, (1, 4, 4), dtype=torch.uint8)
-    terms = PixelLoss("ce")(SegOutput(logits), label)
+@pytest.mark.parametrize(
+    ("kind", "labels", "value"),
+    [
+        ("ce", (0, 1), (math.log(2) + math.log(4 / 3)) / 2),
+        ("ohem", (0, 1), math.log(2)),  # 3/4 is more than 0.7
+        # Class 0: hit 1/2, sizes 3/4 + 1; class 1: hit 3/4, sizes 5/4 + 1.
+        ("dice", (0, 1), ((1 - 1 / 1.75) + (1 - 1.5 / 2.25)) / 2),
+        # Class 0: errors 1/2 (its own), 1/4: IoU 0 after the first. Class 1: errors 1/2 (other's), 1/4 (its own): the
+        # first makes the IoU 1/2, the second 0.
+        ("lovasz", (0, 1), (0.5 * 1 + (0.5 * 0.5 + 0.25 * 0.5)) / 2),
+        ("ce", (255, 1), math.log(4 / 3)),
+        ("dice", (255, 1), 1 - 1.5 / 1.75),  # class 0 does not occur
+        ("lovasz", (255, 1), 0.25),
+    ],
+)
+def test_values_by_hand(kind: str, labels: tuple[int, int], value: float) -> None:
+    logits, target = two_pixels(*labels)
+    terms = PixelLoss(kind)(SegOutput(logits), target)
     assert list(terms) == ["loss"]
-    assert terms["loss"].item() == pytest.approx(F.cross_entropy(logits, label.long()).item(), rel=1e-6)
-    with pytest.raises(ValueError, match="'dice'"):
-        PixelLoss("dice")  # type: ignore[arg-type]
+    assert terms["loss"].item() == pytest.approx(value, rel=1e-12)
 
 
-def test_kth_largest_by_digits() -> None:
-    values = torch.cat([torch.rand(500) * 10, torch.zeros(10), -torch.zeros(10), torch.full((7,), 3.25)])
-    order = values.sort(descending=True).values
-    for k in (1, 2, 100, 300, 507, 508, 527):
-        assert _kth_largest(values, torch.tensor(k)) == order[k - 1]
+def test_label_smoothing_by_hand() -> None:
+    logits, target = two_pixels(0, 1)
+    half = -math.log(0.5)  # of either class
+    second = -(0.95 * math.log(0.75) + 0.05 * math.log(0.25))
+    terms = PixelLoss("ce", label_smoothing=0.1)(SegOutput(logits), target)
+    assert terms["loss"].item() == pytest.approx((half + second) / 2, rel=1e-12)
+    weighted = PixelLoss("ce", [3.0, 1.0], 0.1)(SegOutput(logits), target)
+    assert weighted["loss"].item() == pytest.approx((3 * half + second) / 4, rel=1e-12)
+
+
+def test_cross_entropy_alone_is_the_function_to_the_last_bit() -> None:
+    logits, label, weights = weighted_case()
+    ours = value_and_gradient(lambda x: PixelLoss("ce", WEIGHTS)(SegOutput(x), label)["loss"], logits)
+    for a, b in zip(ours, value_and_gradient(lambda x: cross_entropy(x, label, weights), logits), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_sum_names_its_parts(weights: list[float] | None) -> None:
+    logits, label, _ = weighted_case()
+    of_class = None if weights is None else torch.tensor(weights)
+    terms = PixelLoss({"ce": 0.5, "dice": 3, "lovasz": 0}, weights)(SegOutput(logits), label)
+    assert list(terms) == ["loss", "loss_ce", "loss_dice"]
+    expected = cross_entropy(logits, label, of_class).item(), dice(logits, label, of_class).item()
+    assert [terms["loss_ce"].item(), terms["loss_dice"].item()] == pytest.approx(expected, rel=1e-12)
+    assert terms["loss"].item() == pytest.approx(0.5 * expected[0] + 3 * expected[1], rel=1e-12)
+
+
+class Squared(nn.Module):
+    """A loss as one writes it: mean over labelled pixels of the squared distance to the true class."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("factor", torch.tensor(factor, dtype=torch.float64))
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        valid = target != 255
+        truth = F.one_hot(target.where(valid, 0), logits.shape[1]).movedim(-1, 1)
+        distance = ((logits.softmax(1) - truth) ** 2).sum(1)
+        return self.factor * torch.where(valid, distance, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def test_a_loss_of_ones_own() -> None:
+    logits, target = two_pixels(0, 1)
+    value = 2 * (2 * 0.5**2 + 2 * 0.25**2) / 2
+    loss = PixelLoss(Squared(2.0))
+    assert {k: v.item() for k, v in loss(SegOutput(logits), target).items()} == {"loss": pytest.approx(value)}
+    assert loss.float().own.Squared.factor.dtype == torch.float32, "its buffers move with the loss"
+    sum_ = PixelLoss({"ce": 2.0, "mine": Squared()}, class_weights=[1.0, 3.0])(SegOutput(logits), target)
+    assert sum_["loss_ce"].item() == pytest.approx((math.log(2) + 3 * math.log(4 / 3)) / 4)
+    assert sum_["loss"].item() == pytest.approx(2 * sum_["loss_ce"].item() + value / 2)
+    torchs = nn.CrossEntropyLoss(ignore_index=255, label_smoothing=0.2)
+    logits, label, _ = weighted_case()
+    assert PixelLoss(torchs)(SegOutput(logits), label)["loss"].item() == torchs(logits, label).item()
+
+
+@pytest.mark.parametrize("kind", [*_PIXEL_LOSSES, {"ce": 1.0, "dice": 1.0}])
+@pytest.mark.parametrize("labels", ["all void", "one class", "uint8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_loss_is_finite_with_a_finite_gradient(
+    kind: str | Mapping[str, float], labels: str, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(2, 4, 5, 6) * 100).to(dtype)  # so sure that probabilities are 0 and 1
+    label = torch.randint(0, 4, (2, 5, 6))
+    if labels != "uint8":
+        label = torch.full_like(label, 255 if labels == "all void" else 2)
+    target = label.to(torch.uint8)
+
+    def loss(x: Tensor) -> Tensor:
+        return PixelLoss(kind)(SegOutput(x), target)["loss"]
+
+    value, gradient = value_and_gradient(loss, logits)
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    assert (value == 0) == (labels == "all void")
+    assert bool(gradient.any()) == (labels != "all void") or kind in ("dice", "lovasz")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kind": "focal"}, "pixel loss must be one of ce, ohem, dice, lovasz, got 'focal'"),
+        ({"kind": {"ce": 1, "focal": 1}}, "got 'focal'"),
+        ({"kind": {"ce": -1}}, "the weight of ce must be a number of 0 or more, got -1"),
+        ({"kind": {"ce": 0, "dice": 0}}, "no part of weight above 0"),
+        ({"kind": {"ce": Squared()}}, "ce is a loss of ktb: give your own another name"),
+        ({"kind": Squared(), "class_weights": [1, 2]}, "class_weights are for ktb's own losses"),
+        ({"kind": "dice", "label_smoothing": 0.1}, "label_smoothing=0.1 is for the cross-entropy ce"),
+        ({"kind": "ce", "label_smoothing": 1.5}, "label_smoothing must be from 0 to 1, got 1.5"),
+        ({"class_weights": [1.0, -1.0]}, "class_weights must be numbers of 0 or more"),
+        ({"class_weights": [0.0, 0.0]}, "class_weights must be numbers of 0 or more"),
+        ({"class_weights": [1.0, float("nan")]}, "class_weights must be numbers of 0 or more"),
+    ],
+)
+def test_settings_that_cannot_work(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PixelLoss(**settings)
+
+
+def test_the_checks_of_the_configuration_know_the_same_names() -> None:
+    assert tuple(_PIXEL_LOSSES) == PIXEL_LOSSES

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ktb.losses.pixel import cross_entropy
+from ktb.losses.cross_entropy import cross_entropy
 from ktb.losses.regions import dice, lovasz_softmax
 from ktb.losses.smoothing import smoothed_cross_entropy
 from tests.ktb.distributed.test_ddp import in_processes

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ktb.losses.pixel import PixelLoss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.segmentor import SegOutput
-from tests.ktb.losses.test_pixel import WEIGHTS, weighted_case
+from tests.ktb.losses.test_cross_entropy import WEIGHTS, weighted_case
 
 
 def test_self_teaching_weights_every_term() -> None:
@@ -40,6 +41,31 @@ def test_self_teaching_terms_by_hand() -> None:
         assert terms[f"loss_{name}"].item() == pytest.approx(values[right].mean().item(), rel=1e-12)
         expected += 0.01 * values[right].mean().item()
     assert terms["loss"].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["ohem", "dice", "lovasz", {"ce": 1.0, "dice": 0.5}])
+def test_every_pixel_loss_teaches(kind: str | dict[str, float]) -> None:
+    """All terms are the same loss: of the labels, and of those that the fused head got right."""
+    logits, label, _ = weighted_case()
+    rgb = torch.randn_like(logits)
+    terms = SelfTeachingLoss(kind, side_weight=0.1, class_weights=WEIGHTS)(SegOutput(logits, {"rgb": rgb}), label)
+    taught = label.where(logits.argmax(1) == label, 255)
+    plain = PixelLoss(kind, WEIGHTS)
+    expected = plain.pixel_loss(logits, label).item(), plain.pixel_loss(rgb, taught).item()
+    assert [terms["loss_fused"].item(), terms["loss_rgb"].item()] == pytest.approx(expected, rel=1e-12)
+    assert terms["loss"].item() == pytest.approx(expected[0] + 0.1 * expected[1], rel=1e-12)
+    parts = ["loss_fused_ce", "loss_fused_dice"] if isinstance(kind, dict) else []
+    assert list(terms) == ["loss", "loss_fused", *parts, "loss_rgb"]
+
+
+def test_smoothing_is_of_all_terms() -> None:
+    logits, label, _ = weighted_case()
+    rgb = torch.randn_like(logits)
+    terms = SelfTeachingLoss(label_smoothing=0.1)(SegOutput(logits, {"rgb": rgb}), label)
+    taught = label.where(logits.argmax(1) == label, 255)
+    for name, x, y in (("fused", logits, label), ("rgb", rgb, taught)):
+        expected = F.cross_entropy(x, y, ignore_index=255, label_smoothing=0.1).item()
+        assert terms[f"loss_{name}"].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_of_equal_logits_the_first_class_is_the_prediction() -> None:
