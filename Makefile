@@ -25,11 +25,15 @@ demo: setup ## train and test on the embedded synthetic data: no download, 3 to 
 	@$(VENV)/bin/ktb-train
 
 # A process per core, each with one thread: the tests' pictures are tiny, and more threads only wait for each other.
+# worksteal gives each a row of whole files, whose models are then trained in one process only.
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
+          --durations 25
+
 test: check ## check, then run all tests
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --durations 15
+	@$(PYTEST)
 
 quick: setup ## two tests of every file, for a first answer while working
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --quick 2 --numprocesses auto --maxprocesses 8 --durations 15
+	@$(PYTEST) --quick 2
 
 check: setup ## lint, format and types
 	@$(VENV)/bin/ruff check .

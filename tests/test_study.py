@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.ktb.commands import run_script
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "study.py"
 
@@ -25,10 +25,8 @@ def test_a_run_that_failed_is_run_again_and_no_part_of_the_table(tmp_path: Path)
         folder = tmp_path / "out" / f"{name}_seed1"
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(result))
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "ablation", "dataset.train=-1", "--seeds", "1", "--out", str(tmp_path / "out")],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    arguments = ["ablation", "dataset.train=-1", "--seeds", 1, "--out", tmp_path / "out"]
+    done = run_script(SCRIPT, *arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "failed: RGB only, seed 1" in done.stdout
     table = [line for line in done.stdout.splitlines() if line.startswith("| ")]

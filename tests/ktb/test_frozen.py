@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from PIL import Image
 
 from ktb import KTBSegmentor, load_model, load_published
 from ktb.weights.older import upgraded
+from tests.ktb.commands import run
 
 DATA = Path(__file__).parents[1] / "data" / "frozen"
 EXPECTED: dict[str, Any] = json.loads((DATA / "expected.json").read_text())
@@ -31,15 +29,7 @@ def unpacked(name: str, folder: Path) -> Path:
 
 def command(name: str, *arguments: str | Path, cwd: Path) -> str:
     """Output of a command that must succeed."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name(name), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "WANDB_MODE": "offline"},
-        timeout=500,
-        check=False,
-    )
+    done = run(name, *arguments, cwd=cwd, WANDB_MODE="offline")
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 _DECIDED = "KTB_DECIDED"
 _PATIENCE = timedelta(minutes=5)
 """How long the others may take to start."""
+_ANSWER = timedelta(seconds=10)
+"""How much longer than that an open port is given to answer as a store."""
 _DECISION = timedelta(hours=1)
 """How long the first one may take to decide: the labels of a network drive are counted slowly. The others learn at
 once that it has died, by torchrun's end of them all or by the store that goes with it."""
@@ -155,7 +157,7 @@ def _store(rank: int, processes: int, host: str, port: int) -> Store:
     # Against something that listens there but is no store, TCPStore waits for ever.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(_PATIENCE.total_seconds() + 10)
+    thread.join((_PATIENCE + _ANSWER).total_seconds())
     result = found[0] if found else DistNetworkError("no answer")
     if isinstance(result, Exception):
         raise result

@@ -6,10 +6,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +18,7 @@ from ktb.data.tools import new as guess
 from ktb.data.tools.fixtures import draw, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera, hha
 from ktb.jobs.train import train
-
-ROOT = Path(__file__).parents[3]
+from tests.ktb.commands import run, start_process
 
 
 @pytest.fixture
@@ -315,10 +311,8 @@ def test_interrupted_in_the_middle_goes_on_later(tmp_path):
     total = 60
     for i in range(total):
         np.save(source / f"{i}.npy", np.random.default_rng(i).uniform(1, 4, (240, 320)).astype(np.float32))
-    arguments = [str(source), str(target), "--unit", "m", "--scale-camera", "--workers", "2"]
-    command = [sys.executable, "-m", "ktb.cli.data", "hha", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    arguments = [source, target, "--unit", "m", "--scale-camera", "--workers", "2"]
+    process = start_process("ktb-data", "hha", *arguments, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list(target.glob("*.png")) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -330,6 +324,6 @@ def test_interrupted_in_the_middle_goes_on_later(tmp_path):
     done = sorted(target.iterdir())
     assert 0 < len(done) < total
     assert all(np.array(Image.open(p)).shape == (240, 320, 3) for p in done)
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    again = run("ktb-data", "hha", *arguments, cwd=tmp_path)
     assert again.returncode == 0
     assert f"{total - len(done)} written, {len(done)} kept, 0 failed" in again.stdout

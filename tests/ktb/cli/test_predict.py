@@ -32,6 +32,7 @@ from ktb.errors import DataError
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.naming import to_published
 from tests.ktb.cli.predicting import SIZES, call, files, pixels, write_pairs
+from tests.ktb.commands import start_process
 from tests.ktb.data.sets.own import module, timed
 
 pytestmark = pytest.mark.usefixtures("opened_once")
@@ -252,16 +253,11 @@ def test_killed_and_interrupted_it_goes_on_to_the_same_bytes(trained: Path, tmp_
     pairs = write_pairs(tmp_path / "pairs", {f"{i:02d}": (100 + 4 * i, 180) for i in range(12)})
     assert call(trained, pairs, tmp_path / "undisturbed", "--tile", "64") == 0
     out = tmp_path / "out"
-    arguments = [str(trained), "--rgb", str(pairs / "rgb"), "--depth", str(pairs / "depth"), "--out", str(out)]
-    command = [sys.executable, "-m", "ktb.cli.predict", *arguments, "--tile", "64", "--device", "cpu"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
+    arguments = [trained, "--rgb", pairs / "rgb", "--depth", pairs / "depth", "--out", out, "--tile", "64"]
+    threads = str(torch.get_num_threads())
     done = 0
     for kind, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        process = start_process("ktb-predict", *arguments, "--device", "cpu", cwd=tmp_path, OMP_NUM_THREADS=threads)
         try:
             while process.poll() is None and len(list(out.glob("index/*.png"))) < done + 2:
                 time.sleep(0.01)

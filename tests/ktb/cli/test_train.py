@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import signal
@@ -16,29 +15,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from ktb.cli import train as cli
 from ktb.config.compose import groups
 from ktb.config.keys import setting_names
 from ktb.config.overrides import user_overrides
 from ktb.errors import DataError
-
-BIN = Path(sys.executable).parent
-
-
-def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, as from a shell."""
-    return subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+from tests.ktb.commands import Done, environment, installed, run, run_as_process, start_process
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], message: str, cwd: Path) -> None:
+def assert_one_line(done: Done, message: str, cwd: Path) -> None:
     """Exit code 2, exactly one line on standard error, and nothing left behind."""
     assert done.returncode == 2, done.stderr
     assert done.stderr == f"{message}\n"
@@ -109,6 +93,13 @@ def test_mistake_in_one_line(arguments: str, tmp_path: Path) -> None:
 def test_mistake_of_an_evaluation_in_one_line(arguments: str, tmp_path: Path) -> None:
     done = run("ktb-eval", *arguments.split(), cwd=tmp_path)
     assert_one_line(done, f"ktb-eval: error: {EVAL_MISTAKES[arguments]}", tmp_path)
+
+
+@pytest.mark.parametrize("arguments", ["datset=nyu", "backbone.window_size=x"])
+def test_mistake_in_one_line_of_a_process(arguments: str, tmp_path: Path) -> None:
+    """No import says a word, neither before the settings are known to be right nor after."""
+    done = run_as_process("ktb-train", arguments, cwd=tmp_path)
+    assert_one_line(done, f"ktb-train: error: {MISTAKES[arguments]}", tmp_path)
 
 
 def test_a_broken_file_of_the_user_is_one_line(tmp_path: Path) -> None:
@@ -184,8 +175,8 @@ def test_shell_completion_offers_groups_members_and_settings(tmp_path: Path) -> 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {BIN}/ktb-train --cfg job | head -c 1; echo ${{PIPESTATUS[0]}} >&2"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
+        ["bash", "-c", f"set -o pipefail; {installed('ktb-train')} --cfg job | head -c 1; echo ${{PIPESTATUS[0]}} >&2"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "rror" not in done.stderr
@@ -197,19 +188,12 @@ Task = Callable[[DictConfig], Any]
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int | str | None]:
+def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """ktb-train in this process, with the given function in place of the training itself; returns the exit code."""
 
-    def command(task: Task, *argv: str) -> int | str | None:
-        monkeypatch.chdir(tmp_path)
+    def command(task: Task, *argv: str) -> int:
         monkeypatch.setattr("ktb.jobs.train.train", task)
-        monkeypatch.setattr(sys, "argv", ["ktb-train", *argv])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        try:
-            cli.train()
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return run("ktb-train", *argv, cwd=tmp_path).returncode
 
     return command
 
@@ -274,12 +258,8 @@ def test_an_evaluation_knows_what_the_user_wrote(monkeypatch: pytest.MonkeyPatch
     OmegaConf.save(OmegaConf.create(saved), tmp_path / "config.yaml")
     seen: list[tuple[DictConfig, list[str]]] = []
     monkeypatch.setattr("ktb.jobs.evaluate.evaluate", lambda cfg: seen.append((cfg, user_overrides(cfg))))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(sys, "argv", ["ktb-eval", "dataset.root=/data", f"checkpoint={tmp_path}", "split=train"])
-    with pytest.raises(SystemExit) as stop:
-        cli.evaluate()
-    assert stop.value.code == 0
+    done = run("ktb-eval", "dataset.root=/data", f"checkpoint={tmp_path}", "split=train", cwd=tmp_path)
+    assert done.returncode == 0
     cfg, overrides = seen[0]
     assert (cfg.dataset.name, cfg.dataset.root, cfg.backbone.name) == ("nyu", "/data", "swin_b")
     assert overrides == ["dataset.root=/data", f"checkpoint={tmp_path}", "split=train"]
@@ -295,11 +275,7 @@ def test_a_real_training_says_how_to_continue(sign: int, code: int, word: str, t
         "trainer=cpu", "trainer.max_epochs=200", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1",
         "trainer.num_sanity_val_steps=0", "test=false", "dataset.num_workers=0", "dataset.batch_size=1",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [str(BIN / "ktb-train"), *arguments, f"run_dir={folder}"],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    process = start_process("ktb-train", *arguments, f"run_dir={folder}", cwd=tmp_path)
     try:
         deadline = time.monotonic() + 120
         while not (folder / "checkpoints" / "last.ckpt").exists():

@@ -6,16 +6,17 @@ import contextlib
 import json
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import random
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,10 @@ from ktb.errors import KTBError
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor, SegOutput
+from tests.ktb.commands import run_as_process
 from tests.ktb.data.tools.new.test_recipe import field
 from tests.ktb.jobs.test_train import last_state, metric_rows, train
 
-STEPS = 20
 DEADLINE_S = 180
 
 
@@ -64,8 +65,7 @@ def in_processes(
     # torchrun's agent serves the store; a free port that is only remembered could be taken by another process.
     agent = None if slurm else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     port = port or (free_port() if agent is None else agent.port)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ktb.jobs.train", "ktb.data.sets.synthetic"])
+    context = prepared()
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, f"{rank}.txt") for rank in range(count)]
         processes = [
@@ -86,6 +86,16 @@ def in_processes(
         printed = "\n".join(f"--- {log.stem}\n{log.read_text()}" for log in logs if log.exists())
     assert found == list(codes or [0] * count), printed  # None: it hung, or another one failed
     return printed
+
+
+@cache
+def prepared() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have imported all of this file. One per session: a fork server that `ktb.data.tools` has
+    started in it knows nothing of that, and each process would import PyTorch anew."""
+    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ktb.jobs.train", "ktb.data.sets.synthetic", __name__])
+    return context
 
 
 def free_port() -> int:
@@ -118,7 +128,7 @@ def _process(
 
 def decide_as(rank: int, world: int, patience: float, dies: int | None) -> None:
     """What all take from the first one, twice, with PyTorch's process group after it; errors as ktb-train has them."""
-    ranks._PATIENCE = timedelta(seconds=patience)
+    ranks._PATIENCE, ranks._ANSWER = timedelta(seconds=patience), timedelta(seconds=1)
     os.environ["KTB_DECIDED"] = '"of an earlier job"'
     if rank == dies != 0:
         sys.exit(9)
@@ -130,7 +140,10 @@ def decide_as(rank: int, world: int, patience: float, dies: int | None) -> None:
         return text
 
     try:
-        assert [ranks.decide("run folder", partial(decision, text), processes=None) for text in "ab"] == ["a", "b"]
+        assert [ranks.decide("run folder", partial(decision, text), processes=None) for text in "ab"] == [
+            "a",
+            "b",
+        ]
     except KTBError as error:
         sys.exit(f"error: {error}")
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=30))
@@ -147,13 +160,13 @@ def test_all_take_what_the_first_decides(slurm: bool) -> None:
 
 
 def test_a_process_that_dies_at_the_start_ends_the_others() -> None:
-    printed = in_processes(3, decide_as, 3, 8, 2, slurm=True, codes=[1, 1, 9])
-    assert "error: processes 2 of 3 have not started within 8 s" in printed
+    printed = in_processes(3, decide_as, 3, 4, 2, slurm=True, codes=[1, 1, 9])
+    assert "error: processes 2 of 3 have not started within 4 s" in printed
     assert printed.count("Traceback") == 0
 
 
 def test_a_first_process_that_dies_ends_the_others() -> None:
-    printed = in_processes(3, decide_as, 3, 8, 0, slurm=True, codes=[9, 1, 1])
+    printed = in_processes(3, decide_as, 3, 4, 0, slurm=True, codes=[9, 1, 1])
     assert printed.count("error: ") == 2
     assert printed.count("Traceback") == 0
 
@@ -201,34 +214,27 @@ def test_the_others_wait_for_a_decision_that_takes_long() -> None:
 
 
 def wait_as(rank: int) -> None:
-    ranks._PATIENCE = timedelta(seconds=2)
+    ranks._PATIENCE = timedelta(seconds=1)
 
     def decision() -> str:
-        time.sleep(5)
+        time.sleep(3)
         return "late"
 
     assert ranks.decide("class weights", decision, processes=None) == "late"
 
 
 @pytest.mark.slow
-def test_a_command_whose_second_process_lightning_starts(tmp_path: Path) -> None:
+def test_a_command_whose_second_process_lightning_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Own data with a rare class: the run folder and the class weights are decided by the first process alone."""
     write_yaml(survey(field(tmp_path / "data", 4, 920, 80), workers=1), "mine", tmp_path / "conf")
-    environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("KTB_DECIDED", "LOCAL_RANK")},
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ktb-train")), "dataset=mine",
-            f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "backbone=swin_nano", "backbone.weights=random",
-            "loss.class_weights=auto", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu",
-            "trainer.max_epochs=1", "trainer.max_steps=1", "trainer.num_sanity_val_steps=0",
-            "trainer.enable_progress_bar=false", "dataset.crop=[32,32]", "dataset.num_workers=0",
-            "dataset.batch_size=1", "test=false",
-        ],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    for name in ("KTB_DECIDED", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    done = run_as_process(
+        "ktb-train", "dataset=mine", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "backbone=swin_nano",
+        "backbone.weights=random", "loss.class_weights=auto", "trainer=ddp", "trainer.devices=2",
+        "trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.max_steps=1", "trainer.num_sanity_val_steps=0",
+        "trainer.enable_progress_bar=false", "dataset.crop=[32,32]", "dataset.num_workers=0", "dataset.batch_size=1",
+        "test=false", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     [run_dir] = [file.parent for file in tmp_path.rglob("result.json")]
@@ -247,9 +253,9 @@ def train_as(rank: int, world: int, folder: Path, pixel_loss: str) -> None:
     SegmentationModule.on_before_optimizer_step = keep_gradients  # type: ignore[method-assign,assignment]
     distributed = ["trainer=ddp", f"trainer.devices={world}"] if world > 1 else []
     train(
-        folder, *distributed, "dataset.train=60", f"dataset.batch_size={6 // world}", f"trainer.max_steps={STEPS}",
-        "trainer.max_epochs=2", "trainer.accelerator=cpu", "trainer.precision=64-true", "test=false",
-        "backbone.drop_path=0.2", "optim.warmup_epochs=0", f"loss.pixel_loss={pixel_loss}", "dataset.eval_batch_size=1",
+        folder, *distributed, "dataset.train=24", f"dataset.batch_size={6 // world}", "trainer.max_epochs=2",
+        "trainer.accelerator=cpu", "trainer.precision=64-true", "test=false", "backbone.drop_path=0.2",
+        "optim.warmup_epochs=0", f"loss.pixel_loss={pixel_loss}", "dataset.eval_batch_size=1",
         "trainer.log_every_n_steps=1",
     )  # fmt: skip
 
@@ -320,14 +326,18 @@ def test_weighted_losses_are_means_of_the_global_batch(tmp_path: Path, world: in
                 assert mean == pytest.approx(value, rel=1e-10), (case, name)
 
 
+SAMPLES = (1, 2, 3, 4, 5, 7)
+"""Fewer than 2 to 4 processes, as many, and one more or less than a multiple of them."""
+
+
 def count_as(rank: int, world: int, file: Path) -> None:
-    """Confusion matrices of 1 to 9 test samples."""
+    """Confusion matrices of so many test samples."""
     torch.manual_seed(0)
     model = KTBSegmentor(
         FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head={"width": 16}
     )
     matrices = []
-    for count in range(1, 10):
+    for count in SAMPLES:
         data = SyntheticDataModule(size=(32, 40), train=1, val=1, test=count, streams=["rgb", "depth"], num_workers=0)
         module = ScoringModule(model, modalities=data.modalities, classes=data.spec.classes)
         options: dict[str, Any] = {"strategy": "ddp", "devices": world} if world > 1 else {"devices": 1}
@@ -347,6 +357,6 @@ def test_no_test_sample_counts_twice(tmp_path: Path) -> None:
     for world in range(1, 5):
         in_processes(world, count_as, world, tmp_path / f"{world}.npy")
     one = np.load(tmp_path / "1.npy")
-    assert one.sum((1, 2)).tolist() == [32 * 40 * count for count in range(1, 10)]
+    assert one.sum((1, 2)).tolist() == [32 * 40 * count for count in SAMPLES]
     for world in range(2, 5):
         assert np.array_equal(np.load(tmp_path / f"{world}.npy"), one)

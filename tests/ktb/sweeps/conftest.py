@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ktb.cli import train as cli
+from tests.ktb.commands import run
 from tests.ktb.sweeps.fake_jobs import FAKE, Train, plugin
 
 
@@ -21,15 +21,9 @@ def train(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Train:
     monkeypatch.setattr("ktb.sweeps.processes.program", lambda command: [sys.executable, str(tmp_path / "fake.py")])
     monkeypatch.setattr(plugin().ProcessLauncher, "poll_s", 0.02)
 
-    def command(*argv: str, plan: dict[int, dict[str, Any]] | None = None) -> int | str | None:
+    def command(*argv: str, plan: dict[int, dict[str, Any]] | None = None) -> int:
         (tmp_path / "plan.json").write_text(json.dumps(plan or {}))
         (tmp_path / "ran.jsonl").unlink(missing_ok=True)
-        monkeypatch.setattr(sys, "argv", ["ktb-train", *argv])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        try:
-            cli.train()
-        except SystemExit as stop:
-            return stop.code
-        return 0
+        return run("ktb-train", *argv, cwd=tmp_path).returncode
 
     return command

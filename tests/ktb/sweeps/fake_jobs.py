@@ -52,7 +52,7 @@ if job.get("bug"):
     note()
     raise ZeroDivisionError("a bug")
 until = begun + job.get("seconds", 0)
-while time.time() < until:
+while time.time() < until or (job.get("held") and not (pathlib.Path(__file__).parent / "released").exists()):
     time.sleep(0.01)
 best = 0.5
 if "optim.lr" in given and "epochs" in job:  # the closer to 1e-3, the better, from the first epoch on
@@ -67,7 +67,7 @@ scores = {"best_val_miou": best, "metrics": {"miou": best}}
 note()
 """
 
-Train = Callable[..., int | str | None]
+Train = Callable[..., int]
 
 
 def plugin() -> Any:

@@ -20,6 +20,7 @@ from ktb.config.compose import compose, conf_dir
 from ktb.config.mistakes import mistake
 from ktb.errors import ConfigError
 from ktb.sweeps.folder import SweepFolder, job_name
+from tests.ktb.commands import run, start_process
 from tests.ktb.sweeps.fake_jobs import Train, began, only_sweep, ran, records, times, when
 
 
@@ -215,14 +216,13 @@ def test_names_are_safe_in_shells_and_overrides() -> None:
 def test_real_jobs(tmp_path: Path) -> None:
     """One killed, one made to fail, one left alone; the same command repairs the two and leaves the third alone."""
     command = [
-        str(Path(sys.executable).with_name("ktb-train")), "-m", "seed=1,2,3", "trainer=debug",
+        "ktb-train", "-m", "seed=1,2,3", "trainer=debug",
         "trainer.accelerator=cpu", "trainer.max_epochs=1", "dataset.size=[32,64]", "dataset.train=4", "dataset.val=2",
         "dataset.test=2",
         "dataset.batch_size=2", "jobs=3", "sweep=s",
     ]  # fmt: skip
     folder = tmp_path / "sweeps" / "s"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "LOCAL_RANK": "1"}
-    with subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
+    with start_process(*command, cwd=tmp_path, LOCAL_RANK="1") as process:
         deadline = time.monotonic() + 120
         while not (folder / "seed3" / "log.txt").exists():
             assert time.monotonic() < deadline
@@ -243,7 +243,7 @@ def test_real_jobs(tmp_path: Path) -> None:
     }, error  # fmt: skip
     (folder / "seed2" / "panels.png").rmdir()
     before = {name: t for name, t in times(folder).items() if name.startswith("seed1")}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=200)
+    done = run(*command, cwd=tmp_path, OMP_NUM_THREADS="1", LOCAL_RANK="1")
     assert done.returncode == 0, done.stderr
     assert "3 jobs: 3 finished" in done.stdout
     assert {name: t for name, t in times(folder).items() if name.startswith("seed1")} == before

@@ -116,14 +116,16 @@ def test_slurm_jobs_are_submitted_watched_and_found_again(
         "trainer.devices=1",
     )
     thread = when(lambda: began(1, 2, 3), lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert train(*command, plan={n: {"seconds": 6, "fail": "no" if n == 2 else ""} for n in (1, 2, 3)}) == 130
+    assert train(*command, plan={n: {"held": True, "fail": "no" if n == 2 else ""} for n in (1, 2, 3)}) == 130
     thread.join()
     assert "submitted jobs stay with Slurm" in capsys.readouterr().err
     script = (slurm / "1.sh").read_text()
     for line in ("partition=gold", "nodes=1", "ntasks-per-node=1", "gpus-per-node=1", "time=1440", "signal=USR2@120"):
         assert f"#SBATCH --{line}\n" in script
     when(lambda: not (slurm / "2.running").exists(), lambda: None).join()
+    thread = when(lambda: (slurm / "4.sh").exists(), (slurm.parent / "released").touch)
     assert train(*command) == 0  # finds 1 and 3 at work, and submits 2, which has failed by itself meanwhile
+    thread.join()
     found = records(Path("sweeps/s"))
     assert [(r["status"], r["attempts"]) for r in found.values()] == [("finished", 1), ("finished", 2), ("finished", 1)]
 
