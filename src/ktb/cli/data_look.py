@@ -74,7 +74,7 @@ def _new(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         max_pixels=arguments.max_pixels,
     )
-    path = write_yaml(found, name, arguments.config_dir)
+    path = write_yaml(found, name, arguments.config_dir, watch=watch, workers=arguments.workers)
     show(found, Console())
     print(path)
     # The same way as ktb-train: what is wrong with the guess shows now.

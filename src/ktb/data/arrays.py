@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +40,16 @@ class InMemory:
 
 Source = Path | InMemory
 """What a reader of images takes for each file of a sample."""
+
+
+class Reading(NamedTuple):
+    """An image (H, W, C), uint8, uint16 or float32, and where it is valid (H, W); None where there are no holes.
+
+    converted: what was done to a picture that is no plain RGB, in words; empty otherwise.
+    resized: files of a modality in several → their own (height, width), where it is not that of the first.
+    """
+
+    image: Array
+    valid: Mask | None = None
+    converted: str = ""
+    resized: Mapping[str, Size] = MappingProxyType({})

@@ -87,6 +87,9 @@ class RGBXDataset(Dataset[Sample]):
             if self.match_label:
                 height, width = next(iter(raw.images.values())).shape[:2]
                 raw.label = resize_nearest(raw.label, (height, width))
+                for m in self.modalities:
+                    if m.holes_at_mean:  # so that what is padded is a hole
+                        raw.valid.setdefault(m.name, np.ones((height, width), bool))
             sample = to_sample(raw, self.modalities, self.transform, entropy=(self.seed, epoch, index))
         if raw.converted:
             say_converted(raw.converted)
@@ -163,7 +166,10 @@ def _finish(image: Array, modality: ModalitySpec, dtype: np.dtype[Any], masked: 
             image = np.concatenate([image, valid * np.float32(modality.scale)], axis=-1)
         if dtype == np.uint8:
             image = np.rint(image)
-    image = np.ascontiguousarray(image, np.uint8 if dtype == np.uint8 else np.float32)
+        if modality.holes_at_mean:
+            image = np.where(valid, image, np.array(modality.mean, np.float32) * np.float32(modality.scale))
+    small = dtype == np.uint8 and not modality.holes_at_mean  # a mean is no whole number
+    image = np.ascontiguousarray(image, np.uint8 if small else np.float32)
     planes = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
     cv2.split(image, list(planes))  # a quarter of the time of a transposing copy
     return torch.from_numpy(planes)

@@ -9,6 +9,9 @@ from pathlib import Path
 from ktb.errors import DataError, did_you_mean
 from ktb.io import entries, existing, is_link_loop
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".exr")
+"""Endings of the files that are taken out of a folder; what they hold, their bytes say."""
+
 
 def read_bytes(path: Path) -> bytes:
     """The whole file.

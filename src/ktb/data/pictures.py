@@ -21,10 +21,11 @@ def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
     """A stored modality as a picture for the eye.
 
     RGB stays as it is; of other modalities three channels are shown as colours, one channel as a colour map, both
-    stretched between the 1st and 99th percentile of the image.
+    stretched between the 1st and 99th percentile of the image. Of more than three channels, `shown_channels` are shown,
+    each stretched on its own, as bands of one sensor may have different units.
 
     Args:
-        stored: (C, H, W) as in `ktb.data.spec.Sample`.
+        stored: (C, H, W) as in `ktb.data.spec.Sample`; NaN where nothing was measured.
         modality: what it is.
 
     Returns:
@@ -35,13 +36,34 @@ def to_picture(stored: Tensor, modality: ModalitySpec) -> RGBImage:
         x = x[:-1]
     if modality.name == "rgb":
         return x.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    low, high = np.percentile(x, (1, 99))
-    x = ((x - low) / max(high - low, 1e-6)).clip(0, 1)
+    apart = len(x) > 3
+    x = x[list(shown_channels(len(x), modality))]
+    for part in x if apart else (x,):
+        finite = part[np.isfinite(part)]
+        low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 0.0)
+        part[...] = np.nan_to_num((part - low) / max(high - low, 1e-6), nan=0.0).clip(0, 1)
     if len(x) == 3 and not (np.array_equal(x[0], x[1]) and np.array_equal(x[0], x[2])):
         return (255 * x).astype(np.uint8).transpose(1, 2, 0)
     from matplotlib import colormaps
 
     return (255 * colormaps["viridis"](x[0])[..., :3]).astype(np.uint8)
+
+
+def shown_channels(count: int, modality: ModalitySpec) -> tuple[int, ...]:
+    """The channels that a picture shows as red, green and blue, or the one that it shows.
+
+    Where the modality does not say: of up to two channels the first, of three or four the first three, and of more the
+    last, the middle and the first, which differ most where bands are in the order of their wavelength.
+
+    Args:
+        count: number of channels.
+        modality: whose they are.
+    """
+    if modality.shown:
+        return modality.shown
+    if count <= 2:
+        return (0,)
+    return (0, 1, 2) if count <= 4 else (count - 1, count // 2, 0)
 
 
 def paint(label: NDArray[Any], palette: Sequence[Colour]) -> RGBImage:

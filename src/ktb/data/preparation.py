@@ -42,12 +42,14 @@ def _steps(data: RGBXDataModule, modality: ModalitySpec, reader: Reader) -> list
         steps.append({"do": "match size", "like": like, "smooth": data.resizing.smooth})
     if data.short_side is not None:
         steps.append({"do": "resize", "short_side": data.short_side, "multiple_of": ALIGN, "weigh_holes": masked})
-    if masked:
+    if masked and not modality.holes_at_mean:
         steps.append({"do": "zero holes"})
     steps.append({"do": "divide", "by": modality.scale})
     if modality.validity:
         steps.append({"do": "append validity"})
     steps.append({"do": "standardise", "mean": list(modality.mean), "std": list(modality.std)})
+    if masked and modality.holes_at_mean:
+        steps.append({"do": "zero holes"})
     steps.append({"do": "repeat to", "channels": modality.channels})
     return steps
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.arrays import Array, Size
+from ktb.data.arrays import Array, Reading, Size
 from ktb.data.augment import resize, resize_nearest
-from ktb.data.readers.image import Reading
 from ktb.errors import DataError
 
 ASPECT_TOLERANCE = 0.1

@@ -10,8 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.arrays import Array, Label, Size, Source
-from ktb.data.readers.image import Reading
+from ktb.data.arrays import Array, Label, Reading, Size, Source
 from ktb.data.readers.label import label_type
 from ktb.data.resizing import SAME_SIZE, Resizing
 from ktb.data.spec import IGNORE
@@ -32,8 +31,8 @@ class RawSample:
         holes and keep them: resizing then never mixes a hole into a measured value, and a hole comes out as 0. If the
         modality's spec asks for it (`validity`), the mask is appended as its last channel.
     converted: file → what was done to it because it is no plain RGB picture, in words that follow its name.
-    stored: what was resized ("label", if its size is not that of the images, which `to_sample` leaves alone) → its own
-        (height, width).
+    stored: what was resized → its own (height, width): a modality; "label", if its size is not that of the images,
+        which `to_sample` leaves alone; "NAME FILE" for a file of a modality in several that differs from its first.
     """
 
     images: dict[str, Array]
@@ -175,9 +174,10 @@ def read_images(
     stored: dict[str, Size] = {}
     for name in sorted(files, key=lambda name: name in resizing.modalities):
         paths = files[name]
-        image, mask, done = readers[name](paths)
+        image, mask, done, resized = readers[name](paths)
         if done:
             converted[str(paths[0])] = done
+        stored.update({f"{name} {file}": own for file, own in resized.items()})
         if like is None:
             own = (image.shape[0], image.shape[1])
             like = (without_label(name, own) if without_label else own, f"{name} {paths[0]}")
@@ -190,7 +190,7 @@ def read_images(
                 )
             stored[name] = (image.shape[0], image.shape[1])
             resizing.check(stored[name], f"{paths[0]}: {name}", like)
-            image, mask, _ = resizing(image, mask, size)
+            image, mask, *_ = resizing(image, mask, size)
         images[name] = image
         if mask is not None:
             valid[name] = mask

@@ -72,6 +72,10 @@ class ModalitySpec:
     """Label for pictures and tables; the name when empty."""
     validity: bool = False
     """The last stored channel is a mask, 1 after scaling where the sensor measured something and 0 elsewhere."""
+    holes_at_mean: bool = False
+    """Holes are given the mean, so that they are 0 after normalisation; otherwise they are 0 as stored."""
+    shown: tuple[int, ...] = ()
+    """Channels that pictures show as red, green, blue, or the one that they show; none: see `ktb.data.pictures`."""
 
     def normalize(self, stored: Tensor) -> Tensor:
         """(B, C, H, W) as stored → (B, channels, H, W) in torch's default type, float32, on the tensor's device."""

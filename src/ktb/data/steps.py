@@ -16,7 +16,9 @@ def in_words(step: Mapping[str, Any]) -> str:
         step: one of `preparation`, or of a file; of an unknown kind its own words are given back.
     """
     words = {
+        "mark no-data": lambda s: "Values that are the one in the file's own TIFF tag GDAL_NODATA become NaN.",
         "take": _take,
+        "stack files": _stack,
         "channels": lambda s: _CHANNELS[s["how"]],
         "pick": lambda s: f"Take the channels {_listed(s['channels'])}, counted from 0, in this order.",
         "multiply and add": lambda s: f"Multiply each channel by {_listed(s['factor'])} and add {_listed(s['add'])}.",
@@ -52,6 +54,22 @@ def _take(step: Mapping[str, Any]) -> str:
         parts.append("values of other types as they are" if parts else "values of any type as they are")
         return f"Take {', '.join(parts)}, in float32."
     return f"Take {', '.join(parts)} (rows, columns, channels); no other type."
+
+
+def _stack(step: Mapping[str, Any]) -> str:
+    text = (
+        "Stack the files along the channels, in the order of the configuration; resize a file of another size than the "
+        "first to it before, bilinearly (half-pixel centres, OpenCV's INTER_LINEAR, in its own type)"
+    )
+    if (holes := step["holes"]) is None:
+        return f"{text}."
+    value = "NaN" if holes == "nan" else _number(holes)
+    found = "NaN or infinite" if holes == "nan" else value
+    return (
+        f"{text}, weighing holes: with a mask of the file, 1 where none of its channels is {found}, resize the values, "
+        "0 in holes, and the mask, in float32; where the resized mask is 0.5 or more, the value is their quotient (of "
+        f"whole numbers rounded), else {value}."
+    )
 
 
 def _resize(step: Mapping[str, Any]) -> str:

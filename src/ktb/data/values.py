@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.arrays import Source
+from ktb.data.arrays import Reading, Source
 from ktb.data.module import RGBXDataModule
 from ktb.data.readers.decode import pixel_limit
-from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.image import ImageReader
 from ktb.data.samples import FileSamples, Reader, Samples
 from ktb.data.spec import ModalitySpec
 from ktb.errors import DataError
@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
 
 def sizes(read: Reading) -> Sizes:
     """`Sizes` of a picture before normalisation."""
-    image, valid, _ = read
+    image, valid, *_ = read
     step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / SAMPLE_VALUES)))
     grid = np.abs(image[::step, ::step].astype(np.float32))
     small = image.dtype == np.uint8

@@ -171,7 +171,7 @@ def backdrop_of(images: Mapping[str, Array], modalities: Mapping[str, ModalitySp
     """What an overlay lies over: RGB, or the first modality made visible.
 
     Args:
-        images: modality → (H, W, C), as in `RawSample`.
+        images: modality → (H, W, C), as in `RawSample`; NaN in holes.
         modalities: what is known of them, by name.
 
     Returns:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from ktb.data.files import read_text, similar
+from ktb.data.files import PICTURE_SUFFIXES, read_text, similar
 from ktb.data.globs import fixed_parts, match_files
 from ktb.data.lists import inside_root
 from ktb.data.sets.folder_pairing import LISTS
@@ -18,9 +18,6 @@ from ktb.data.tools.parallel import Outcome
 from ktb.data.tree import Tree
 from ktb.errors import DataError, did_you_mean
 from ktb.io import existing, expanded, files_below, normal
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
-"""Of the files that are taken out of a folder."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def find(source: str, out: Path) -> dict[str, Found]:
             raise DataError(f"{path}: is the folder for the results; expected another one")
         files: dict[str, Found] = {}
         for file in sorted(files_below(path)):
-            if file.suffix.lower() not in SUFFIXES or _is_result(file, path, out):
+            if file.suffix.lower() not in PICTURE_SUFFIXES or _is_result(file, path, out):
                 continue
             key = normal(file.relative_to(path).with_suffix("").as_posix())
             if key in files:
@@ -125,7 +122,7 @@ def find(source: str, out: Path) -> dict[str, Found]:
                 )
             files[key] = Found(file, key)
         if not files:
-            raise DataError(f"{path}: no picture in this folder; expected files ending in {' '.join(SUFFIXES)}")
+            raise DataError(f"{path}: no picture in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}")
         return files
     if not glob.has_magic(source):
         raise DataError(f"{source}: no such file or folder{similar(path)}")

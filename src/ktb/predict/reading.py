@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from ktb.data.arrays import Size, Source
+from ktb.data.arrays import Array, Mask, Reading, Size, Source
 from ktb.data.augment import resize
 from ktb.data.label_size import LabelSizes
 from ktb.data.pictures import RGBImage
 from ktb.data.readers.decode import pixel_limit
-from ktb.data.readers.image import Reading
 from ktb.data.samples import Reader, read_images
 from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.errors import DataError
@@ -37,6 +37,11 @@ def as_argument(name: str, value: Any) -> str:
 
 class UnlikeTraining(DataError):
     """A picture whose values are far outside of what the model was trained on: most likely another unit."""
+
+
+def _visible(image: Array, valid: Mask | None) -> Array:
+    """An image with NaN in its holes."""
+    return image if valid is None or valid.all() else np.where(valid[..., None], image.astype(np.float32), np.nan)
 
 
 @dataclass
@@ -123,8 +128,11 @@ class PictureReader:
         shown = None
         if backdrop:
             same = size == resized
-            own = images if same else {m: resize(readers[m](paths).image, size) for m, paths in files.items()}
-            shown = backdrop_of(own, self.model.modalities)
+            own = {m: _visible(images[m], valid.get(m)) for m in files} if same else {}
+            for m in files.keys() - own.keys():
+                read = readers[m](files[m])
+                own[m] = resize(_visible(read.image, read.valid), size)
+            shown = backdrop_of({m: own[m] for m in files}, self.model.modalities)
         return ReadPicture(self.model.inputs(images, valid, name), size, shown, converted)
 
     def _comparing(self, name: str, reader: Reader, odd: list[str]) -> Reader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 
@@ -13,6 +14,10 @@ def save(path: Path, array: np.ndarray, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, array)
+    elif path.suffix in (".tif", ".tiff"):
+        tifffile.imwrite(path, array, photometric=options.pop("photometric", "minisblack"), **options)
     else:
         Image.fromarray(array).save(path, **options)
     return path

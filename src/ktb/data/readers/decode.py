@@ -1,4 +1,4 @@
-"""One file → one array, exactly as stored: 8/16-bit PNG, JPEG, NPY.
+"""One file → one array, exactly as stored: PNG, JPEG, TIFF, NPY, NPZ, OpenEXR.
 
 Whatever a file holds, the outcome is an array of the expected form or a one-line `DataError` that names the file, what
 was found, what was expected and what to do. Files are recognised by their first bytes, not by their names, and nothing
@@ -11,9 +11,6 @@ import codecs
 import io
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,43 +20,46 @@ from PIL.PngImagePlugin import PngImageFile
 
 from ktb.data.arrays import Array, InMemory, Source
 from ktb.data.files import read_bytes
-from ktb.data.readers import png
+from ktb.data.readers import exr, npy, png, tiff
+from ktb.data.readers.limits import (
+    LARGEST,
+    MAX_PIXELS,
+    channels_last,
+    check_in_memory,
+    check_pixels,
+    pixel_limit,
+)
 from ktb.errors import DataError, first_line
 
-MAX_PIXELS = 1 << 26
-"""Images beyond this many pixels (8192 x 8192) are refused before a byte of them is decoded, see `pixel_limit`."""
-LARGEST = 1 << 30
-"""No setting lets pictures of more pixels in; OpenCV reads none."""
+__all__ = ["FORMATS", "LARGEST", "MAX_PIXELS", "channels_in_words", "decode", "pixel_limit"]
+
+FORMATS = "PNG, JPEG, TIFF, NPY, NPZ and OpenEXR"
+"""That are read."""
 
 _JPEG = b"\xff\xd8\xff"
-_NPY = b"\x93NUMPY"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGBA
 
-_limit: ContextVar[int] = ContextVar("pixel_limit", default=MAX_PIXELS)
 
+def decode(
+    path: Source,
+    *,
+    expand_palette: bool = False,
+    lossless: bool = False,
+    data: bytes | None = None,
+    key: str | None = None,
+) -> Array:
+    """One image → (H, W) or (H, W, C), channels in the order R, G, B, A or as stored, values and depth as stored.
 
-@contextmanager
-def pixel_limit(pixels: int) -> Iterator[None]:
-    """Within the block, and in this thread, `decode` takes pictures of up to `pixels` pixels, not of `MAX_PIXELS`."""
-    token = _limit.set(pixels)
-    try:
-        yield
-    finally:
-        _limit.reset(token)
-
-
-def decode(path: Source, *, expand_palette: bool = False, lossless: bool = False, data: bytes | None = None) -> Array:
-    """One image → (H, W) or (H, W, C), channels in the order R, G, B, A, values and depth as stored.
-
-    PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG, NPY of numbers in shape (H, W)
-    or (H, W, C). A picture with an EXIF orientation is turned the way every viewer shows it, so H and W are those a
-    person sees.
+    PNG of any kind (1, 2 and 4-bit grey values come as their numbers 0..2^bits-1), JPEG, TIFF (see
+    `ktb.data.readers.tiff`), OpenEXR, NPY and NPZ of numbers in shape (H, W), (H, W, C) or (C, H, W). A picture with an
+    EXIF orientation is turned the way every viewer shows it, so H and W are those a person sees.
 
     Args:
         path: the file; or an array in its place, which is checked and given back as an NPY file of it would be.
-        expand_palette: palette PNGs as RGB instead of as indices.
+        expand_palette: palette pictures as RGB instead of as indices.
         lossless: refuse JPEG, as it must be for labels.
         data: the file's content, where it has been read already.
+        key: name of the array in an NPZ file that holds several.
 
     Raises:
         DataError: missing, empty, cut short, damaged, more pixels than `MAX_PIXELS` (or `pixel_limit`), or none of
@@ -74,38 +74,38 @@ def decode(path: Source, *, expand_palette: bool = False, lossless: bool = False
         if lossless:
             named = "" if path.suffix.lower() in (".jpg", ".jpeg") else f"is a JPEG file, though named {path.suffix}; "
             raise DataError(
-                f"{path}: {named}JPEG changes values, so it can hold no label; expected PNG or NPY: export it again "
-                "(converting the file does not bring the values back)"
+                f"{path}: {named}JPEG changes values, so it can hold no label; expected PNG, TIFF or NPY: export it "
+                "again (converting the file does not bring the values back)"
             )
         return _decode_jpeg(path, data)
-    if data.startswith(_NPY):
-        return _decode_npy(path, data)
+    if tiff.is_tiff(data):
+        return _upright(*tiff.decode_tiff(path, data, expand_palette=expand_palette, lossless=lossless))
+    if data.startswith(npy.MAGIC):
+        return npy.decode_npy(path, data)
+    if data.startswith(npy.ZIP):
+        return npy.decode_npz(path, data, key)
+    if data.startswith(exr.MAGIC):
+        return exr.decode_exr(path, data)
     what, remedy = _foreign(data)
-    raise DataError(f"{path}: is {what}, which is none of PNG, JPEG and NPY; {remedy}")
+    raise DataError(f"{path}: is {what}, which is none of {FORMATS}; {remedy}")
 
 
-_CONVERT = "convert it to PNG (values as they are) or NPY"
+_CONVERT = "convert it to PNG, TIFF (values as they are) or NPY"
 _FETCH = "fetch the file itself"
 # First bytes (after so many others) → what such a file is, and what to do.
 _FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"II*\0", "a TIFF file", _CONVERT),
-    (0, b"MM\0*", "a TIFF file", _CONVERT),
-    (0, b"II+\0", "a BigTIFF file", _CONVERT),
-    (0, b"MM\0+", "a BigTIFF file", _CONVERT),
     (0, b"GIF8", "a GIF file", _CONVERT),
     (0, b"BM", "a BMP file", _CONVERT),
     (8, b"WEBP", "a WebP file", _CONVERT),
     (4, b"ftyp", "a HEIC, AVIF or video file", _CONVERT),
     (4, b"jP  ", "a JPEG 2000 file", _CONVERT),
     (4, b"JXL ", "a JPEG XL file", _CONVERT),
-    (0, b"v/1\x01", "an OpenEXR file", _CONVERT),
     (0, b"P5", "a PGM file", _CONVERT),
     (0, b"P6", "a PPM file", _CONVERT),
     (0, b"PF", "a PFM file", _CONVERT),
     (0, b"Pf", "a PFM file", _CONVERT),
     (0, b"\x89HDF", "an HDF5 file", "write its arrays as NPY, one per sample"),
     (0, b"MATLAB", "a MATLAB file", "write its arrays as NPY, one per sample"),
-    (0, b"PK\x03\x04", "a ZIP or NPZ archive", "unpack it: one array per NPY file"),
     (0, b"\x1f\x8b", "a gzip file", "unpack it"),
     (0, b"\x80", "a pickle", "write plain arrays with numpy.save"),
     (0, b"%PDF", "a PDF file", _CONVERT),
@@ -202,7 +202,7 @@ def _check_png(path: Path, data: bytes) -> _Header:
                 raise DataError(f"{path}: damaged PNG, no header; copy or download it again")
             header = data[position + 8 : end - 4]
             width, height, bits, colour_type = struct.unpack_from(">IIBB", header)
-            _check_pixels(path, width, height)
+            check_pixels(path, width, height)
         if kind == b"eXIf":
             orientation = _orientation(data[position + 8 : end - 4])
         if kind == b"IEND":
@@ -230,7 +230,7 @@ def _check_jpeg(path: Path, data: bytes) -> _Header:
             continue
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and position + 9 <= len(data):
             height, width = struct.unpack_from(">HH", data, position + 5)
-            _check_pixels(path, width, height)
+            check_pixels(path, width, height)
             size = (height, width)
         if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 4):
             end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
@@ -266,55 +266,21 @@ def _decode_pillow(path: Path, data: bytes, expand_palette: bool) -> Array:
         raise DataError(f"{path}: damaged image ({first_line(error)}); copy or download it again") from None
 
 
-def _decode_npy(path: Path, data: bytes) -> Array:
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(stream)
-    except Exception as error:  # a damaged header raises ValueError, SyntaxError, TokenError, KeyError, ...
-        raise DataError(f"{path}: damaged NPY header ({first_line(error)}); write it again with numpy.save") from None
-    if dtype.kind not in "buif":
-        what = "Python objects (a pickle), which are never loaded" if dtype.hasobject else f"values of type {dtype}"
-        raise DataError(f"{path}: NPY file of {what}; expected numbers: save it as a plain numeric array")
-    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] > min(shape[:2])):
-        raise DataError(f"{path}: NPY array of shape {shape}; expected (height, width) or (height, width, channels)")
-    _check_pixels(path, shape[1], shape[0])
-    count, offset = int(np.prod(shape, dtype=np.int64)), stream.tell()
-    if len(data) - offset != count * dtype.itemsize:
-        raise DataError(
-            f"{path}: NPY file holds {len(data) - offset} bytes of values, but shape {shape} of {dtype} needs "
-            f"{count * dtype.itemsize}; the file is cut short or damaged: copy or write it again"
-        )
-    array = np.frombuffer(data, dtype, count, offset).reshape(shape, order="F" if fortran else "C")
-    if dtype.kind == "b":
-        return array.astype(np.uint8)
-    return array if array.dtype.isnative else array.astype(dtype.newbyteorder("="))
-
-
 def _checked(frame: InMemory) -> Array:
     """An array in the place of a file, in a form that the rest of the code takes."""
     array = frame.array
     if array.dtype.kind not in "buif":
         raise DataError(f"{frame}: holds values of type {array.dtype}; expected numbers")
-    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] > min(array.shape[:2])):
-        raise DataError(f"{frame}: has the shape {array.shape}; expected (height, width) or (height, width, channels)")
-    height, width = array.shape[:2]
-    if height * width > _limit.get():
-        raise DataError(f"{frame}: has {width} x {height} pixels; expected at most {_limit.get()}: raise max_pixels")
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-
-
-def _check_pixels(path: Path, width: int, height: int) -> None:
-    limit = _limit.get()
-    if not 0 < width * height <= limit:
-        more = f", or set dataset.max_pixels={width * height} (--max-pixels of ktb-predict and ktb-data new)"
+    image = channels_last(array)
+    if image is None:
         raise DataError(
-            f"{path}: claims {width} x {height} pixels; expected at most {limit}: the file is damaged"
-            + more * (0 < width * height <= LARGEST)
+            f"{frame}: has the shape {array.shape}; expected (height, width), (height, width, channels) or (channels, "
+            "height, width)"
         )
+    check_in_memory(frame, image)
+    if array.dtype.kind == "b":
+        return image.astype(np.uint8)
+    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
 
 
 def _check_shape(path: Path, image: Array, size: tuple[int, int]) -> Array:

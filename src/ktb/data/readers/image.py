@@ -4,39 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ktb.data.arrays import Array, Mask, Source
+from ktb.data.arrays import Array, InMemory, Mask, Reading, Size, Source
+from ktb.data.files import read_bytes
+from ktb.data.readers import tiff
 from ktb.data.readers.decode import channels_in_words, decode
 from ktb.data.readers.holes import fill_holes
 from ktb.data.readers.plane import plane_residual
+from ktb.data.resizing import Resizing
 from ktb.data.steps import Step
 from ktb.errors import ConfigError, DataError
 
 DType = Literal["uint8", "uint16", "float32"]
-Holes = Literal["zero", "fill", "validity"]
+Holes = Literal["zero", "mean", "fill", "validity"]
 Normalise = Literal["fixed", "percentile", "plane"]
 
 
-class Reading(NamedTuple):
-    """An image (H, W, C), uint8, uint16 or float32, and where it is valid (H, W); None where there are no holes.
-
-    converted: what was done to a picture that is no plain RGB, in words; empty otherwise.
-    """
-
-    image: Array
-    valid: Mask | None = None
-    converted: str = ""
+_BANDS = Resizing(smooth=True)
+"""How files of one modality come to one size."""
 
 
 @dataclass(frozen=True)
 class ImageReader:
     """How the files of one modality are read. Called with the file (or files) of a sample it returns a `Reading`.
 
-    Several files of one sample are stacked along the channels in the order given.
+    Several files of one sample are stacked along the channels in the order given. Arrays in the place of files are read
+    as these, but have no tags: what is a hole by `nodata_tag` is NaN in them.
 
     Args:
         channels: number of channels of the result; None: any.
@@ -46,15 +43,21 @@ class ImageReader:
             becomes the least or greatest that it can.
         colour: RGB is wanted: a grey picture's values are taken three times, alpha is left out.
         pick: stored channels to take, in this order (an index may repeat); None: all.
-        hole_value: value that means "no measurement" (NaN: any NaN or infinity); None: there is none.
-        holes: "zero": holes become 0 after scaling; "fill": they are filled smoothly from the valid pixels around them;
-            "validity": as zero, with a further channel that is 1 where measured.
+        hole_value: value that means "no measurement" (NaN: any NaN or infinity); None: there is none. A pixel is a hole
+            if any channel is.
+        nodata_tag: the value that the TIFF tag GDAL_NODATA of a file names becomes NaN, which `hole_value` must be.
+        holes: "zero": holes become 0 after scaling; "mean": 0 after normalisation (see `ModalitySpec.holes_at_mean`);
+            "fill": they are filled smoothly from the valid pixels around them; "validity": as zero, with a further
+            channel that is 1 where measured.
         normalise: "fixed": values as stored (scaled later by `ModalitySpec.scale`). "percentile": linear per image, so
             that `percentiles` of its valid values become 0 and 1. "plane": 0.5 + r / (2·`plane_range`), where r is the
             residual to the plane a + b·row + c·column fitted robustly to the image: for disparity (inverse depth) that
             is the height above or below the dominating surface, a road or a floor. Both clip to [0, 1].
         percentiles: of "percentile".
         plane_range: stored units above or below the plane that reach 1 and 0.
+        key: name of the array in NPZ files that hold several.
+        resize_files: several files of one sample may differ in size: they are resized to the first, bilinear, holes
+            without weight.
     """
 
     channels: int | None = None
@@ -67,6 +70,9 @@ class ImageReader:
     percentiles: tuple[float, float] = (2.0, 98.0)
     plane_range: float | None = None
     colour: bool = False
+    nodata_tag: bool = False
+    key: str | None = None
+    resize_files: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -76,8 +82,10 @@ class ImageReader:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
-        if self.holes != "zero" and self.hole_value is None:
+        if self.holes not in ("zero", "mean") and self.hole_value is None:
             raise ConfigError(f"holes: {self.holes} needs a hole_value: the stored value that means no measurement")
+        if self.nodata_tag and (self.dtype != "float32" or self.hole_value is None or not np.isnan(self.hole_value)):
+            raise ConfigError("hole_value: nodata needs dtype: float32, as such holes become NaN")
         if self.normalise == "plane" and (self.channels != 1 or not self.plane_range or self.plane_range <= 0):
             raise ConfigError("normalise: plane needs channels: 1 and a positive plane_range in stored units")
         low, high = self.percentiles
@@ -97,8 +105,8 @@ class ImageReader:
             DataError: a file is missing, damaged or not as expected.
         """
         read = [self._read(path) for path in paths]
-        parts = [image for image, _ in read]
-        image = parts[0] if len(parts) == 1 else _stack(paths, parts)
+        parts, resized = self._one_size(paths, [image for image, _ in read])
+        image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         found = channels_in_words(image.shape[2])
         if self.pick is not None:
             if max(self.pick) >= image.shape[2]:
@@ -113,7 +121,7 @@ class ImageReader:
                 f"{paths[0]}: has {found}, expected {self.channels}; convert it, or correct "
                 "the modality's channels (or pick some of them)"
             )
-        return Reading(image, self._valid(paths[0], image), read[0][1])
+        return Reading(image, self._valid(paths[0], image), read[0][1], resized)
 
     def finish(self, paths: Sequence[Source], measured: Reading) -> Reading:
         """What `measure` gave → the result: normalised or rounded to its type, holes filled or masked.
@@ -122,7 +130,7 @@ class ImageReader:
             paths: the files, for messages.
             measured: what `measure` gave for them.
         """
-        image, valid, converted = measured
+        image, valid, converted, resized = measured
         if self.normalise != "fixed":
             image = self._normalised(paths[0], image, valid)
         elif image.dtype != self.dtype:
@@ -130,17 +138,21 @@ class ImageReader:
             image = np.clip(np.rint(image), limits.min, limits.max).astype(self.dtype)
         if valid is None or valid.all():
             # Without holes no mask is needed, except for the validity channel, which every frame must have.
-            return Reading(image, valid if self.holes == "validity" else None, converted)
+            return Reading(image, valid if self.holes == "validity" else None, converted, resized)
         if self.holes == "fill":
-            return Reading(fill_holes(image, valid), None, converted)
-        return Reading(image, valid, converted)
+            return Reading(fill_holes(image, valid), None, converted, resized)
+        return Reading(image, valid, converted, resized)
 
     def steps(self) -> list[Step]:
         """What is done to the arrays in its files, in this order, see `ktb.data.preparation`."""
         whole = self.dtype != "float32"
         factors: dict[str, float] = {self.dtype: 1.0} if whole else {}
         factors.update(self.units)
-        steps: list[Step] = [{"do": "take", "factors": factors, "others": not whole}]
+        hole = self.hole_value if self.hole_value is None or not np.isnan(self.hole_value) else "nan"
+        steps: list[Step] = [{"do": "mark no-data"}] if self.nodata_tag else []
+        steps.append({"do": "take", "factors": factors, "others": not whole})
+        if self.resize_files:
+            steps.append({"do": "stack files", "holes": hole})
         if self.colour:
             steps.append({"do": "channels", "how": "colour"})
         elif self.channels == 1 and self.pick is None:
@@ -148,7 +160,7 @@ class ImageReader:
         if self.pick is not None:
             steps.append({"do": "pick", "channels": list(self.pick)})
         if self.hole_value is not None:
-            steps.append({"do": "find holes", "value": "nan" if np.isnan(self.hole_value) else self.hole_value})
+            steps.append({"do": "find holes", "value": hole})
         if self.normalise == "plane":
             steps.append({"do": "plane", "range": self.plane_range})
         elif self.normalise == "percentile":
@@ -161,7 +173,10 @@ class ImageReader:
         return steps
 
     def _read(self, path: Source) -> tuple[Array, str]:
-        image, converted = decode(path, expand_palette=True), ""
+        data = None if isinstance(path, InMemory) else read_bytes(path)
+        image, converted = decode(path, expand_palette=True, data=data, key=self.key), ""
+        if self.nodata_tag and data is not None and (nodata := tiff.nodata(data)) is not None:
+            image = _without(image, nodata)
         image = image[..., None] if image.ndim == 2 else image
         if self.colour:
             image, converted = _as_colour(image)
@@ -178,6 +193,26 @@ class ImageReader:
                 "modality's dtype and scale"
             )
         return image, converted
+
+    def _one_size(self, paths: Sequence[Source], parts: Sequence[Array]) -> tuple[list[Array], dict[str, Size]]:
+        """The files of a sample in the size of the first, and which of them had another one."""
+        result, resized = [parts[0]], dict[str, Size]()
+        height, width = parts[0].shape[:2]
+        for path, part in zip(paths[1:], parts[1:], strict=True):
+            own = (part.shape[0], part.shape[1])
+            if own != (height, width):
+                if not self.resize_files:
+                    raise DataError(
+                        f"{path}: is {own[1]} x {own[0]} pixels but {paths[0]}, the same sample, is {width} x "
+                        f"{height}; make them one size"
+                    )
+                _BANDS.check(own, str(path), ((height, width), str(paths[0])))
+                part, valid, *_ = _BANDS(part, self._valid(path, part), (height, width))
+                if valid is not None and self.hole_value is not None:  # found again by the value, as all holes are
+                    part = np.where(valid[..., None], part, np.array(self.hole_value, part.dtype))
+                resized[str(path)] = own
+            result.append(part)
+        return result, resized
 
     def _valid(self, path: Source, image: Array) -> Mask | None:
         if image.dtype == np.float32:
@@ -235,14 +270,10 @@ def as_grey(image: Array) -> Array:
     return np.ascontiguousarray(image[..., :1]) if (colours == colours[..., :1]).all() else image
 
 
-def _stack(paths: Sequence[Source], parts: Sequence[Array]) -> Array:
-    for path, part in zip(paths, parts, strict=True):
-        if part.shape[:2] != parts[0].shape[:2]:
-            raise DataError(
-                f"{path}: is {part.shape[1]} x {part.shape[0]} pixels but {paths[0]}, the same sample, is "
-                f"{parts[0].shape[1]} x {parts[0].shape[0]}; make them one size"
-            )
-    return np.concatenate(parts, axis=2)
+def _without(image: Array, nodata: float) -> NDArray[np.float32]:
+    """float32 with NaN where the stored value is `nodata`, as a number of the stored type."""
+    value = np.array(nodata).astype(image.dtype) if image.dtype.kind == "f" else nodata
+    return np.where(image == value, np.float32(np.nan), image.astype(np.float32))
 
 
 def _all_channels(valid: Mask) -> Mask:

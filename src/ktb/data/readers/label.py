@@ -13,7 +13,7 @@ import numpy as np
 
 from ktb.data.arrays import Array, Label, Mask
 from ktb.data.files import read_bytes
-from ktb.data.readers import png
+from ktb.data.readers import extras
 from ktb.data.readers.decode import channels_in_words, decode
 from ktb.data.spec import IGNORE, Colour
 from ktb.errors import ConfigError, DataError
@@ -32,8 +32,9 @@ class LabelReader:
         colours: (R, G, B) → class id or `void`, for labels stored as colours; the table is then not used.
         channel: of label images with several unrelated channels, the one that holds the ids.
         void: what pixels get that do not count (see `ktb.data.spec.ignore_index`).
-        alpha: "void": transparent pixels of a PNG (alpha channel, or transparent colours) do not count; "unused": alpha
+        alpha: "void": transparent pixels (alpha channel, or transparent colours of a PNG) do not count; "unused": alpha
             says nothing.
+        key: name of the array in NPZ files that hold several.
     """
 
     table: Mapping[int, int] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class LabelReader:
     channel: int | None = None
     void: int = IGNORE
     alpha: Alpha = "unused"
+    key: str | None = None
 
     def __post_init__(self) -> None:
         if self.alpha not in get_args(Alpha):
@@ -48,7 +50,7 @@ class LabelReader:
 
     def __call__(self, path: Path) -> Label:
         data = read_bytes(path)
-        stored = decode(path, data=data, lossless=True)
+        stored = decode(path, data=data, lossless=True, key=self.key)
         hidden = None if self.alpha == "unused" else _transparent(path, data, stored)
         if self.colours is not None:
             return self._from_colours(path, _as_colours(data, stored), self.colours, hidden)
@@ -61,16 +63,16 @@ class LabelReader:
             DataError: it cannot be read.
         """
         data = read_bytes(path)
-        stored = decode(path, data=data, lossless=True)
-        channels = 1 if stored.ndim == 2 else stored.shape[2] - png.has_alpha(data)
-        kind = "palette" if png.palette(data) is not None else f"{stored.dtype} x {channels}"
+        stored = decode(path, data=data, lossless=True, key=self.key)
+        channels = 1 if stored.ndim == 2 else stored.shape[2] - extras.has_alpha(data)
+        kind = "palette" if extras.palette(data) is not None else f"{stored.dtype} x {channels}"
         if self.colours is not None:
             meant = "classes by colour"
         elif channels == 1:
             meant = "ids"
         else:
             meant = "ids in equal channels" if self.channel is None else f"ids in channel {self.channel}"
-        if png.alpha(data, stored) is not None:
+        if extras.alpha(data, stored) is not None:
             meant += ", transparent is void" if self.alpha == "void" else ", transparency unused"
         return f"{kind}: {meant}"
 
@@ -85,7 +87,7 @@ class LabelReader:
                     "correct the label's channel or the file"
                 )
             return stored[..., self.channel]
-        ids = stored[..., :-1] if png.has_alpha(data) else stored
+        ids = stored[..., :-1] if extras.has_alpha(data) else stored
         if not (ids == ids[..., :1]).all():
             found = channels_in_words(ids.shape[2])
             raise DataError(
@@ -196,16 +198,16 @@ def whole_numbers(path: Path, stored: Array) -> Array:
 
 def _as_colours(data: bytes, stored: Array) -> Array:
     """Palette indices as their colours; all else as it is."""
-    palette = png.palette(data)
+    palette = extras.palette(data)
     if palette is None or stored.ndim != 2:
         return stored
-    full = np.zeros((256, 3), np.uint8)
-    full[: len(palette)] = palette[:256]
+    full = np.zeros((np.iinfo(stored.dtype).max + 1, 3), np.uint8)
+    full[: len(palette)] = palette
     return full[stored]
 
 
 def _transparent(path: Path, data: bytes, stored: Array) -> Mask | None:
-    alpha = png.alpha(data, stored)
+    alpha = extras.alpha(data, stored)
     if alpha is None:
         return None
     hidden: Mask = alpha == 0

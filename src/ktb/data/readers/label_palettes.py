@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ktb.data.files import read_bytes
-from ktb.data.readers import png
+from ktb.data.readers import extras, png, tiff
 from ktb.data.readers.decode import decode, pixel_limit
 from ktb.data.readers.label import LabelReader
 from ktb.data.spec import Colour
@@ -29,8 +29,8 @@ _THREADS = 8
 
 
 def colours_of(data: bytes) -> Palette:
-    """The palette of a palette PNG, which may be cut after it; empty for all other files."""
-    palette = png.palette(data)
+    """The palette of a palette picture, of which a PNG may be cut after it; empty for all other files."""
+    palette = extras.palette(data)
     return () if palette is None else tuple((int(r), int(g), int(b)) for r, g, b in palette)
 
 
@@ -74,8 +74,8 @@ class LabelPalettes:
             try:
                 data = read_bytes(path)
                 with pixel_limit(max_pixels):
-                    stored = decode(path, data=data)
-                alpha = png.alpha(data, stored) if reader.alpha == "void" else None
+                    stored = decode(path, data=data, key=reader.key)
+                alpha = extras.alpha(data, stored) if reader.alpha == "void" else None
                 ids = np.unique(stored if alpha is None else stored[alpha > 0])
             except DataError:  # reported when training reads it
                 return path, {}
@@ -114,6 +114,8 @@ def _palette_of_file(path: Path) -> Palette:
                 data = file.read(size)
         except OSError:
             return ()
+        if tiff.is_tiff(data) and size > 0:
+            continue
         if (found := colours_of(data)) or png.header(data)[1] != png.PALETTE:
             return found
     return ()

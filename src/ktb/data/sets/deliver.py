@@ -16,11 +16,11 @@ from typing import Literal, Unpack, get_args
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from ktb.data.arrays import Source
+from ktb.data.arrays import Reading, Source
 from ktb.data.files import similar
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import decode
-from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader

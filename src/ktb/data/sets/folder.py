@@ -22,7 +22,15 @@ from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.label_palettes import LabelPalettes
 from ktb.data.resizing import Resizing
 from ktb.data.samples import FileSamples, Reader
-from ktb.data.sets.folder_pairing import LISTS, Pool, listed, pair_by_name, pair_by_time, require_matches
+from ktb.data.sets.folder_pairing import (
+    LISTS,
+    Pool,
+    listed,
+    pair_by_name,
+    pair_by_time,
+    parts_of,
+    require_matches,
+)
 from ktb.data.sets.folder_settings import SPLIT, FolderLabel, FolderModality, checked_colour, checked_settings, named
 from ktb.data.spec import MAX_CLASSES, Colour, DatasetSpec, voc_colour
 from ktb.data.tree import Tree
@@ -154,8 +162,8 @@ class FolderDataModule(RGBXDataModule):
         samples.notes = [*pool.notes, *self._sizes(samples)]
         if not samples.labelled:
             samples.notes.append(
-                f"no sample has a label ({self._glob('label', split)}): there are no scores, and evaluation writes its "
-                "predictions in stored ids"
+                f"no sample has a label ({self._globs('label', split)['label']}): there are no scores, and evaluation "
+                "writes its predictions in stored ids"
             )
         for note in samples.notes:
             rank_zero_info(f"{self.spec.name}: {split}: {note}")
@@ -201,8 +209,8 @@ class FolderDataModule(RGBXDataModule):
         return SPLIT in self._label.files
 
     def _check_splits(self) -> None:
-        globs = {**{f"modalities.{key}": m.files for key, m in self._modalities.items()}, "label": self._label.files}
-        for key, glob in globs.items():
+        globs = [(f"modalities.{key}", glob) for key, m in self._modalities.items() for glob in m.globs]
+        for key, glob in [*globs, ("label", self._label.files)]:
             if glob.startswith("/") or ".." in PurePosixPath(glob).parts:
                 raise ConfigError(
                     f"dataset.{key}.files is {glob!r}; expected a pattern below dataset.root, without '..'"
@@ -226,10 +234,12 @@ class FolderDataModule(RGBXDataModule):
                 f"dataset.splits has {', '.join(self.splits)}; expected train and at least one of val, test"
             )
 
-    def _glob(self, name: str, split: str) -> str:
-        """The pattern of a modality, or of the label, for a split."""
-        files = self._label.files if name == "label" else self._modalities[name].files
-        return files.replace(SPLIT, str(self.splits[split]) if self._by_folder else "")
+    def _globs(self, name: str, split: str) -> dict[str, str]:
+        """The pattern of a modality, or of the label, for a split: by its name, or by those of its several files."""
+        folder = str(self.splits[split]) if self._by_folder else ""
+        several = (self._label.files,) if name == "label" else self._modalities[name].globs
+        globs = [glob.replace(SPLIT, folder) for glob in several]
+        return dict(zip(parts_of(name, len(globs)), globs, strict=True))
 
     def _pool(self, tree: Tree, split: str, *, labelled: bool) -> Pool:
         """The samples that a split's are chosen from; none if labels are wanted but lacking, where they may be."""
@@ -237,14 +247,17 @@ class FolderDataModule(RGBXDataModule):
         # would depend on which are in use. By time, samples are named after the first modality, so it is always read.
         by_name = self._by_list and self.max_gap is None
         streams = [m.name for m in self.modalities] if by_name else list(self._modalities)
-        globs = {name: self._glob(name, split) for name in [*streams, *(["label"] if labelled else [])]}
+        parts = {name: self._globs(name, split) for name in [*streams, *(["label"] if labelled else [])]}
+        globs = {part: glob for of_one in parts.values() for part, glob in of_one.items()}
         matches = {name: match_files(tree, glob) for name, glob in globs.items()}
         if labelled and not matches["label"] and self._by_folder and self._may_lack_labels(split):
             return Pool({}, set(), [])
         require_matches(self.root, matches, globs)
         if self.max_gap is None:
-            return pair_by_name(self.root, matches, globs, may_be_incomplete=self._by_list)
-        return pair_by_time(tree, matches, globs, max_gap=self.max_gap, time_unit=self.time_unit)
+            pool = pair_by_name(self.root, matches, globs, may_be_incomplete=self._by_list)
+        else:
+            pool = pair_by_time(tree, matches, globs, max_gap=self.max_gap, time_unit=self.time_unit)
+        return pool.put_together({name: tuple(parts[name]) for name in streams})
 
     @property
     def _by_list(self) -> bool:

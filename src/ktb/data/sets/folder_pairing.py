@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ def require_matches(root: Path, matches: Matches, globs: Mapping[str, str]) -> N
     for name, files in matches.items():
         if not files:
             fixed = itertools.takewhile(lambda part: not set("*?") & set(part), PurePosixPath(globs[name]).parts)
-            where = "label" if name == "label" else f"modalities.{name}"
+            where = "label" if name == "label" else f"modalities.{name.partition(_FILE)[0]}"
             raise DataError(
                 f"{root / globs[name]}: no file matches this pattern{similar(root.joinpath(*fixed))}; "
                 f"correct dataset.{where}.files or dataset.root"
@@ -181,6 +182,33 @@ class Pool(NamedTuple):
     found: dict[str, Entry]
     dropped: set[str]
     notes: list[str]
+
+    def put_together(self, parts: Mapping[str, tuple[str, ...]]) -> Pool:
+        """Entries with one file each of several parts → entries with several files of a modality.
+
+        Args:
+            parts: modality → the names under which its files were paired, in order.
+        """
+        if all(len(names) == 1 for names in parts.values()):
+            return self
+        found = {
+            key: replace(entry, files={m: tuple(entry.files[p][0] for p in names) for m, names in parts.items()})
+            for key, entry in self.found.items()
+        }
+        return Pool(found, self.dropped, self.notes)
+
+
+_FILE = ", file "
+
+
+def parts_of(name: str, count: int) -> list[str]:
+    """The names under which the files of a modality are paired: its own if it has one file, else numbered.
+
+    Args:
+        name: of the modality, or "label".
+        count: of its files.
+    """
+    return [name] if count == 1 else [f"{name}{_FILE}{i + 1}" for i in range(count)]
 
 
 _DROPPED = "\0"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ktb.data.readers.image import DType, Holes, ImageReader, Normalise
 from ktb.data.readers.label import Alpha, LabelReader, id_table
+from ktb.data.readers.limits import MAX_CHANNELS
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD, Colour, DatasetSpec, ModalitySpec
 from ktb.errors import ConfigError, did_you_mean
 from ktb.io import normal
@@ -29,30 +30,43 @@ class FolderModality:
 
     Args:
         files: glob below the root; `*` and `?` match within a name, `**/` any folders, `{split}` the split's folder.
-            With `max_gap` also a list, ending in .txt or .csv, with "time file" per line.
-        channels, dtype, pick, hole_value, holes, normalise, percentiles, plane_range: as in `ImageReader`; channels is
-            3 for "rgb" and 1 otherwise unless stated. "rgb" may be 16-bit; then `scale` becomes 255 and it is rounded
-            to 8 bits. A grey picture among "rgb" is taken three times, alpha is left out.
-        scale: values are divided by it; null: 255, 65535 or 1 for uint8, uint16, float32. Without effect unless
-            normalise is "fixed".
+            With `max_gap` also a list, ending in .txt or .csv, with "time file" per line. Several globs where a sample
+            has several files, whose bands are stacked in this order and resized to the first file's size.
+        channels, dtype, pick, holes, normalise, percentiles, plane_range, key: as in `ImageReader`; channels is 3 for
+            "rgb", and otherwise the number of bands chosen or of files, unless stated. "rgb" may be 16-bit; then
+            `scale` becomes 255 and it is rounded to 8 bits. A grey picture among "rgb" is taken three times, alpha is
+            left out.
+        bands: stored channels to take, in this order, counted from 1; the same as `pick`, which counts from 0.
+        hole_value: as in `ImageReader`; or "nodata", the value that the tag GDAL_NODATA of each file names.
+        scale: values are divided by it, one for all or one per channel; null: 255, 65535 or 1 for uint8, uint16,
+            float32. Without effect unless normalise is "fixed".
         mean, std: subtracted and divided by after scaling, one per channel or one for all; null: ImageNet's for "rgb",
             0 and 1 otherwise.
+        show: the channels, of those taken and counted from 1, that pictures show: [red, green, blue], or one.
         title: in pictures and tables.
     """
 
-    files: str
+    files: str | Sequence[str]
     channels: int | None = None
     dtype: DType = "uint8"
+    bands: Sequence[int] | None = None
     pick: Sequence[int] | None = None
-    scale: float | None = None
+    key: str | None = None
+    scale: float | Sequence[float] | None = None
     mean: Sequence[float] | float | None = None
     std: Sequence[float] | float | None = None
-    hole_value: float | None = None
+    hole_value: float | Literal["nodata"] | None = None
     holes: Holes = "zero"
     normalise: Normalise = "fixed"
     percentiles: Sequence[float] = (2.0, 98.0)
     plane_range: float | None = None
+    show: Sequence[int] | None = None
     title: str = ""
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """The patterns of its files, one for each file of a sample."""
+        return (self.files,) if isinstance(self.files, str) else tuple(self.files)
 
     def reader(self, name: str) -> ImageReader:
         """The reader of its files.
@@ -65,17 +79,22 @@ class FolderModality:
         """
         low, high = self.percentiles
         reduced = self._reduced(name)
+        pick = self._pick()
+        tagged = self.hole_value == "nodata"
         return ImageReader(
             channels=self._channels(name),
             dtype="uint8" if reduced else self.dtype,
-            units={"uint16": 255 / self._scale(name)} if reduced else {},
-            pick=None if self.pick is None else tuple(self.pick),
-            hole_value=self.hole_value,
+            units={"uint16": 255 / self._scales(name)[0]} if reduced else {},
+            pick=pick,
+            hole_value=float("nan") if self.hole_value == "nodata" else self.hole_value,
+            nodata_tag=tagged,
             holes=self.holes,
             normalise=self.normalise,
             percentiles=(low, high),
             plane_range=self.plane_range,
-            colour=name == "rgb" and self.pick is None,
+            colour=name == "rgb" and pick is None and len(self.globs) == 1,
+            key=self.key,
+            resize_files=len(self.globs) > 1,
         )
 
     def spec(self, name: str) -> ModalitySpec:
@@ -87,38 +106,78 @@ class FolderModality:
         Raises:
             ConfigError: settings that cannot work.
         """
-        stored = self._channels(name) + (self.holes == "validity")
-        rgb = name == "rgb"
-        scale = 255.0 if self._reduced(name) else self._scale(name)
+        channels, validity, rgb = self._channels(name), self.holes == "validity", name == "rgb"
+        mean = _per_channel("mean", self.mean, channels, validity, IMAGENET_MEAN if rgb else (0.0,))
+        std = _per_channel("std", self.std, channels, validity, IMAGENET_STD if rgb else (1.0,))
+        scales = (255.0,) if self._reduced(name) else self._scales(name)
+        scale = max(scales)
+        if len(scales) > 1:
+            # One scale for all, and the difference in mean and std: (x / s - m) / d = (x / S - m·s / S) / (d·s / S).
+            factors = [s / scale for s in scales] + [1.0] * validity
+            mean, std = (
+                tuple(v * f for v, f in zip(_spread(values, factors), factors, strict=True)) for values in (mean, std)
+            )
+        stored = channels + validity
         return ModalitySpec(
             name,
             channels=3 if stored == 1 else stored,
             scale=scale if self.normalise == "fixed" else 1.0,
-            mean=_per_channel("mean", self.mean, stored, IMAGENET_MEAN if rgb else (0.0,)),
-            std=_per_channel("std", self.std, stored, IMAGENET_STD if rgb else (1.0,)),
+            mean=mean,
+            std=std,
             title=self.title,
-            validity=self.holes == "validity",
+            validity=validity,
+            holes_at_mean=self.holes == "mean",
+            shown=self._shown(channels),
         )
+
+    def _pick(self) -> tuple[int, ...] | None:
+        if self.bands is None:
+            return None if self.pick is None else tuple(self.pick)
+        if self.pick is not None:
+            raise ConfigError("bands and pick both choose channels; use one of them: bands counts from 1, pick from 0")
+        if min(self.bands, default=0) < 1:
+            raise ConfigError(f"bands is {list(self.bands)}; expected numbers of stored bands, the first being 1")
+        return tuple(band - 1 for band in self.bands)
+
+    def _shown(self, channels: int) -> tuple[int, ...]:
+        if self.show is None:
+            return ()
+        if len(self.show) not in (1, 3) or not all(1 <= band <= channels for band in self.show):
+            raise ConfigError(
+                f"show is {list(self.show)}; expected three of the {channels} channels, 1 being the first, for red, "
+                "green and blue, or one"
+            )
+        return tuple(band - 1 for band in self.show)
 
     def _reduced(self, name: str) -> bool:
         """Whether it is brought to 8 bits on reading, as photometric augmentation needs them."""
         return name == "rgb" and self.dtype == "uint16"
 
-    def _scale(self, name: str) -> float:
-        scale = self.scale if self.scale is not None else SCALES[self.dtype]
+    def _scales(self, name: str) -> tuple[float, ...]:
+        """One for all channels, or one each."""
+        given = self.scale if self.scale is not None else SCALES[self.dtype]
+        scales = (float(given),) if isinstance(given, int | float) else tuple(given)
+        channels = self._channels(name)
+        if len(scales) not in (1, channels):
+            raise ConfigError(f"scale is {list(scales)}; expected 1 or {channels} numbers")
+        scale = min(scales)
         if scale <= 0:
             raise ConfigError(f"scale is {scale:g}; expected a positive number")
+        if self._reduced(name) and len(scales) > 1:
+            raise ConfigError(f"scale is {list(scales)}; expected one number for rgb, the stored value of white")
         if self._reduced(name) and scale < 255:
             raise ConfigError(
                 f"scale is {scale:g}; expected the stored value of white, such as 4095 for 12 bits in 16 (a scale for "
                 f"values divided by 257 first, as they once were, is now {257 * scale:g})"
             )
-        return scale
+        return scales
 
     def _channels(self, name: str) -> int:
-        channels = self.channels if self.channels is not None else 3 if name == "rgb" else 1
-        if not 1 <= channels <= 4:
-            raise ConfigError(f"channels is {channels}; expected 1 to 4")
+        pick = self._pick()
+        usual = 3 if name == "rgb" else len(self.globs) if pick is None else len(pick)
+        channels = self.channels if self.channels is not None else usual
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise ConfigError(f"channels is {channels}; expected 1 to {MAX_CHANNELS}: choose some by bands")
         odd = channels != 3 or self.dtype == "float32" or self.holes != "zero" or self.normalise != "fixed"
         if name == "rgb" and odd:
             raise ConfigError("rgb has 3 channels of 8 or 16 bits, holes: zero, normalise: fixed; call it otherwise")
@@ -139,6 +198,7 @@ class FolderLabel:
         ignore: stored ids (with colours: [r, g, b]) that take part in neither loss nor metrics.
         channel: of label images with several channels that differ, the one with the ids.
         alpha: "void": transparent pixels are unlabelled; "unused": alpha says nothing.
+        key: name of the array in NPZ files that hold several.
         palettes: "equal": an id has one colour in the palettes of all files, else the ids are no class ids and the data
             set is refused; "unused": palettes say nothing. Without effect on labels read as colours.
 
@@ -153,6 +213,7 @@ class FolderLabel:
     ignore: Sequence[int | Sequence[int]] | None = None
     channel: int | None = None
     alpha: Alpha = "void"
+    key: str | None = None
     palettes: Palettes = "equal"
 
     def __post_init__(self) -> None:
@@ -174,7 +235,7 @@ class FolderLabel:
         if self.colours:
             ignored = {checked_colour("label.ignore", c): void for c in self.ignore or ()}
             colours = {**{colour: i for i, colour in enumerate(spec.palette)}, **ignored}
-            return LabelReader(colours=colours, void=void, alpha=self.alpha)
+            return LabelReader(colours=colours, void=void, alpha=self.alpha, key=self.key)
         if self.map is None:
             table = id_table(spec.num_classes, offset=self.offset, ignore=(), void=void)
         else:
@@ -182,7 +243,7 @@ class FolderLabel:
         # By default void is stored as the number it has in ktb, unless that is the id of a class.
         usual = () if void in table else (void,)
         table |= {_stored_id(value): void for value in (usual if self.ignore is None else self.ignore)}
-        return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha)
+        return LabelReader(table, channel=self.channel, void=void, alpha=self.alpha, key=self.key)
 
     def stored(self, spec: DatasetSpec) -> NDArray[Any]:
         """What stands for each class in label files.
@@ -227,8 +288,13 @@ def checked_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
     for key in given:
         if key not in known:
             raise ConfigError(f"{where} has no setting {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}")
-    if not isinstance(given.get("files"), str) or not given["files"]:
-        raise ConfigError(f"{where}.files is empty; expected a pattern below dataset.root, as in 'rgb/*.png'")
+    files = given.get("files")
+    several = kind is FolderModality and isinstance(files, Sequence) and not isinstance(files, str)
+    if not files or not all(isinstance(glob, str) and glob for glob in (files if several else [files])):
+        raise ConfigError(
+            f"{where}.files is {'empty' if not files else repr(files)}; expected a pattern below dataset.root, as in "
+            "'rgb/*.png'" + ", or a list of them" * (kind is FolderModality)
+        )
     return kind(**{key: _value(f"{where}.{key}", key, value) for key, value in given.items()})
 
 
@@ -238,6 +304,8 @@ _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "channel": (int, "a whole number"),
     "offset": (int, "a whole number"),
     "pick": (int, "a list of whole numbers"),
+    "bands": (int, "a list of whole numbers"),
+    "show": (int, "a list of whole numbers"),
     "scale": (float, "a number"),
     "hole_value": (float, "a number (nan for NaN and infinity)"),
     "plane_range": (float, "a number"),
@@ -246,9 +314,11 @@ _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
 
 
 def _value(where: str, key: str, value: Any) -> Any:
-    if value is None or key not in _NUMBERS:
+    if value is None or key not in _NUMBERS or (key == "hole_value" and value == "nodata"):
         return value
     kind, expected = _NUMBERS[key]
+    if key == "scale" and isinstance(value, Sequence) and not isinstance(value, str):
+        expected = "a list of numbers"
     several = expected.startswith(("a list", "two"))
     try:
         if several != (isinstance(value, Sequence) and not isinstance(value, str)) or isinstance(value, bool):
@@ -256,7 +326,7 @@ def _value(where: str, key: str, value: Any) -> Any:
         numbers = [kind(v) for v in value] if several else [kind(value)]
         if kind is int and (numbers != [float(v) for v in (value if several else [value])]):
             raise TypeError
-        if (key == "pick" and (not numbers or min(numbers) < 0)) or (key == "percentiles" and len(numbers) != 2):
+        if (several and (not numbers or min(numbers) < 0)) or (key == "percentiles" and len(numbers) != 2):
             raise TypeError
     except (TypeError, ValueError):
         raise ConfigError(f"{where} is {value!r}; expected {expected}") from None
@@ -281,14 +351,22 @@ def named(where: str, make: Any, name: str) -> Any:
 
 
 def _per_channel(
-    key: str, value: Sequence[float] | float | None, stored: int, default: tuple[float, ...]
+    key: str, value: Sequence[float] | float | None, channels: int, validity: bool, default: tuple[float, ...]
 ) -> tuple[float, ...]:
+    """One number for all channels, or one each; the channel that tells where something was measured may be left out."""
     if value is None:
         return default
     values = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
-    if len(values) not in (1, stored) or (key == "std" and min(values) <= 0):
-        raise ConfigError(f"{key} is {list(values)}; expected 1 or {stored} numbers" + ", positive" * (key == "std"))
+    if len(values) not in (1, channels, channels + validity) or (key == "std" and min(values) <= 0):
+        raise ConfigError(f"{key} is {list(values)}; expected 1 or {channels} numbers" + ", positive" * (key == "std"))
+    if validity and len(values) == channels > 1:
+        return (*values, float(key == "std"))
     return values
+
+
+def _spread(values: Sequence[float], like: Sequence[float]) -> tuple[float, ...]:
+    """One number for all as one for each of `like`."""
+    return tuple(values) * len(like) if len(values) == 1 else tuple(values)
 
 
 def checked_colour(where: str, value: Any) -> Colour:

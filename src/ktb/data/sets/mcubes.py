@@ -15,11 +15,11 @@ from typing import Any, Unpack
 import cv2
 import numpy as np
 
-from ktb.data.arrays import Array, Label, Size, Source
+from ktb.data.arrays import Array, Label, Reading, Size, Source
 from ktb.data.augment import A, RandomResizedCrop, TrainTransform, Transform, resize, resize_nearest
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
-from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, DatasetSpec, ModalitySpec
@@ -156,7 +156,7 @@ class _WithoutMargin:
     read: Reader
 
     def __call__(self, paths: Sequence[Source]) -> Reading:
-        image, valid, converted = self.read(paths)
+        image, valid, converted, *_ = self.read(paths)
         return Reading(_cut(image, paths[0]), None if valid is None else _cut(valid, paths[0]), converted)
 
 

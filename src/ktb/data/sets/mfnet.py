@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from ktb.data.arrays import Source
+from ktb.data.arrays import Reading, Source
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
-from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec

@@ -13,11 +13,11 @@ from typing import Unpack
 
 import numpy as np
 
-from ktb.data.arrays import Source
+from ktb.data.arrays import Reading, Source
 from ktb.data.lists import ListLine, read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import decode
-from ktb.data.readers.image import ImageReader, Reading
+from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader

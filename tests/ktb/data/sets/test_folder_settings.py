@@ -179,7 +179,7 @@ def test_colour_labels(root):
         ({"modalities": {"x": {"files": "{split}/x/*.png"}}}, "use {split} in the patterns of all or of none"),
         ({"modalities": {"x": {"files": "x/*", "dtype": "int8"}}}, "modalities.x: dtype is 'int8'; expected one"),
         ({"modalities": {"x": {"files": "x/*", "holes": "fill"}}}, "modalities.x: holes: fill needs a hole_value"),
-        ({"modalities": {"x": {"files": "x/*", "channels": 5}}}, "modalities.x: channels is 5; expected 1 to 4"),
+        ({"modalities": {"x": {"files": "x/*", "channels": 65}}}, "modalities.x: channels is 65; expected 1 to 64"),
         ({"modalities": {"x": {"files": "x/*", "scale": 0}}}, "dataset.modalities.x: scale is 0; expected a positive"),
         ({"modalities": {"x": {"files": "x/*", "std": [1, 2]}}}, "modalities.x: std is [1.0, 2.0]; expected 1 or 1"),
         ({"modalities": {"rgb": {"files": "x/*", "channels": 1}}}, "dataset.modalities.rgb: rgb has 3 channels"),

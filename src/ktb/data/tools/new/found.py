@@ -26,6 +26,12 @@ class Guess:
     reasons: tuple[str, ...]
 
 
+def globs_of(guess: Guess) -> list[str]:
+    """The patterns of its files, one for each file of a sample."""
+    files = guess.settings["files"]
+    return [files] if isinstance(files, str) else list(files)
+
+
 @dataclass
 class Survey:
     """What the folder holds. notes: what the user has to look at or do."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ktb.data.files import PICTURE_SUFFIXES
 from ktb.data.sets.folder_settings import SPLIT
-from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS, split_of
+from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS, band_of, split_of
 from ktb.errors import DataError
 from ktb.io import files_below, normal
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".npy")
 BESIDE = (
     ".txt",
     ".csv",
@@ -88,16 +88,18 @@ def find_files(root: Path) -> tuple[list[File], list[str]]:
     for file in files_below(root):
         path = PurePosixPath(file.relative_to(root).as_posix())
         suffix = path.suffix
-        if suffix.lower() in SUFFIXES:
+        if suffix.lower() in PICTURE_SUFFIXES:
             # One Unicode form for all names, so that names that look the same are the same.
             seen = PurePosixPath(normal(str(path)))
             found.append(File(str(path), seen.parts[:-1], seen.stem, suffix))
         elif suffix and suffix.lower() not in BESIDE:
             others[suffix.lower()] += 1
-    notes = [f"{n} files ending in {s} are not read: convert them to PNG or NPY" for s, n in sorted(others.items())]
+    notes = [
+        f"{n} files ending in {s} are not read: convert them to PNG, TIFF or NPY" for s, n in sorted(others.items())
+    ]
     if not found:
         raise DataError(
-            f"{root}: no picture in it or its folders; expected files ending in {' '.join(SUFFIXES)}"
+            f"{root}: no picture in it or its folders; expected files ending in {' '.join(PICTURE_SUFFIXES)}"
             + (f" ({'; '.join(notes)})" if notes else "")
         )
     return found, notes
@@ -166,7 +168,7 @@ def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dic
             if len(found) < len(files):  # some have the word and others do not: 1.png beside 1_mask.png
                 found = {f: m for f, m in found.items() if _means_something(m[2 if end else 1])}
             words = Counter("" if f not in found else found[f][2 if end else 1] for f in files)
-            if not found or len(words) > 6 or any(split_of(w.strip("_-.")) for w in words):
+            if not found or sum(not band_of(w) for w in words) > 6 or any(split_of(w.strip("_-.")) for w in words):
                 break
             if len(words) > 1 and not any(map(_means_something, words)):
                 break
@@ -181,7 +183,7 @@ def _affixes(files: Sequence[File], rest: Mapping[File, tuple[str, ...]]) -> dic
 
 
 def _means_something(word: str) -> bool:
-    return Kind((word,), {}).says((*LABEL_WORDS, *RGB_WORDS, *ALL_X_WORDS))
+    return band_of(word) is not None or Kind((word,), {}).says((*LABEL_WORDS, *RGB_WORDS, *ALL_X_WORDS))
 
 
 def pattern_of(kind: Kind, level: int | None, split_level: int | None) -> str | None:

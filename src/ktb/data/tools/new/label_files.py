@@ -10,7 +10,7 @@ import numpy as np
 
 from ktb.data.arrays import Array
 from ktb.data.files import read_bytes
-from ktb.data.readers import png
+from ktb.data.readers import extras
 from ktb.data.readers.decode import decode
 from ktb.data.readers.label import whole_numbers
 from ktb.data.readers.label_palettes import Palette, colours_of
@@ -60,12 +60,12 @@ def look_at_label(path: Path) -> LabelSeen:
 def _look(path: Path) -> LabelSeen:
     data = read_bytes(path)
     stored = decode(path, data=data, lossless=True)
-    alpha = png.alpha(data, stored)
+    alpha = extras.alpha(data, stored)
     visible = np.ones(stored.shape[:2], bool) if alpha is None else alpha > 0
     smooth = alpha is not None and bool((visible & (alpha < np.iinfo(alpha.dtype).max)).any())
     if smooth:  # values between are not understood, so nothing counts as hidden
         visible[:] = True
-    pixels = stored[..., None] if stored.ndim == 2 else stored[..., :-1] if png.has_alpha(data) else stored
+    pixels = stored[..., None] if stored.ndim == 2 else stored[..., :-1] if extras.has_alpha(data) else stored
     channels = pixels.shape[2]
     palette = colours_of(data)
     ids, colours = None, None
@@ -93,7 +93,7 @@ def _look(path: Path) -> LabelSeen:
         ids=counted,
         colours=by_colour,
         channels=channels,
-        has_alpha=png.has_alpha(data),
+        has_alpha=extras.has_alpha(data),
         size=(stored.shape[0], stored.shape[1]),
         palette=palette,
         hidden=below,

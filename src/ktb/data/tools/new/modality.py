@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,15 @@ import numpy as np
 from ktb.data.arrays import Array
 from ktb.data.tools.new.found import Guess
 from ktb.data.tools.new.stats import Stats
+from ktb.data.tools.new.words import band_of
 
 
-def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
+def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
     """How the values of a modality are stored and what they mean.
 
     Args:
         name: of the modality.
-        pattern: that finds its files.
+        pattern: that finds its files; several where a sample has several.
         stats: what some of them hold.
     """
     settings: dict[str, Any] = {"files": pattern}
@@ -51,7 +53,22 @@ def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
         return Guess(name, settings, tuple(reasons))
 
     values = stats.values
-    if stats.not_finite:
+    tags = {tag for tag in stats.nodata if tag is not None and not np.isnan(tag)}
+    if len(tags) > 1 or (tags and stats.not_finite):
+        settings |= {"hole_value": "nodata", "dtype": "float32"}
+        dtype = "float32"
+        reasons.append(
+            f"no measurement by the files' own tags (GDAL_NODATA): {', '.join(f'{tag:g}' for tag in sorted(tags))}"
+            + ", and NaN" * bool(stats.not_finite)
+        )
+        values = values[~np.isin(values, list(tags))]
+    elif tags:
+        tag = tags.pop()
+        settings["hole_value"] = tag
+        lacking = values == (np.float32(tag) if dtype == "float32" else tag)
+        reasons.append(f"{tag:g} is no measurement by the files' own tag (GDAL_NODATA): {lacking.mean():.1%} of pixels")
+        values = values[~lacking]
+    elif stats.not_finite or stats.nodata - {None}:
         settings["hole_value"] = float("nan")
         reasons.append(f"NaN or infinity in {stats.not_finite:.1%} of pixels: no measurement")
     elif (hole := _hole(values)) is not None:
@@ -64,15 +81,35 @@ def guess_modality(name: str, pattern: str, stats: Stats) -> Guess:
         values = rest
     if "hole_value" in settings:
         settings["holes"] = "zero"
+    if shown := _natural_colours(channels, pattern):
+        settings["show"] = shown
+        reasons.append(f"pictures show the bands {', '.join(map(str, shown))} as red, green and blue")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     reasons.insert(1, f"values {low:g} to {high:g}")
-    scale = _scale(dtype, max(abs(low), abs(high)))
+    scale = scale_of(dtype, max(abs(low), abs(high)))
     if scale is not None:
         settings["scale"] = scale
         reasons.append(f"divided by {scale:g}, so that about 1 is the most")
     if low < 0:
         reasons.append("negative values stay negative; mean and std move them")
     return Guess(name, settings, tuple(reasons))
+
+
+def _natural_colours(channels: int, pattern: str | list[str]) -> list[int] | None:
+    """Numbers of the bands that are red, green and blue, as far as the number of bands or their names say it."""
+    if isinstance(pattern, list):
+        places: dict[tuple[int, str], int] = {}
+        for i, glob in enumerate(pattern, 1):
+            bands = [b for b in map(band_of, re.split(r"[/._*-]+", glob)) if b]
+            if bands:
+                places[bands[-1]] = i
+        by_name = [band_of(word) for word in ("red", "green", "blue")]
+        by_number = [(4, ""), (3, ""), (2, "")]  # as Sentinel-2 and Landsat 8 and 9 number them
+        for wanted in (by_name, by_number):
+            if all(band in places for band in wanted):
+                return [places[band] for band in wanted if band is not None]
+        return None
+    return [4, 3, 2] if channels in (12, 13) else None  # Sentinel-2, level 2A and 1C
 
 
 def _bits(dtypes: set[str]) -> str:
@@ -94,8 +131,13 @@ def _hole(values: Array) -> float | None:
     return None
 
 
-def _scale(dtype: str, most: float) -> float | None:
-    """What values up to `most` are divided by; None where the default of the type fits."""
+def scale_of(dtype: str, most: float) -> float | None:
+    """What values up to `most` are divided by; None where the default of the type fits.
+
+    Args:
+        dtype: of the modality's settings.
+        most: largest absolute value.
+    """
     if dtype == "uint8" or (dtype == "float32" and 0.2 <= most <= 1.05):
         return None
     if dtype == "uint16" and most > 32767:

@@ -15,9 +15,14 @@ from rich.table import Table
 from ktb.data.readers.decode import MAX_PIXELS
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.new.found import Survey, module_settings
+from ktb.data.tools.new.moments import standardise
 from ktb.data.tools.new.recipe import guess_recipe
+from ktb.data.tools.new.watching import Watch, plain_watch
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.io import atomic_file
+
+LONG = 160
+"""Settings of a modality that need more characters are written one per line."""
 
 
 def new_file(name: str, folder: Path) -> Path:
@@ -41,13 +46,17 @@ def new_file(name: str, folder: Path) -> Path:
     return path
 
 
-def write_yaml(found: Survey, name: str, folder: Path) -> Path:
+def write_yaml(
+    found: Survey, name: str, folder: Path, *, watch: Watch = plain_watch, workers: int | None = None
+) -> Path:
     """Write the configuration, and lists beside it where they are needed.
 
     Args:
         found: what the folder holds.
         name: of the data set.
         folder: of configurations.
+        watch: shows the progress of reading the training split.
+        workers: processes that read it; None: one per core.
 
     Returns:
         The file, `folder`/dataset/`name`.yaml.
@@ -67,7 +76,9 @@ def write_yaml(found: Survey, name: str, folder: Path) -> Path:
                     temporary.write_text("".join(f"{key}\n" for key in keys), encoding="utf-8")
                 found.splits[split] = str(target)
         with suppress(KTBError):  # `ktb-data check` or training will say why the data cannot be opened
-            found.recipe = guess_recipe(FolderDataModule(**module_settings(found)))
+            data = FolderDataModule(**module_settings(found))
+            standardise(found, data, watch, workers)
+            found.recipe = guess_recipe(data)
         with atomic_file(path) as temporary:
             temporary.write_text(_yaml(found, name, folder), encoding="utf-8")
     except OSError as error:
@@ -114,8 +125,15 @@ def _yaml(found: Survey, name: str, folder: Path) -> str:
     for guess in found.modalities:
         lines += [f"  # {reason}" for reason in guess.reasons]
         if guess.settings.get("holes"):
-            lines.append("  # holes: zero | fill (from the pixels around) | validity (one more channel that tells)")
-        lines.append(f"  {guess.name}: {_flow(guess.settings)}")
+            lines.append(
+                "  # holes: mean (0 after normalisation, as what is padded in training) | zero | fill (from the pixels "
+                "around) | validity (as zero, one more channel tells)"
+            )
+        line = f"  {guess.name}: {_flow(guess.settings)}"
+        if len(line) > LONG:
+            line = f"  {guess.name}:"
+            line += "".join(f"\n    {key}: {_flow(value)}" for key, value in _whole(guess.settings).items())
+        lines.append(line)
     lines += [
         "",
         *(f"# {reason}" for reason in found.label.reasons),
@@ -146,7 +164,12 @@ def _yaml(found: Survey, name: str, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _whole(settings: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers without a point."""
+    return {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in settings.items()}
+
+
 def _flow(value: Any) -> str:
     if isinstance(value, dict):
-        value = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in value.items()}
+        value = _whole(value)
     return yaml.safe_dump(value, default_flow_style=True, width=10**9, sort_keys=False).removesuffix("\n...\n").strip()

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ktb.data.readers.limits import MAX_CHANNELS
+from ktb.data.tools.new.bands import band_groups, name_of, together
 from ktb.data.tools.new.class_names import ClassNames
 from ktb.data.tools.new.found import Guess
 from ktb.data.tools.new.kinds import File, Kind, example
@@ -158,13 +160,13 @@ def guess_modalities(
 
     def colourful(k: Kind) -> bool:
         s = stats[id(k)]
-        if not k.says(RGB_WORDS) and example(k).endswith(".npy"):
-            return False  # channels of some sensor: colours in NPY files would be named so
+        if s.arrays and not k.says(RGB_WORDS):
+            return False  # channels of some sensor: colours in such files would be named so
         if s.one_channel and len(s.channels) > 1 and not k.says(RGB_WORDS):
             return False
         return bool(s.channels & {3, 4}) and not s.grey and s.dtypes <= {"uint8", "uint16"}
 
-    usable = [k for k in kinds if max(stats[id(k)].channels) <= 4]
+    usable = [k for k in kinds if max(stats[id(k)].channels) <= MAX_CHANNELS]
     colour = [k for k in usable if colourful(k)]
     rgb = next(
         (k for word in RGB_WORDS for k in colour if k.says([word]) and not k.says(ALL_X_WORDS)),
@@ -176,13 +178,18 @@ def guess_modalities(
     for k in kinds:
         if k not in usable:
             counts = " and ".join(map(str, sorted(stats[id(k)].channels)))
-            notes.append(f"{example(k)} and others like it have {counts} channels and are left out: convert them first")
+            remedy = "convert them first" if len(stats[id(k)].channels) > 1 else "choose some by hand: bands"
+            notes.append(f"{example(k)} and others like it have {counts} channels and are left out: {remedy}")
     if not usable:
-        raise DataError(f"{root}: no modality whose files have one number of channels, 1 to 4; convert them first")
+        raise DataError(
+            f"{root}: no modality whose files have one number of channels, 1 to {MAX_CHANNELS}; convert them first"
+        )
     guesses: list[Guess] = []
     taken = {"label", "rgb"}
-    known = Counter(_sensor_named(k) for k in usable if k is not rgb)
-    for k in sorted(usable, key=lambda k: k is not rgb):
+    groups = band_groups([k for k in usable if k is not rgb], stats)
+    single = [k for k in usable if not any(k in group for group in groups)]
+    known = Counter(_sensor_named(k) for k in single if k is not rgb)
+    for k in sorted(single, key=lambda k: k is not rgb):
         s, pattern = stats[id(k)], patterns[id(k)]
         name = (
             "rgb"
@@ -198,6 +205,20 @@ def guess_modalities(
             taken.add(x)
             reasons = ("the fourth channel of the colour pictures varies: another sensor's picture, as in MFNet",)
             guesses.append(Guess(x, {"files": pattern, "pick": [3]}, reasons))
+    for group in groups:
+        name = _name([name_of(group), "bands"], taken)
+        taken.add(name)
+        guess = guess_modality(name, [patterns[id(k)] for k in group], together(group, stats))
+        why_together = [
+            f"{len(group)} files per sample, a band each, by their names: {', '.join(k.title for k in group)}"
+        ]
+        sizes = {k.title: next(iter(stats[id(k)].sizes)) for k in group}
+        if len(set(sizes.values())) > 1:
+            why_together.append(
+                f"the finest comes first, as the others are resized to it: "
+                f"{', '.join(f'{title} {h}x{w}' for title, (h, w) in sizes.items())}"
+            )
+        guesses.append(Guess(name, guess.settings, (*why_together, *guess.reasons)))
     return guesses
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from ktb.data.globs import match_files
 from ktb.data.lists import read_list
 from ktb.data.sets.folder import FolderDataModule
+from ktb.data.sets.folder_pairing import parts_of
 from ktb.data.sets.folder_settings import SPLIT
-from ktb.data.tools.new.found import Guess, Survey, module_settings
+from ktb.data.tools.new.found import Guess, Survey, globs_of, module_settings
 from ktb.data.tools.new.words import SPLIT_WORDS, split_of
 from ktb.data.tree import Tree
 from ktb.errors import DataError, KTBError
@@ -33,7 +34,11 @@ def find_splits(found: Survey, split_level: int | None) -> None:
     tree = Tree(found.root)
     guesses = (*found.modalities, found.label)
     # The key holds the split's folder too, so one name may occur in several splits.
-    matches = {g.name: match_files(tree, g.settings["files"].replace(SPLIT, "*")) for g in guesses}
+    matches = {
+        part: match_files(tree, glob.replace(SPLIT, "*"))
+        for guess in guesses
+        for part, glob in zip(parts_of(guess.name, len(globs_of(guess))), globs_of(guess), strict=True)
+    }
     complete = set.intersection(*(set(files) for files in matches.values()))
     if not complete:
         raise DataError(f"{found.root}: no sample has all of {', '.join(matches)}; expected names that run parallel")
@@ -68,7 +73,7 @@ def _by_folder(found: Survey, matches: Mapping[str, Mapping[str, str]], complete
     within = {split: {key for key, folder in folder_of.items() if folder in folders[split]} for split in folders}
     samples = {split: keys & complete for split, keys in within.items()}
     if "test" in folders and not within["test"] & matches["label"].keys():
-        pictures = set.intersection(*(set(matches[guess.name]) for guess in found.modalities))
+        pictures = set.intersection(*(set(files) for part, files in matches.items() if part != "label"))
         samples["test"] = within["test"] & pictures
         if samples["test"]:
             found.notes.append(
@@ -106,7 +111,8 @@ def _by_folder(found: Survey, matches: Mapping[str, Mapping[str, str]], complete
 
 def _without_splits(guess: Guess) -> Guess:
     """The same guess with a pattern that finds the files of all splits."""
-    return replace(guess, settings=guess.settings | {"files": guess.settings["files"].replace(SPLIT, "*")})
+    globs = [glob.replace(SPLIT, "*") for glob in globs_of(guess)]
+    return replace(guess, settings=guess.settings | {"files": globs if len(globs) > 1 else globs[0]})
 
 
 def _parted(root: Path, keys: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ktb.data.arrays import Array
+from ktb.data.files import read_bytes
+from ktb.data.readers import png, tiff
 from ktb.data.readers.decode import decode
 from ktb.data.readers.image import as_grey
 from ktb.data.tools.new.kinds import File
 from ktb.data.tools.new.label_files import MOST
 from ktb.data.tools.new.labels import MAX_COLOURS
 
+JPEG = b"\xff\xd8\xff"
+PICTURES = (JPEG, png.SIGNATURE)
+"""First bytes of files that are pictures, whatever their values."""
 LOOKED_AT = 16
 """Files of a modality whose values are looked at; labels are read all, up to `MAX_LABELS`."""
 
 
 @dataclass
 class Stats:
-    """What some files of a kind hold. values: a sample of all finite ones, of the first three channels; most: the
-    largest of all."""
+    """What some files of a kind hold. values: a sample of all finite ones (of two to four channels, without a fourth);
+    most: the largest of all."""
 
     dtypes: set[str]
     channels: set[int]
@@ -42,6 +47,10 @@ class Stats:
     codes: Counter[Any]
     """Id or colour → how many of the files have it."""
     most: float = 0.0
+    nodata: set[float | None] = field(default_factory=set)
+    """What the files' own tags name as the value that means "no measurement"; None of those without a tag."""
+    arrays: bool = False
+    """Arrays rather than pictures: NPY, NPZ, OpenEXR, or TIFF of more than 8 bits."""
 
 
 def look_at(root: Path, files: Sequence[File]) -> Stats:
@@ -58,17 +67,21 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
     values, bad, total = [], 0, 0
     stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, True, False, True, True, Counter())
     for f in chosen:
-        image = decode(root / f.path, expand_palette=True)
-        stored = decode(root / f.path)
+        data = read_bytes(root / f.path)
+        image = decode(root / f.path, expand_palette=True, data=data)
+        stored = decode(root / f.path, data=data)
+        picture = data.startswith(PICTURES) or (tiff.is_tiff(data) and image.dtype == np.uint8)
+        stats.arrays |= not picture
+        stats.nodata.add(tiff.nodata(data) if tiff.is_tiff(data) else None)
         image = image[..., None] if image.ndim == 2 else image
         stats.dtypes.add(image.dtype.name)
         stats.channels.add(image.shape[2])
         stats.sizes[image.shape[0], image.shape[1]] += 1
-        colour = image[..., :3]
+        colour = image[..., :3] if image.shape[2] <= 4 else image
         stats.grey &= image.shape[2] >= 3 and bool((colour == colour[..., :1]).all())
         stats.one_channel &= as_grey(image).shape[2] == 1
         stats.alpha |= image.shape[2] == 4 and bool((image[..., 3] != image[0, 0, 3]).any())
-        step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / 20_000)))
+        step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] * colour.shape[2] / 60_000)))
         sample = colour[::step, ::step].astype(np.float64)
         finite = np.isfinite(sample)
         bad, total = bad + int((~finite).sum()), total + finite.size
@@ -78,7 +91,7 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         codes = _codes(stored)
         changes = float((codes[:, 1:] != codes[:, :-1]).mean()) if codes.shape[1] > 1 else 0.0
         whole = stored.dtype.kind in "ui" or bool((np.isfinite(stored) & (np.rint(stored) == stored)).all())
-        stats.patches &= whole and changes < 0.1 and f.suffix.lower() in (".png", ".npy")
+        stats.patches &= whole and changes < 0.1 and not data.startswith(JPEG) and image.shape[2] <= 4
         different = np.unique(codes).tolist() if stats.patches else []
         stats.labelled &= stats.patches and len(different) <= MAX_COLOURS
         stats.codes.update(different[:MOST])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,32 +14,26 @@ from ktb.data.files import similar
 from ktb.data.readers.decode import MAX_PIXELS, pixel_limit
 from ktb.data.resizing import ASPECT_TOLERANCE, aspect_difference
 from ktb.data.tools.new.class_names import ClassNames, read_class_names
-from ktb.data.tools.new.found import Guess, Survey
+from ktb.data.tools.new.found import Guess, Survey, globs_of
 from ktb.data.tools.new.kinds import Kind, example, find_files, find_kinds, pattern_of, split_level_of
 from ktb.data.tools.new.label_files import LabelSeen, look_at_label
 from ktb.data.tools.new.labels import guess_labels
 from ktb.data.tools.new.roles import choose_label, given_label, guess_modalities, richness
 from ktb.data.tools.new.splits import find_splits
 from ktb.data.tools.new.stats import Stats, look_at
+from ktb.data.tools.new.watching import Watch, plain_watch
 from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS
-from ktb.data.tools.parallel import Outcome, parallel
+from ktb.data.tools.parallel import parallel
 from ktb.errors import DataError
 
-Watch = Callable[[Iterator[Outcome], int, str], Iterable[Outcome]]
-"""Wraps outcomes that are about to come: their iterator, how many, what they are; for a progress bar."""
-
 MAX_LABELS = 5000
-
-
-def _plain_watch(outcomes: Iterator[Outcome], total: int, title: str) -> Iterable[Outcome]:
-    return outcomes
 
 
 def survey(
     root: Path,
     *,
     label_files: str | None = None,
-    watch: Watch = _plain_watch,
+    watch: Watch = plain_watch,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Survey:
@@ -93,9 +87,13 @@ def _survey(root: Path, label_files: str | None, watch: Watch, workers: int | No
     if names.source:
         meant.reasons.append(f"names from {names.source}")
     sizes = Counter(s.size for s in seen)
-    resized = _note_sizes(partners, stats, sizes, modalities[0].name, notes)
+    # Files of one modality beside its first are resized to that one, whatever the size of labels.
+    beside = {glob for guess in modalities for glob in globs_of(guess)[1:]}
+    alone = [k for k in partners if patterns[id(k)] not in beside]
+    resized = _note_sizes(alone, stats, sizes, modalities[0].name, notes)
     if resized:  # crops are cut from the first modality
-        sizes = next(stats[id(k)].sizes for k in partners if patterns[id(k)] == modalities[0].settings["files"])
+        first = globs_of(modalities[0])[0]
+        sizes = next(stats[id(k)].sizes for k in partners if patterns[id(k)] == first)
     found = Survey(
         root=root,
         modalities=modalities,
