@@ -83,13 +83,14 @@ def write_eighteen(root: Path, stem: str, image: Array, label: Array, measured: 
 
 
 def write_files(root: Path, stem: str, image: Array, label: Array, measured: Array) -> None:
-    """A file for each of four bands, the last of half the resolution."""
+    """A file for each of four bands, the last of half the resolution, 0 by their tags where nothing was measured."""
     stored = np.where(measured[..., None], (image * 4000).round(), 0).astype(np.uint16)
     for i, band in enumerate(("b02", "b03", "b04", "b11")):
         plane = stored[..., i] if band != "b11" else stored[::2, ::2, i]
         tifffile.imwrite(
-            root / band / f"{stem}.tif", np.ascontiguousarray(plane), photometric="minisblack", metadata=None
-        )
+            root / band / f"{stem}.tif", np.ascontiguousarray(plane), photometric="minisblack", metadata=None,
+            extratags=[(NODATA, "s", 0, "0", True)],
+        )  # fmt: skip
     Image.fromarray(label).save(root / "label" / f"{stem}.png")
 
 

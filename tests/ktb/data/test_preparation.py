@@ -38,13 +38,43 @@ class Program:
     """Prepares one modality as its steps say. It knows nothing of ktb."""
 
     def __init__(self, arrays: list[Array], size: tuple[int, int]) -> None:
-        parts = [a[..., None] if a.ndim == 2 else a for a in arrays]
-        self.x = np.concatenate(parts, axis=2)
+        self.parts = [a[..., None] if a.ndim == 2 else a for a in arrays]
+        self.unequal = len({part.shape[:2] for part in self.parts}) > 1
+        if not self.unequal:
+            self.x = np.concatenate(self.parts, axis=2)
         self.valid: Array | None = None
         self.size = size
         self.bytes = False
 
+    def mark_no_data(self) -> None:
+        """`array_in` did, as it reads the tags."""
+
+    def stack_files(self, holes: float | str | None) -> None:
+        height, width = self.parts[0].shape[:2]
+        stacked = []
+        for part in self.parts:
+            if part.shape[:2] != (height, width) and holes is None:
+                part = cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+            elif part.shape[:2] != (height, width):
+                mask = (np.isfinite(part) if holes == "nan" else part != holes).all(2)
+                values = np.where(mask[..., None], part, 0).astype(np.float32)
+                values, weight = (
+                    cv2.resize(a, (width, height), interpolation=cv2.INTER_LINEAR)
+                    for a in (values, mask.astype(np.float32))
+                )
+                mean = (values / np.maximum(weight, 0.5))[..., None]
+                mean = mean if part.dtype.kind == "f" else np.rint(mean)
+                part = np.where((weight >= 0.5)[..., None], mean, np.nan if holes == "nan" else holes).astype(
+                    part.dtype
+                )
+            stacked.append(part)
+        self.x = np.concatenate(stacked, axis=2)
+
     def take(self, factors: dict[str, float], others: bool) -> None:
+        if self.unequal:  # to be stacked
+            assert len(factors) == (not others)
+            self.parts = [part if factors else part.astype(np.float32) for part in self.parts]
+            return
         name = self.x.dtype.name
         assert name in factors or others
         self.bytes = "uint8" in factors and not others
@@ -175,7 +205,7 @@ class Program:
         self.always_weighed = any(step["do"] == "append validity" for step in steps)
         for step in steps:
             settings = {key: value for key, value in step.items() if key != "do"}
-            getattr(self, step["do"].replace(" ", "_"))(**settings)
+            getattr(self, step["do"].replace(" ", "_").replace("-", "_"))(**settings)
         return self.x.transpose(2, 0, 1)
 
 
@@ -231,6 +261,7 @@ def test_every_number_of_a_step_is_in_its_words() -> None:
         {"do": "pick", "channels": [3, 1]},
         {"do": "multiply and add", "factor": [0.229], "add": [123.675]},
         {"do": "find holes", "value": 7},
+        {"do": "stack files", "holes": -9999.0},
         {"do": "plane", "range": 20000.0},
         {"do": "percentiles", "low": 3.0, "high": 97.0, "every": 4},
         {"do": "resize", "short_side": 480, "multiple_of": 32, "weigh_holes": True},
@@ -249,6 +280,9 @@ def test_every_number_of_a_step_is_in_its_words() -> None:
                     assert (part if isinstance(part, str) else f"{part:.9g}") in words, (step, part)
     assert in_words({"do": "fill holes", "round": True}) != in_words({"do": "fill holes", "round": False})
     assert "NaN or infinite" in in_words({"do": "find holes", "value": "nan"})
+    assert "else NaN" in in_words({"do": "stack files", "holes": "nan"})
+    assert "holes" not in in_words({"do": "stack files", "holes": None})
+    assert "GDAL_NODATA" in in_words({"do": "mark no-data"})
     assert in_words({"do": "resize"}) == "{'do': 'resize'}"
     assert in_words({"do": "polish"}) == "{'do': 'polish'}"
 

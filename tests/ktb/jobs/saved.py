@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
 
@@ -49,8 +50,18 @@ OWN_CASES = {
     "bytes": "dtype: uint8, hole_value: 0, holes: fill",
     "bytes with holes": "dtype: uint8, hole_value: 0",
     "picked": "channels: 2, pick: [2, 0], mean: [0.5, 0.4], std: [0.2, 0.3]",
+    "mean": f"{_HOLES}, holes: mean, scale: 5000, mean: 0.4, std: 0.1",
+    "bytes mean": "dtype: uint8, hole_value: 0, holes: mean, mean: 0.3, std: 0.2",
+    "bands": f"{_HOLES}, tif, bands: [7, 1, 3], scale: [5000, 900, 70], mean: [0.2, 0.4, 0.3], std: [0.1, 0.2, 0.3]",
+    "bands mean": f"{_HOLES}, tif, channels: 7, holes: mean, mean: 0.05, std: 0.02",
+    "bands validity": f"{_HOLES}, tif, channels: 7, holes: validity, mean: [{', '.join(['0.05'] * 7)}], std: 0.02",
+    "bands nodata": "dtype: float32, tif, channels: 7, hole_value: nodata, holes: mean, scale: 4000, mean: 0.3",
+    "files": f"{_HOLES}, parts, holes: mean, scale: 5000, mean: [0.1, 0.2, 0.3], std: 0.2",
+    "files float": "dtype: float32, parts, hole_value: nan, holes: fill, scale: 5000",
+    "files whole": "dtype: uint16, parts, scale: 5000",
 }
-"""Settings of the modality x of a data set of the user's own."""
+"""Settings of the modality x of a data set of the user's own. The words tif and parts are none: the first stands for
+seven bands in a TIFF file, the second for three files per sample that differ in size."""
 
 
 def own_data(root: Path, x: str, more: str = "") -> list[str]:
@@ -71,18 +82,50 @@ def own_data(root: Path, x: str, more: str = "") -> list[str]:
             stored = rgb[::-1]
         else:
             stored = np.where(hole, 0, depth / 16).astype(np.uint8)
-        for folder, array in (("rgb", rgb), ("x", stored), ("label", (rgb[..., 0] > 128).astype(np.uint8))):
+        if "tif" in x:
+            bands = depth[..., None] / (1, 2, 4, 30, 3, 8, 5) + rng.normal(0, 3, (*depth.shape, 7))
+            _write_bands(root / "x", i, bands, hole, "float32" if "float32" in x else "uint16")
+        elif "parts" in x:
+            for part, size in enumerate(((60, 45), (37, 28), (120, 90))):
+                plane = cv2.resize(depth / (1 + part), size, interpolation=cv2.INTER_AREA)
+                lacking = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+                nothing = np.nan if "float32" in x else 0
+                plane = np.where(lacking & ("hole" in x), nothing, plane).astype(
+                    "float32" if "float32" in x else "uint16"
+                )
+                (root / f"x{part}").mkdir(exist_ok=True, parents=True)
+                tifffile.imwrite(root / f"x{part}" / f"{i}.tif", plane)
+        x_too = [] if "tif" in x or "parts" in x else [("x", stored)]
+        for folder, array in (("rgb", rgb), *x_too, ("label", (rgb[..., 0] > 128).astype(np.uint8))):
             (root / folder).mkdir(parents=True, exist_ok=True)
             if array.dtype == np.float32:
                 np.save(root / folder / f"{i}.npy", array)
             else:
                 Image.fromarray(array).save(root / folder / f"{i}.png")
-    suffix = "npy" if "float32" in x else "png"
+    files = "x/*.tif" if "tif" in x else "x/*.npy" if "float32" in x else "x/*.png"
+    patterns = "['x0/*.tif', 'x1/*.tif', 'x2/*.tif']" if "parts" in x else f"'{files}'"
+    x = x.replace(", tif", "").replace(", parts", "")
     return [
         "dataset=folder", f"dataset.root={root}", "dataset.classes=[a,b,c]", "dataset.splits={train: 0.5, val: 0.5}",
-        f"dataset.modalities={{rgb: {{files: 'rgb/*.png'}}, x: {{files: 'x/*.{suffix}', {x}}}}}",
+        f"dataset.modalities={{rgb: {{files: 'rgb/*.png'}}, x: {{files: {patterns}, {x}}}}}",
         "dataset.label={files: 'label/*.png'}", *([more] if more else []),
     ]  # fmt: skip
+
+
+def _write_bands(folder: Path, i: int, bands: np.ndarray, hole: np.ndarray, dtype: str) -> None:
+    """Seven bands in a TIFF file; floats have the file's own value for no data, by its tag."""
+    nodata = 0 if dtype == "uint16" else -9999.5 - i
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = np.where(hole[..., None], nodata, bands).astype(dtype)
+    tag = [(42113, "s", 0, str(nodata), True)] if dtype == "float32" else []
+    tifffile.imwrite(
+        folder / f"{i}.tif",
+        stored,
+        photometric="minisblack",
+        planarconfig="contig",
+        compression="deflate",
+        extratags=tag,
+    )
 
 
 def fixture_data(root: Path, name: str, layout: str, setting: str) -> list[str]:
@@ -115,9 +158,13 @@ def files_of_first(data: RGBXDataModule) -> dict[str, tuple[Path, ...]]:
 
 
 def array_in(file: Path) -> np.ndarray:
-    """What a sensor would have given a program: read without ktb, RGB in this order."""
+    """What a sensor would have given a program: read without ktb, RGB in this order; NaN where a tag says no data."""
     if file.suffix == ".npy":
         return np.load(file)
+    if file.suffix == ".tif":
+        with tifffile.TiffFile(file) as tif:
+            stored, tag = tif.asarray(), tif.pages.first.tags.valueof(42113)
+        return stored if tag is None else np.where(stored == np.float32(tag), np.float32(np.nan), stored)
     image: Any = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     return image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
 

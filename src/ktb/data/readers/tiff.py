@@ -198,6 +198,8 @@ def has_alpha(data: bytes) -> bool:
 
 def nodata(data: bytes) -> float | None:
     """The value that means "no measurement" by the file's own tag GDAL_NODATA; None where there is no such tag."""
+    if not is_tiff(data):
+        return None
     with suppress(Exception), _opened(data) as file:
         text = cast(Any, file.pages.first).tags.valueof(_NODATA)
         return None if text is None else float(str(text).strip("\0 "))

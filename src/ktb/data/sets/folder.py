@@ -7,6 +7,7 @@ classes are. `conf/dataset/folder.yaml` lists all settings, `conf/dataset/pothol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Unpack
 
@@ -15,9 +16,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from ktb.data import timestamps
+from ktb.data.files import read_bytes
 from ktb.data.globs import match_files
 from ktb.data.label_size import LabelSizes, known, measure
 from ktb.data.module import Loading, RGBXDataModule
+from ktb.data.readers import tiff
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.label_palettes import LabelPalettes
 from ktb.data.resizing import Resizing
@@ -103,7 +106,8 @@ class FolderDataModule(RGBXDataModule):
             for key, settings in modalities.items()
         }
         self._label = checked_settings(FolderLabel, label, "dataset.label")
-        self._readers = {key: named(f"dataset.modalities.{key}", m.reader, key) for key, m in self._modalities.items()}
+        readers = {key: named(f"dataset.modalities.{key}", m.reader, key) for key, m in self._modalities.items()}
+        self._readers = {k: r if resize is not None else replace(r, resize_files=False) for k, r in readers.items()}
         self._check_splits()
         names, colours = _names_and_colours(classes, palette)
         spec = DatasetSpec(
@@ -159,7 +163,7 @@ class FolderDataModule(RGBXDataModule):
         )
         if not samples.labelled:
             samples.without_label = self.label_sizes or self._label_sizes_of_training()
-        samples.notes = [*pool.notes, *self._sizes(samples)]
+        samples.notes = [*pool.notes, *self._sizes(samples), *self._unheeded_tags(samples)]
         if not samples.labelled:
             samples.notes.append(
                 f"no sample has a label ({self._globs('label', split)['label']}): there are no scores, and evaluation "
@@ -203,6 +207,24 @@ class FolderDataModule(RGBXDataModule):
             f"resized to {height}x{width} (height x width) of the {'label' if self.resize == 'label' else streams[0]}: "
             f"{', '.join(texts)} ({how}; dataset.resize={self.resize}; first sample)"
         ]
+
+    def _unheeded_tags(self, samples: FileSamples) -> list[str]:
+        """In words, which modalities have values that their files' own tags call no data, and that nobody declared."""
+        lines = []
+        undeclared = [m.name for m in self.modalities if self._modalities[m.name].hole_value is None]
+        for name in (name for name in undeclared if name != "rgb"):
+            for file in samples.entries[0].files[name]:
+                try:
+                    value = tiff.nodata(read_bytes(self.root / file))
+                except DataError:  # reported when training reads it
+                    continue
+                if value is not None:
+                    lines.append(
+                        f"{self.root / file}: says by its tag (GDAL_NODATA) that {value:g} is no measurement, but "
+                        f"{name} has no hole_value; correct it: hole_value: {value:g}"
+                    )
+                    break
+        return lines
 
     @property
     def _by_folder(self) -> bool:

@@ -110,6 +110,8 @@ class FolderModality:
         mean = _per_channel("mean", self.mean, channels, validity, IMAGENET_MEAN if rgb else (0.0,))
         std = _per_channel("std", self.std, channels, validity, IMAGENET_STD if rgb else (1.0,))
         scales = (255.0,) if self._reduced(name) else self._scales(name)
+        if self.normalise != "fixed":
+            scales = (1.0,)
         scale = max(scales)
         if len(scales) > 1:
             # One scale for all, and the difference in mean and std: (x / s - m) / d = (x / S - m·s / S) / (d·s / S).
@@ -121,7 +123,7 @@ class FolderModality:
         return ModalitySpec(
             name,
             channels=3 if stored == 1 else stored,
-            scale=scale if self.normalise == "fixed" else 1.0,
+            scale=scale,
             mean=mean,
             std=std,
             title=self.title,

@@ -14,7 +14,7 @@ from tests.ktb.data.readers.common_checks import RNG, message
 
 
 def written(path: Path, channels: dict[str, np.ndarray], compression: object = OpenEXR.ZIP_COMPRESSION) -> Path:
-    OpenEXR.File({"compression": compression, "type": OpenEXR.scanlineimage}, channels).write(str(path))
+    OpenEXR.File({"compression": compression, "type": OpenEXR.scanlineimage}, dict(channels)).write(str(path))
     return path
 
 

@@ -56,6 +56,22 @@ def test_pictures_of_modalities():
     np.testing.assert_array_equal(shown[-1, -1], [253, 231, 36])
 
 
+def test_pictures_of_many_bands_show_three_of_them_each_stretched_on_its_own():
+    ramp = torch.linspace(0, 1, 100).reshape(10, 10)
+    bands = torch.stack([ramp * 10**i if i % 2 else 7 - ramp * i for i in range(13)])
+    bands[:, 0, 0] = float("nan")
+    x = ModalitySpec("x", channels=13, shown=(3, 2, 1))
+    shown = to_picture(bands, x)
+    np.testing.assert_array_equal(shown[0, 0], [0, 0, 0])  # nothing was measured
+    np.testing.assert_array_equal(shown[-1, -1], [255, 0, 255])
+    np.testing.assert_array_equal(shown[0, 1], [0, 255, 0])
+    np.testing.assert_array_equal(shown, to_picture(bands[[3, 2, 1, 0]], ModalitySpec("x", channels=4)))
+    usual = to_picture(bands, ModalitySpec("x", channels=13))
+    np.testing.assert_array_equal(usual, to_picture(bands, ModalitySpec("x", channels=13, shown=(12, 6, 0))))
+    one = to_picture(bands, ModalitySpec("x", channels=13, shown=(5,)))
+    np.testing.assert_array_equal(one, to_picture(bands[5:6], ModalitySpec("x", channels=3)))
+
+
 @pytest.fixture
 def nyu(tmp_path):
     root = make_fixture("nyu", tmp_path / "nyu", counts={"train": 5, "test": 2}, size=SIZE)

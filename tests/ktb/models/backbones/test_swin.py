@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor
 
 from ktb.models.backbones import swin
 from ktb.models.backbones.base import Tokens
-from ktb.models.backbones.swin import FrozenSwin, SwinArch, _add_branch
+from ktb.models.backbones.swin import FrozenSwin, PatchEmbed, SwinArch, _add_branch
+from ktb.weights.backbone import load_backbone
+from tests.ktb.jobs.test_finetune import NANO
 
 
 @pytest.mark.parametrize("drop_prob", [0.0, 0.5, 0.999])
@@ -79,3 +84,31 @@ def test_no_linear_is_passed_by() -> None:
             torch._foreach_div_(parameters, 3.0)
         assert (expected - unchanged).abs().max() > 1e-6
         assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 13, 18, 64])
+@pytest.mark.parametrize(
+    ("shared", "low", "high"), [(1.0, 0.99, 2.1), (0.9, 0.8, 1.9), (0.0, 0.2, 1.3)], ids=["equal", "alike", "unlike"]
+)
+def test_the_first_features_of_many_bands_have_the_scale_of_those_of_rgb(
+    channels: int, shared: float, low: float, high: float
+) -> None:
+    """With the weights that a training starts from. shared: of the bands' variance; low, high: of the filters' response
+    compared with RGB's. The norm behind the filters leaves nothing of it."""
+    torch.manual_seed(0)
+    backbone = load_backbone(FrozenSwin(NANO).spec(), "bundled", name="swin_nano").eval()
+    own, plain = cast(PatchEmbed, backbone.entry_for(channels)), cast(FrozenSwin, backbone).patch_embed
+
+    def images(bands: int) -> Tensor:
+        smooth = F.interpolate(torch.randn(8, bands + 1, 24, 32), scale_factor=4, mode="bicubic")
+        mixed = shared**0.5 * smooth[:, :1] + (1 - shared) ** 0.5 * smooth[:, 1:]
+        return mixed / mixed.std(dim=(0, 2, 3), keepdim=True)
+
+    with torch.no_grad():
+        rgb, bands = images(3), images(channels)
+        response = (own.proj(bands) - own.proj(0 * bands)).std() / (plain.proj(rgb) - plain.proj(0 * rgb)).std()
+        assert low < response < high
+        of_bands, of_rgb = backbone.embed(bands, own), backbone.embed(rgb)
+        assert of_bands.map.std() / of_rgb.map.std() == pytest.approx(1, abs=0.02)
+        first = backbone.stage(0, of_bands).map.std() / backbone.stage(0, of_rgb).map.std()
+        assert first == pytest.approx(1, abs=0.2)

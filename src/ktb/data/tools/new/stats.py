@@ -72,7 +72,7 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         stored = decode(root / f.path, data=data)
         picture = data.startswith(PICTURES) or (tiff.is_tiff(data) and image.dtype == np.uint8)
         stats.arrays |= not picture
-        stats.nodata.add(tiff.nodata(data) if tiff.is_tiff(data) else None)
+        stats.nodata.add(tiff.nodata(data))
         image = image[..., None] if image.ndim == 2 else image
         stats.dtypes.add(image.dtype.name)
         stats.channels.add(image.shape[2])
@@ -106,4 +106,4 @@ def _codes(stored: Array) -> Array:
     channels = stored[..., :3] if stored.shape[2] > 2 else stored[..., :1]
     if (channels == channels[..., :1]).all():
         return channels[..., 0]
-    return channels.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    return np.nan_to_num(channels).astype(np.int64) @ (1 << 16, 1 << 8, 1)

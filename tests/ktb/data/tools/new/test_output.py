@@ -21,7 +21,7 @@ def test_written_file(tmp_path):
     assert (written["classes"], written["splits"]) == (["class_0", "class_1"], {"train": 0.8, "val": 0.2})
     assert (written["crop"], written["batch_size"]) == ([32, 32], 4)
     assert "  # 0 in 2.9% of pixels and nothing near it" in text
-    assert "# holes: zero | fill" in text
+    assert "# holes: mean (0 after normalisation" in text
     assert max(map(len, text.splitlines())) < 400
     with pytest.raises(DataError, match=r"mine.yaml: exists already"):
         write_yaml(found, "mine", tmp_path / "conf")

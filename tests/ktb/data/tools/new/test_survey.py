@@ -42,9 +42,9 @@ def test_folders_that_say_nothing(tmp_path):
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
         look(tmp_path / "nowhere")
     (tmp_path / "a").mkdir()
-    for name in ("1.tif", "1.bmp", "2.bmp"):
+    for name in ("1.webp", "1.bmp", "2.bmp"):
         (tmp_path / "a" / name).touch()
-    unread = r"\(2 files ending in .bmp are not read: .*; 1 files ending in .tif are not read: convert them"
+    unread = r"\(2 files ending in .bmp are not read: .*; 1 files ending in .webp are not read: convert them"
     with pytest.raises(DataError, match=rf"no picture in it .* {unread}"):
         look(tmp_path)
     for i in range(3):
