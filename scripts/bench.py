@@ -322,8 +322,13 @@ class Bench:
 
     # -------------------------------------------------------------------------------------------------- cost's growth
 
-    def scaling(self, path: Path, megapixels: float) -> dict[str, list[tuple[float, float]]]:
-        """CPU seconds of a forward pass over image area, modalities and batch: numbers, and a plot at `path`."""
+    def scaling(self, path: Path, megapixels: float, size: tuple[int, int]) -> dict[str, list[tuple[float, float]]]:
+        """CPU seconds of a forward pass over image area, modalities and batch: numbers, and a plot at `path`.
+
+        Args:
+            megapixels: of the largest image.
+            size: of the images whose modalities and number grow.
+        """
         import matplotlib
 
         matplotlib.use("Agg")
@@ -331,18 +336,19 @@ class Bench:
 
         self.keep_freed_memory()
         areas = [(256, 384), (384, 640), (512, 960), (768, 1280), (1024, 1920), (1536, 2560)]
+        label = f"{size[0]} x {size[1]}"
         several = {n: self.build(("rgb", "depth", "event", "lidar")[:n]) for n in range(1, 5)}
         series = {
             "image area, megapixel": [
                 (h * w / 1e6, self.model, (h, w), 1) for h, w in areas if h * w <= 1e6 * megapixels
             ],
-            "modalities (480 x 640)": [(float(n), m, (480, 640), 1) for n, m in several.items()],
-            "batch (480 x 640)": [(float(b), self.model, (480, 640), b) for b in (1, 2, 4, 8)],
+            f"modalities ({label})": [(float(n), m, size, 1) for n, m in several.items()],
+            f"batch ({label})": [(float(b), self.model, size, b) for b in (1, 2, 4, 8)],
         }
         jobs = [(name, job) for name, points in series.items() for job in points]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in series}
-        for name, (at, model, size, batch) in track(jobs, "growth"):
-            call = partial(model, self.inputs(model, size, batch))
+        for name, (at, model, shape, batch) in track(jobs, "growth"):
+            call = partial(model, self.inputs(model, shape, batch))
             times = [self.run(call, grad=False).cpu for _ in range(self.repeats + 1)]
             found[name].append((at, statistics.median(times[1:])))
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
@@ -430,7 +436,12 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, both wirings")
     parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--json", type=Path, help="also write everything to this file")
-    parser.add_argument("--scaling", type=Path, metavar="PNG", help="plot how cost grows instead; ours only")
+    parser.add_argument(
+        "--scaling",
+        type=Path,
+        metavar="PNG",
+        help="plot how cost grows instead, modalities and batch at the first of --sizes; ours only",
+    )
     parser.add_argument("--megapixels", type=float, default=4.0, help="largest image of --scaling")
     args = parser.parse_args()
     if "graph" in args.parts and torch.device(args.device).type != "cuda":
@@ -439,7 +450,7 @@ def main() -> None:
     console = Console(width=max(Console().width, 150))
     result: dict[str, Any] = {"arguments": {k: str(v) for k, v in vars(args).items()}}
     if args.scaling:
-        result["scaling"] = bench.scaling(args.scaling, args.megapixels)
+        result["scaling"] = bench.scaling(args.scaling, args.megapixels, args.sizes[0])
         for name, points in result["scaling"].items():
             console.print(f"{name}: " + ", ".join(f"{x:.3g}: {y:.3f} s" for x, y in points))
     else:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ktb.jobs.facts import git_state
+from tests.ktb.commands import Done, run_script
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "scripts" / "claims.py"
 
 
-def claims(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], cwd=folder, capture_output=True, text=True, timeout=900, check=False
-    )
+def claims(folder: Path, *arguments: str) -> Done:
+    return run_script("claims", *arguments, cwd=folder)
 
 
 def test_every_claim_stands_where_the_list_says(tmp_path: Path) -> None:

@@ -3,36 +3,28 @@ judged."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from tests.ktb.commands import load_script, run_script
+
 SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.py"
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPT.parent))
-        spec = importlib.util.spec_from_file_location("gpu_check", SCRIPT)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "gpu_check", module)  # where its data classes look themselves up
-        spec.loader.exec_module(module)
-        return module
+def script() -> Any:
+    return load_script("gpu_check")
 
 
-def rows(script: ModuleType, section: str, file: Path, seconds: float = 300) -> list[dict[str, Any]]:
+def rows(script: Any, section: str, file: Path, seconds: float = 300) -> list[dict[str, Any]]:
     report = script.Report(file)
     script.run_section(section, script.Setup(torch.device("cpu"), True, time.monotonic() + seconds), report)
     found = json.loads(file.read_text(encoding="utf-8"), parse_constant=pytest.fail)["rows"]  # NaN is not JSON
@@ -41,7 +33,7 @@ def rows(script: ModuleType, section: str, file: Path, seconds: float = 300) -> 
 
 
 @pytest.mark.slow
-def test_correctness(script: ModuleType, tmp_path: Path) -> None:
+def test_correctness(script: Any, tmp_path: Path) -> None:
     found = rows(script, "correctness", tmp_path / "found.json")
     assert [row["name"] for row in found if not row["met"]] == []
     by_name = {row["name"]: row["found"] for row in found}
@@ -55,7 +47,7 @@ def test_correctness(script: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_speed_and_profile(script: ModuleType, tmp_path: Path) -> None:
+def test_speed_and_profile(script: Any, tmp_path: Path) -> None:
     speed = rows(script, "speed", tmp_path / "speed.json")
     assert [row["name"].split(" 64x96")[0] for row in speed[:2]] == ["forward", "training step"]
     assert all(row["found"] > 0 and row["unit"] == "images/s" for row in speed[:2])
@@ -103,7 +95,7 @@ def test_sections_in_processes_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_check_that_fails_costs_no_other(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(setup: Any) -> Any:
         yield script.at_most("before", 1.0, 2.0, "s")
@@ -125,9 +117,7 @@ def test_a_check_that_fails_costs_no_other(
 def test_without_a_gpu_there_is_one_line(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)], cwd=tmp_path, capture_output=True, encoding="utf-8", check=False
-    )
+    done = run_script("gpu_check", cwd=tmp_path)
     assert done.returncode == 2
     assert "PyTorch finds no GPU here; --tiny rehearses on the CPU" in done.stderr
     assert list(tmp_path.iterdir()) == []

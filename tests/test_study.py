@@ -8,8 +8,6 @@ from typing import Any
 
 from tests.ktb.commands import run_script
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "study.py"
-
 
 def test_a_run_that_failed_is_run_again_and_no_part_of_the_table(tmp_path: Path) -> None:
     """One that met NaN has left a result.json without scores."""
@@ -26,7 +24,7 @@ def test_a_run_that_failed_is_run_again_and_no_part_of_the_table(tmp_path: Path)
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(result))
     arguments = ["ablation", "dataset.train=-1", "--seeds", 1, "--out", tmp_path / "out"]
-    done = run_script(SCRIPT, *arguments, cwd=tmp_path)
+    done = run_script("study", *arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "failed: RGB only, seed 1" in done.stdout
     table = [line for line in done.stdout.splitlines() if line.startswith("| ")]

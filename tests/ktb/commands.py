@@ -11,7 +11,6 @@ import importlib
 import io
 import logging
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -19,7 +18,9 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -39,32 +40,28 @@ def run(command: str, *arguments: object, cwd: Path, **env: str) -> Done:
     return _in_this_process(getattr(importlib.import_module(module), name), command, arguments, cwd, env)
 
 
-def run_script(file: Path, *arguments: object, cwd: Path, **env: str) -> Done:
-    """The same with a Python script."""
-    return _in_this_process(
-        lambda: runpy.run_path(str(file), run_name="__main__"), str(file), arguments, cwd, env, [str(file.parent)]
-    )
+def run_script(name: str, *arguments: object, cwd: Path, **env: str) -> Done:
+    """The same with scripts/NAME.py."""
+    return _in_this_process(load_script(name).main, f"{name}.py", arguments, cwd, env)
+
+
+def load_script(name: str) -> Any:
+    """scripts/NAME.py as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        return importlib.import_module(name)
 
 
 def _in_this_process(
-    main: Callable[[], object],
-    program: str,
-    arguments: Sequence[object],
-    cwd: Path,
-    env: dict[str, str],
-    path: Sequence[str] = (),
+    main: Callable[[], object], program: str, arguments: Sequence[object], cwd: Path, env: dict[str, str]
 ) -> Done:
-    """Whatever is changed of this process is put back. What is said is passed on, so that a failing test shows it.
-
-    Args:
-        path: comes before sys.path.
-    """
+    """Whatever is changed of this process is put back. What is said is passed on, so that a failing test shows it."""
     argv = [program, *map(str, arguments)]
     output, errors = io.StringIO(), io.StringIO()
     with process_put_back(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         os.chdir(cwd)
         os.environ.update(environment(**env))
-        sys.argv, sys.path = [*argv], [*path, *sys.path]
+        sys.argv, sys.path = [*argv], [str(ROOT / "scripts"), *sys.path]
         try:
             code = main()
         except SystemExit as stop:

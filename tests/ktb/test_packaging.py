@@ -52,6 +52,7 @@ def test_wheel_holds_code_configuration_and_weights(wheel: Path) -> None:
     assert wheel.stat().st_size < 8 * 2**20, "weights are at most 4 MB"
 
 
+@pytest.mark.slow
 def test_commands_of_an_installed_wheel_run_anywhere(wheel: Path, tmp_path: Path) -> None:
     """A virtual environment of its own, where the dependencies are seen but the checkout is not."""
     home = tmp_path / "venv"

@@ -81,6 +81,7 @@ def evaluated(checkpoint: Path, run_dir: Path, *overrides: str) -> list[list[int
     return counts
 
 
+@pytest.mark.slow
 def test_published_converted_evaluated_bundled_reloaded_and_converted_back(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

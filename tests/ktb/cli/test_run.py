@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,13 @@ def test_ctrl_c_while_a_module_is_imported_is_one_line(command: str, module: str
     assert ": interrupted" in last
 
 
+@cache
+def of_bare_python() -> set[str]:
+    """Modules that Python imports for itself."""
+    code = script("import sys; print(*sys.modules)")
+    return set(subprocess.run(code, capture_output=True, text=True, check=True).stdout.split())
+
+
 @pytest.mark.parametrize("command", MAINS)
 def test_a_command_imports_next_to_nothing_before_it_can_be_interrupted(command: str) -> None:
     """Only what is imported within `run_command` ends in one line."""
@@ -235,8 +243,7 @@ def test_a_command_imports_next_to_nothing_before_it_can_be_interrupted(command:
     done = subprocess.run(script(code), env=environment(), capture_output=True, text=True, check=True)
     foreign = {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
     site = {name for name in foreign if not name.startswith("ktb") and name != "__main__"}
-    bare = subprocess.run(script("import sys; print(*sys.modules)"), capture_output=True, text=True, check=True)
-    assert site <= set(bare.stdout.split())  # what the installation's .pth files import
+    assert site <= of_bare_python()  # what the installation's .pth files import
     assert {name for name in foreign if name.startswith("ktb")} <= {
         "ktb", "ktb.cli", "ktb.cli.arguments", "ktb.cli.run", "ktb.errors", "ktb.io",
         MAINS[command].split()[1],

@@ -159,18 +159,21 @@ def test_all_take_what_the_first_decides(slurm: bool) -> None:
     in_processes(3, decide_as, 3, 60, None, slurm=slurm)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_at_the_start_ends_the_others() -> None:
     printed = in_processes(3, decide_as, 3, 4, 2, slurm=True, codes=[1, 1, 9])
     assert "error: processes 2 of 3 have not started within 4 s" in printed
     assert printed.count("Traceback") == 0
 
 
+@pytest.mark.slow
 def test_a_first_process_that_dies_ends_the_others() -> None:
     printed = in_processes(3, decide_as, 3, 4, 0, slurm=True, codes=[9, 1, 1])
     assert printed.count("error: ") == 2
     assert printed.count("Traceback") == 0
 
 
+@pytest.mark.slow
 def test_a_port_that_somebody_else_has() -> None:
     """He says nothing, and the others do not listen to him for ever."""
     with socket.socket() as other:
@@ -208,6 +211,7 @@ def test_a_child_of_lightning_takes_each_answer_for_its_own_question(monkeypatch
     assert ranks.decide("run folder", never, processes=None) == "c"
 
 
+@pytest.mark.slow
 def test_the_others_wait_for_a_decision_that_takes_long() -> None:
     """Such as a count of all pixels of the labels; the limit is for processes that do not start."""
     in_processes(2, wait_as)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from ktb.engine.callbacks.saving import Saving
 from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.module import SegmentationModule
 from ktb.errors import CheckpointError, WriteError
+from ktb.run_folder.result import RunResult
 from tests.ktb.jobs.test_train import last_state, metric_rows, train
 
 
@@ -79,18 +81,33 @@ def test_killed_after_every_checkpoint(tmp_path: Path, monkeypatch: pytest.Monke
     assert all(torch.equal(ours[k], expected[k]) for k in expected), moments
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "not finite"])
-def test_a_damaged_checkpoint_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
-    """In a folder that has been moved, too, whose best score still counts."""
-    options = ["test=false", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"]
-    expected = train(tmp_path / "undisturbed", *options)
-    with monkeypatch.context() as patch:
+THREE_EPOCHS = ["test=false", "trainer.max_epochs=3", "trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def killed_and_undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, RunResult]:
+    """The run folders of one that was killed at its fifth checkpoint and of one left in peace, and the result of the
+    latter. Not to be changed."""
+    folder = tmp_path_factory.mktemp("damaged")
+    expected = train(folder / "undisturbed", *THREE_EPOCHS)
+    with pytest.MonkeyPatch.context() as patch:
         killed_after(5, patch)
         with pytest.raises(Killed):
-            train(tmp_path / "killed", *options)
-    folder = (tmp_path / "killed").rename(tmp_path / "moved")
+            train(folder / "killed", *THREE_EPOCHS)
+    return (folder / "killed").rename(folder / "kept"), folder / "undisturbed", expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["cut", "changed", "not finite"])
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    killed_and_undisturbed: tuple[Path, Path, RunResult],
+    damage: str,
+) -> None:
+    """In a folder that has been moved, too, whose best score still counts."""
+    killed, undisturbed, expected = killed_and_undisturbed
+    folder = shutil.copytree(killed, tmp_path / "moved")
     last = folder / "checkpoints" / "last.ckpt"
     assert [file.name for file in newest_first(last.parent)] == ["last.ckpt", "last-1.ckpt"]
     if damage == "not finite":
@@ -102,15 +119,15 @@ def test_a_damaged_checkpoint_is_passed_over(
         content[len(content) // 2] ^= 1
         last.write_bytes(content if damage == "changed" else content[: len(content) // 2])
     capsys.readouterr()
-    result = train(folder, *options, "ckpt_path=auto")
+    result = train(folder, *THREE_EPOCHS, "ckpt_path=auto")
     warning = capsys.readouterr().err
     assert (
         f"{last}: {'holds weights that are NaN' if damage == 'not finite' else 'not a readable checkpoint'}" in warning
     )
     assert f"continuing from {last.with_name('last-1.ckpt')} instead" in warning
     assert result["best_val_miou"] == expected["best_val_miou"]
-    assert metric_rows(folder) == metric_rows(tmp_path / "undisturbed")
-    ours, theirs = last_state(folder), last_state(tmp_path / "undisturbed")
+    assert metric_rows(folder) == metric_rows(undisturbed)
+    ours, theirs = last_state(folder), last_state(undisturbed)
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
     last.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match=r"last\.ckpt: not a checkpoint"):

@@ -171,6 +171,13 @@ def test_limit_and_size_of_the_training_split(tmp_path: Path, taken: Taken) -> N
     assert taken.rates() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.fixture(scope="module")
+def stopped_in_an_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 6 steps an epoch after the third of them. Not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        return interrupted(Taken(patch), tmp_path_factory.mktemp("stopped") / "run", 3)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -180,8 +187,10 @@ def test_limit_and_size_of_the_training_split(tmp_path: Path, taken: Taken) -> N
         (["trainer.limit_train_batches=2"], "after 6 of its samples, but an epoch has 4 now"),
     ],
 )
-def test_a_place_that_does_not_exist_is_refused(tmp_path: Path, taken: Taken, options: list[str], said: str) -> None:
-    folder = interrupted(taken, tmp_path / "run", 3)
+def test_a_place_that_does_not_exist_is_refused(
+    stopped_in_an_epoch: Path, taken: Taken, options: list[str], said: str
+) -> None:
+    folder = stopped_in_an_epoch
     before = (folder / "config.yaml").read_text()
     with pytest.raises(ConfigError, match=said) as error:
         train(folder, *QUICK, *options, "ckpt_path=last")

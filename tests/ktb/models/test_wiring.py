@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,13 +11,9 @@ import torch
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.heads.mlp import MLPHead
 from ktb.models.segmentor import KTBSegmentor
+from tests.ktb.commands import load_script
 
-_FILE = Path(__file__).parents[3] / "scripts" / "published_wiring.py"
-_SPEC = importlib.util.spec_from_file_location("published_wiring", _FILE)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-published = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(published)
+published = load_script("published_wiring")
 
 
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth"), ("rgb", "aolp", "nir")])

@@ -85,6 +85,7 @@ print(json.dumps([differences, session.get_modelmeta().custom_metadata_map["ktb"
     assert about["size"] == {"multiple_of": 32, "min": 64, "max": 4096}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(45, 67), (32, 64)])  # the second leaves maps of one pixel
 def test_a_fixed_size_may_be_any(tmp_path: Path, size: tuple[int, int]) -> None:
     model, file = small((1, 1, 1, 1)), tmp_path / "model.pt2"
