@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
-
-
-# Inductor takes minutes for what this is about: that graphs are made where they can be, and counted and timed apart.
-WITHOUT_INDUCTOR = f"""
-import functools, runpy, sys, torch
-torch.compile = functools.partial(torch.compile, backend="aot_eager")
-sys.argv[0] = {str(SCRIPT)!r}
-sys.path.insert(0, {str(SCRIPT.parent)!r})
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+from ktb.models.backbones.swin import SwinArch
+from tests.ktb.commands import load_script, run_script
 
 
-def bench(folder: Path, *arguments: str, script: tuple[str, ...] = (str(SCRIPT),)) -> dict[str, Any]:
-    command = [sys.executable, *script, "--backbone", "swin_nano", "--repeats", "1", "--json", "found.json"]
-    done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+def bench(folder: Path, *arguments: str) -> dict[str, Any]:
+    done = run_script(
+        "bench", "--backbone", "swin_nano", "--repeats", 1, "--json", "found.json", *arguments, cwd=folder
+    )
+    assert done.returncode == 0
     return json.loads((folder / "found.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
 
 
@@ -50,9 +42,13 @@ def test_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_compiled(tmp_path: Path) -> None:
+def test_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inductor takes minutes for what this is about: graphs are made where they can be, and counted and timed apart."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    small = SwinArch(32, (1, 1, 1, 1), (1, 2, 4, 8), 8, 2.0, 0.0), 32, 16
+    monkeypatch.setitem(load_script("bench").BACKBONES, "swin_nano", small)
     parts = ("--parts", "forward", "compiled", "--sizes", "64x96", "--no-memory")
-    plain, ours, both = bench(tmp_path, *parts, script=("-c", WITHOUT_INDUCTOR))["rows"]
+    plain, ours, both = bench(tmp_path, *parts)["rows"]
     assert [row["name"].split(", 64x96")[0] for row in (ours, both)] == [
         "forward, ours compiled",
         "forward, both compiled",
@@ -61,11 +57,13 @@ def test_compiled(tmp_path: Path) -> None:
         assert row["gflop"] == plain["gflop"]  # of the same model
         assert row["published_gflop"] == plain["published_gflop"]
         assert row["ours"] > 0
+    torch.compiler.reset()
 
 
 @pytest.mark.slow
 def test_growth(tmp_path: Path) -> None:
-    found = bench(tmp_path, "--scaling", "growth.png", "--megapixels", "0.1")["scaling"]
+    found = bench(tmp_path, "--scaling", "growth.png", "--megapixels", "0.1", "--sizes", "64x96")["scaling"]
+    assert list(found)[1:] == ["modalities (64 x 96)", "batch (64 x 96)"]
     assert [len(points) for points in found.values()] == [1, 4, 4]
     assert all(seconds > 0 for points in found.values() for _, seconds in points)
     assert (tmp_path / "growth.png").read_bytes()[:4] == b"\x89PNG"
