@@ -18,6 +18,7 @@ from ktb.data.tools.prepare.conversion import Conversion, convert
 from ktb.engine.callbacks.metrics_file import MetricsFile
 from ktb.engine.checkpoint_files import AtomicIO
 from ktb.errors import KTBError
+from ktb.export.file import export
 from ktb.jobs.results import write_per_image
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
@@ -25,7 +26,6 @@ from ktb.predict.outputs import npz_file
 from ktb.run_folder.files import write_json
 from ktb.sweeps.folder import SweepFolder
 from ktb.weights.bundle import save_bundle
-from ktb.weights.export import export
 from ktb.weights.files import save_tensors
 
 LIMIT = 2000

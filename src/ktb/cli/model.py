@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
 
     def work() -> int:
-        arguments = _parser().parse_args(argv)
+        parser = _parser()
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and not (hasattr(arguments, "settings") and all(re.match(r"[^-=][^=]*=", text) for text in rest)):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            arguments.settings = rest
         arguments.run(arguments)
         return 0
 
@@ -22,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ktb.cli import model_files, model_info, model_zoo
+    from ktb.cli import model_export, model_files, model_info, model_zoo
 
     parser = argparse.ArgumentParser(prog="ktb-model", description="Look at models, translate, ship and export them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     model_info.add_info(commands)
     model_files.add_convert(commands)
     model_files.add_bundle(commands)
-    model_files.add_export(commands)
+    model_export.add_export(commands)
     model_zoo.add_zoo(commands)
     return parser
 

@@ -1,4 +1,4 @@
-"""The subcommands of `ktb-model` that write a model into files: convert, bundle, export."""
+"""The subcommands of `ktb-model` that write a model into files of weights: convert, bundle."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from ktb.cli.arguments import Subparsers, picture_size
-from ktb.cli.model_source import SOURCE, add_source_options, open_source, state_dict_in, trusted
+from ktb.cli.arguments import Subparsers
+from ktb.cli.model_source import SOURCE, add_source_options, open_source, state_dict_in
 from ktb.errors import CheckpointError, ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import RESULT, run_of
@@ -122,7 +120,7 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
     source = open_source(arguments, arguments.source)
     model = source.model
-    state_preparation(model, source.file, trusted(arguments))
+    state_preparation(model, source.file)
     if not source.published and (result := _result(source.file)):
         model.about["result"] = result
     config = model.about.get("config")
@@ -152,7 +150,7 @@ def _portable(config: str) -> str:
     import yaml
 
     values = yaml.safe_load(config)
-    for key in ("run_dir", "ckpt_path", "overwrite", "logger", "trust"):
+    for key in ("run_dir", "ckpt_path", "overwrite", "logger"):
         values.pop(key, None)
 
     def strip(node: Any, key: str = "") -> Any:
@@ -166,39 +164,3 @@ def _portable(config: str) -> str:
 
     text: str = yaml.safe_dump(strip(values), sort_keys=False, allow_unicode=True)
     return text
-
-
-def add_export(commands: Subparsers) -> None:
-    """Add `export` to the command's parser."""
-    sub = commands.add_parser(
-        "export",
-        help="ONNX or torch.export, compared with the model",
-        description="Write one file that runs without ktb. It is compared with the model on random inputs of three "
-        "sizes (three draws of a fixed size) and not written when logits differ by more than 1e-4.",
-    )
-    sub.add_argument("source", help=SOURCE)
-    sub.add_argument("output", type=expanded, metavar="OUT", help="a file called .onnx (ONNX) or .pt2 (torch.export)")
-    sub.add_argument("--size", type=picture_size, required=True, metavar="HxW", help="image size")
-    sub.add_argument(
-        "--dynamic", action="store_true", help="any height and width that are multiples of 32, from 64 to 4096"
-    )
-    add_source_options(sub)
-    sub.set_defaults(run=_export)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from ktb.jobs.saved_model import state_preparation
-    from ktb.weights.export import STEP, TOLERANCE, export
-
-    source = open_source(arguments, arguments.source)
-    model = source.model
-    state_preparation(model, source.file, trusted(arguments))
-    with Console(stderr=True).status("tracing and comparing; a dynamic size takes minutes"):
-        compared = export(model, arguments.output, arguments.size, dynamic=arguments.dynamic)
-    h, w = arguments.size
-    size = f"any height and width that are multiples of {STEP}" if arguments.dynamic else f"{h}x{w} only"
-    worst = ", ".join(f"{difference:.1e} at {where}" for where, difference in compared)
-    print(f"{arguments.output}: {arguments.output.stat().st_size / 1e6:.1f} MB, {size}")
-    inputs = ", ".join(model.modalities)
-    print(f"inputs {inputs}: (1, C, H, W) float32, prepared as its metadata says; output logits (1, K, H, W)")
-    print(f"largest difference of logits from the model's: {worst} (allowed {TOLERANCE:.0e})")

@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ktb.cli.arguments import HelpFormatter, Subparsers, picture_size, positive
+from ktb.cli.model_onnx import show
 from ktb.cli.model_source import SOURCE, add_source_options, backbones, open_source
 from ktb.errors import ConfigError
+from ktb.io import expanded
 
 if TYPE_CHECKING:
     from ktb.models.segmentor import KTBSegmentor
@@ -32,6 +34,17 @@ def add_info(commands: Subparsers) -> None:
         formatter_class=HelpFormatter,
     )
     sub.add_argument("source", nargs="?", help=f"{SOURCE}; without it, name an architecture")
+    sub.add_argument(
+        "--onnx",
+        type=expanded,
+        metavar="FILE",
+        help="an exported file instead: inputs, outputs, operations, time with ONNX Runtime; with a source (and "
+        "dataset.root=DIR where its data has moved) also mIoU on the split that is reported on",
+    )
+    sub.add_argument("--threads", type=positive, metavar="N", help="of --onnx (default: one per core)")
+    sub.add_argument(
+        "--score-on", type=positive, metavar="N", help="of --onnx: frames for mIoU, evenly spread (default: all)"
+    )
     sub.add_argument("--backbone", help="an architecture: a member of the backbone group, such as swin_b")
     sub.add_argument("--classes", type=positive, help="number of classes (of an architecture)")
     sub.add_argument(
@@ -42,10 +55,20 @@ def add_info(commands: Subparsers) -> None:
     sub.add_argument("--no-measure", action="store_true", help="count only: no time, no memory")
     sub.add_argument("--json", action="store_true", help="print JSON")
     add_source_options(sub)
-    sub.set_defaults(run=_info)
+    sub.set_defaults(run=_info, settings=[])
 
 
 def _info(arguments: argparse.Namespace) -> None:
+    if arguments.onnx:
+        show(arguments)
+        return
+    for option, given in (
+        ("--threads", arguments.threads),
+        ("--score-on", arguments.score_on),
+        ("key=value", arguments.settings),
+    ):
+        if given:
+            raise ConfigError(f"{option} is of --onnx FILE, which was not given")
     architecture = arguments.backbone or arguments.classes
     if bool(arguments.source) == bool(architecture):
         raise ConfigError("name either a source or an architecture: --backbone NAME --classes K --modalities rgb,depth")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -13,6 +14,8 @@ from rich.text import Text
 
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
+
+_T = TypeVar("_T")
 
 FAILED_FILES = 1
 """Exit code when some files failed and all others are done."""
@@ -44,6 +47,18 @@ def watch(outcomes: Iterable[Outcome], total: int, title: str) -> list[Outcome]:
             failed += outcome.state == "failed"
             progress.update(task, advance=1, description=f"{title} ({failed} failed)" if failed else title)
     return seen
+
+
+def watched(items: Iterable[_T], total: int, title: str) -> Iterator[_T]:
+    """Items, with a progress bar on standard error.
+
+    Args:
+        items: come as the work goes on.
+        total: how many there will be.
+        title: stands before the bar.
+    """
+    with Progress(*COLUMNS, console=Console(stderr=True)) as progress:
+        yield from progress.track(items, total=total, description=title)
 
 
 def print_outcomes(outcomes: Sequence[Outcome], where: str) -> int:

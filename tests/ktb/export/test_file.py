@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from ktb.errors import CheckpointError
+from ktb.export.file import METADATA, export
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion import dscf
 from ktb.models.layers.forms import is_plain
 from ktb.models.segmentor import KTBSegmentor
-from ktb.weights.export import METADATA, export
 
 SIZES = ((64, 128), (96, 96), (160, 64))
 """Windows of 5 patches fit none of the maps of these, so that padding and shift masks matter."""

@@ -1,8 +1,9 @@
 """A model as one file that runs without ktb: ONNX, or a torch.export program.
 
-Inputs are named after the modalities, (1, C, H, W) float32 as the model takes them (normalised); the output is
-"logits" (1, K, H, W). What a program needs to know besides, classes, colours, normalisation, stands in the file's
-metadata. A file is only written when it gives the model's own logits on random inputs.
+Inputs are named after the modalities. They are (1, C, H, W) float32 as the model takes them (normalised), and the
+output is "logits" (1, K, H, W); or what sensors give, and the output is "mask" (H, W), class ids. What a program needs
+to know besides, classes, colours, preparation, stands in the file's metadata. A file is only written when it answers as
+the model does.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ktb.data.arrays import Array
 from ktb.errors import CheckpointError, ConfigError, first_line
+from ktb.export.raw import RawModel
 from ktb.models.layers.forms import plain_forms
 from ktb.models.segmentor import KTBSegmentor
 
@@ -35,7 +39,12 @@ OPSET = 18
 METADATA = "ktb"
 """Key of the JSON text in ONNX's metadata and in the extra files of a torch.export program."""
 
+SHARE = 1e-3
+"""Of pixels whose class may differ between a file that prepares its frames itself and ktb. Where two classes are all
+but equally likely, the order of additions decides."""
+
 _Run = Callable[[tuple[Tensor, ...]], Tensor]
+_Compared = TypeVar("_Compared")
 
 
 class _ByPosition(nn.Module):
@@ -79,9 +88,6 @@ def export(model: KTBSegmentor, file: Path, size: tuple[int, int], *, dynamic: b
         ConfigError: another suffix, a size that cannot be dynamic, onnx or onnxruntime missing.
         CheckpointError: the file would not give the model's logits, or can't be written; nothing is left behind.
     """
-    kinds = {".onnx": _onnx, ".pt2": _program}
-    if file.suffix not in kinds:
-        raise ConfigError(f"{file}: expected a file called .onnx (ONNX) or .pt2 (torch.export)")
     if min(size) < 1:
         raise ConfigError(f"size {size[0]}x{size[1]}: expected at least 1x1")
     if dynamic and (any(n % STEP for n in size) or min(size) < 2 * STEP or max(size) > LARGEST):
@@ -89,20 +95,100 @@ def export(model: KTBSegmentor, file: Path, size: tuple[int, int], *, dynamic: b
             f"size {size[0]}x{size[1]}: with a dynamic size, height and width are multiples of {STEP} from "
             f"{2 * STEP} to {LARGEST}; other sizes can be exported as fixed ones"
         )
-    if file.suffix == ".onnx" and (missing := [n for n in ("onnx", "onnxscript", "onnxruntime") if not find_spec(n)]):
+    return _write(
+        file,
+        _ByPosition(model, dynamic=dynamic),
+        _inputs(model, size, 0),
+        _metadata(model, size, dynamic=dynamic),
+        lambda run: _compare(model, run, size, file, dynamic=dynamic),
+        shapes=_dynamic_shapes(len(model.modalities)) if dynamic else None,
+    )
+
+
+def export_raw(
+    raw: RawModel, file: Path, frames: Sequence[Mapping[str, Array]], expected: Callable[[Mapping[str, Array]], Array]
+) -> float:
+    """Write a model that takes what sensors give and answers with class ids, as `export` does.
+
+    Args:
+        raw: the model, in evaluation mode, float32, on the CPU.
+        file: where to; what is there is replaced when all went well.
+        frames: modality → array; on these the file is compared.
+        expected: the class ids (H, W) of a frame.
+
+    Returns:
+        the share of pixels with another class id than expected, at most `SHARE`.
+
+    Raises:
+        ConfigError, CheckpointError: as `export`.
+    """
+
+    def compare(run: _Run) -> float:
+        shares = []
+        for frame in frames:
+            arrays = tuple(torch.from_numpy(frame[name]) for name in raw.sensors)
+            shares.append(float((_answer(run, arrays, file, "a frame").numpy() != expected(frame)).mean()))
+        if not max(shares) <= SHARE:
+            raise CheckpointError(
+                f"{file}: not written: {max(shares):.2%} of a frame's pixels get another class than from ktb itself "
+                f"(at most {SHARE:.1%})"
+            )
+        return float(np.mean(shares))
+
+    example = tuple(torch.from_numpy(frames[0][name]) for name in raw.sensors)
+    about = {**_about(raw.model), **raw.described(), "size": list(raw.size)}
+    return _write(file, raw, example, about, compare)
+
+
+def _write(
+    file: Path,
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    metadata: Mapping[str, Any],
+    compare: Callable[[_Run], _Compared],
+    *,
+    shapes: Any = None,
+) -> _Compared:
+    """Trace, write next to `file`, compare, and only then put it in its place."""
+    kinds = {".onnx": _onnx, ".pt2": _program}
+    if file.suffix not in kinds:
+        raise ConfigError(f"{file}: expected a file called .onnx (ONNX) or .pt2 (torch.export)")
+    if file.suffix == ".onnx":
+        require_onnx()
+    with new_file(file) as partial, _quiet():
+        run = kinds[file.suffix](_traced(module, example, shapes), partial, metadata)
+        return compare(run)
+
+
+def require_onnx() -> None:
+    """Check that what ONNX needs is installed.
+
+    Raises:
+        ConfigError: something is not.
+    """
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]:
         raise ConfigError(f"{', '.join(missing)} not installed, which ONNX needs: pip install 'ktb[export]'")
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """A path to write to, in a folder of its own; what is there takes the place of `file` when the block ends well.
+
+    Args:
+        file: where to.
+
+    Raises:
+        CheckpointError: nothing can be written there.
+    """
     if file.is_dir() or not file.parent.is_dir():
         raise CheckpointError(f"{file}: can't be written: " + ("it is a folder" if file.is_dir() else "no such folder"))
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder, _quiet():
-        partial = Path(folder) / file.name
-        program = _traced(model, _inputs(model, size, 0), dynamic=dynamic)
-        try:
-            run = kinds[file.suffix](program, partial, _metadata(model, size, dynamic=dynamic))
-            compared = _compare(model, run, size, file, dynamic=dynamic)
+    try:
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
+            partial = Path(folder) / file.name
+            yield partial
             shutil.move(partial, file)
-        except OSError as error:
-            raise CheckpointError(f"{file}: can't be written ({error.strerror})") from None
-    return compared
+    except OSError as error:
+        raise CheckpointError(f"{file}: can't be written ({error.strerror})") from None
 
 
 def _inputs(model: KTBSegmentor, size: tuple[int, int], seed: int) -> tuple[Tensor, ...]:
@@ -110,14 +196,16 @@ def _inputs(model: KTBSegmentor, size: tuple[int, int], seed: int) -> tuple[Tens
     return tuple(torch.randn(1, c, *size, generator=generator) for c in model.config["modalities"].values())
 
 
-def _traced(model: KTBSegmentor, example: tuple[Tensor, ...], *, dynamic: bool) -> torch.export.ExportedProgram:
-    shapes: Any = None
-    if dynamic:
-        least, most = 2, LARGEST // STEP
-        sides = {2 + i: STEP * torch.export.Dim(f"{name}_{STEP}", min=least, max=most) for i, name in enumerate("hw")}
-        shapes = {"streams": tuple(dict(sides) for _ in example)}
+def _dynamic_shapes(count: int) -> Any:
+    sides = {
+        2 + i: STEP * torch.export.Dim(f"{name}_{STEP}", min=2, max=LARGEST // STEP) for i, name in enumerate("hw")
+    }
+    return {"streams": tuple(dict(sides) for _ in range(count))}
+
+
+def _traced(module: nn.Module, example: tuple[Tensor, ...], shapes: Any) -> torch.export.ExportedProgram:
     with torch.no_grad(), _sizes_may_be_one(), plain_forms():
-        return torch.export.export(_ByPosition(model, dynamic=dynamic).eval(), example, dynamic_shapes=shapes)
+        return torch.export.export(module.eval(), example, dynamic_shapes=shapes)
 
 
 @contextmanager
@@ -134,9 +222,9 @@ def _sizes_may_be_one() -> Iterator[None]:
 
 
 def _onnx(program: torch.export.ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> _Run:
-    names = list(metadata["inputs"])
+    names, output = list(metadata["inputs"]), metadata["output"]["name"]
     converted = torch.onnx.export(
-        program, dynamo=True, opset_version=OPSET, input_names=names, output_names=["logits"], verbose=False
+        program, dynamo=True, opset_version=OPSET, input_names=names, output_names=[output], verbose=False
     )
     assert converted is not None
     converted.model.metadata_props[METADATA] = json.dumps(metadata)
@@ -149,7 +237,7 @@ def _onnx(program: torch.export.ExportedProgram, file: Path, metadata: Mapping[s
 
     def run(inputs: tuple[Tensor, ...]) -> Tensor:
         arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        return torch.from_numpy(session.run(["logits"], arrays)[0])
+        return torch.from_numpy(session.run([output], arrays)[0])
 
     return run
 
@@ -163,8 +251,8 @@ def _program(program: torch.export.ExportedProgram, file: Path, metadata: Mappin
 
     def run(inputs: tuple[Tensor, ...]) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = loaded(*inputs)
-        return logits
+            answer: Tensor = loaded(*inputs)
+        return answer
 
     return run
 
@@ -179,10 +267,7 @@ def _compare(
         inputs = _inputs(model, (h, w), seed)
         with torch.no_grad():
             expected = model(dict(zip(model.modalities, inputs, strict=True)), side=False).logits
-        try:
-            found = run(inputs)
-        except Exception as error:  # the runtimes raise kinds of their own
-            raise CheckpointError(f"{file}: not written: it fails at {h}x{w} ({first_line(error)})") from None
+        found = _answer(run, inputs, file, f"{h}x{w}")
         same = found.shape == expected.shape
         difference = float((found - expected).abs().max()) if same else float("inf")
         if not difference <= TOLERANCE:
@@ -194,6 +279,13 @@ def _compare(
     return compared
 
 
+def _answer(run: _Run, inputs: tuple[Tensor, ...], file: Path, what: str) -> Tensor:
+    try:
+        return run(inputs)
+    except Exception as error:  # the runtimes raise kinds of their own
+        raise CheckpointError(f"{file}: not written: it fails at {what} ({first_line(error)})") from None
+
+
 def _other_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
     """The size itself, a smaller and a flatter one."""
     h, w = size
@@ -202,14 +294,19 @@ def _other_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def _metadata(model: KTBSegmentor, size: tuple[int, int], *, dynamic: bool) -> dict[str, Any]:
-    about = model.about
     height_width: Any = {"multiple_of": STEP, "min": 2 * STEP, "max": LARGEST} if dynamic else list(size)
     return {
+        **_about(model),
         "inputs": {m: {"channels": c} for m, c in model.config["modalities"].items()},
+        "output": {"name": "logits"},
         "size": height_width,
-        "num_classes": model.num_classes,
-        **{k: about[k] for k in ("dataset", "classes", "palette", "modalities", "preparation") if k in about},
     }
+
+
+def _about(model: KTBSegmentor) -> dict[str, Any]:
+    """What a program has to know of any file of a model."""
+    told = ("dataset", "classes", "palette", "modalities", "preparation")
+    return {"num_classes": model.num_classes, **{k: model.about[k] for k in told if k in model.about}}
 
 
 @contextmanager
