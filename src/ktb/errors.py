@@ -32,6 +32,10 @@ class CheckpointError(KTBError):
     """A checkpoint or weight file that cannot be used here."""
 
 
+class PartError(ConfigError, ValueError):
+    """A class, of the user's own or of ktb, that cannot be had, or does not do what its place in the model asks for."""
+
+
 class NotFiniteError(KTBError):
     """A loss, gradient, weight or output that is NaN or infinite: nothing that follows from it would mean anything."""
 

@@ -218,7 +218,34 @@ def test_descriptions_that_lie(bundle: Path, tmp_path: Path, change: Change) -> 
     file = changed(bundle, tmp_path, change)
     message = refusal(lambda: load_model(file))
     assert message.startswith(f"{file}: ")
-    assert "damaged" in message or "does not fit this model" in message
+    assert "damaged" in message or "does not fit this model" in message or "nothing that a file names is" in message
+
+
+@pytest.mark.parametrize(
+    ("trust", "target", "refused"),
+    [
+        ("os", "os.system", "os.system is not a class but of type"),
+        ("builtins", "builtins.eval", "builtins.eval is not a class but of type"),
+        ("builtins", "builtins.list", "which is not a part of a model"),
+        ("subprocess", "subprocess.Popen", "which is not a part of a model"),
+        ("torch", "torch.load", "torch.load is not a class but of type"),
+        ("torch", "torch.nn.Linear", "torch.nn.Linear"),  # a class of the right kind, in no place of a model
+        ("torch", "torch.hub.load", "torch.hub.load is not a class but of type"),
+        ("os", "os.path.os.system", "os.path"),
+        ("ktb", "ktb.weights.checkpoint.Path", "damaged"),
+        ("subproces", "subprocess.Popen", 'before you say that you trust it: trust=["subproces", "subprocess"]'),
+    ],
+)
+@pytest.mark.parametrize("part", ["fusion", "head", "peft", "backbone"])
+def test_trust_opens_no_door_to_functions(
+    bundle: Path, tmp_path: Path, trust: str, target: str, refused: str, part: str
+) -> None:
+    spec = {"_target_": target, "args": ["touch", str(tmp_path / "executed")]}
+    file = changed(bundle, tmp_path, lambda about: about["model"].update({part: spec}))
+    message = refusal(lambda: load_model(file, trust=trust))
+    assert message.startswith(f"{file}: ")
+    assert refused in message
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +276,10 @@ def test_words_about_the_model_that_are_none(bundle: Path, tmp_path: Path, text:
     ("config", "message"),
     [
         ({"dataset": {"name": "x", "_target_": "os.system", "command": "touch executed"}}, "not a class of ktb"),
+        (
+            {"dataset": {"name": "x", "_target_": "subprocess.Popen", "args": "touch executed"}, "trust": "subprocess"},
+            "not a class of ktb",
+        ),  # what a file says of trust counts for nothing
         ({"dataset": {"name": "x", "_target_": "ktb.jobs.train.os.system"}}, "not a class of ktb"),
         ({"dataset": {"name": "x", "root": "${oc.env:HOME}"}}, "has a reference"),
         ("!!python/object/apply:os.system [touch executed]", "the config in it is no YAML"),

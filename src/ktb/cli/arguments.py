@@ -82,3 +82,15 @@ def picture_size(text: str) -> tuple[int, int]:
     if height * width > MAX_PIXELS:
         raise argparse.ArgumentTypeError(f"{text!r} has more than {MAX_PIXELS:,} pixels (8192x8192)")
     return height, width
+
+
+def add_trust(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The option --trust of a command that opens a checkpoint."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module or package of your own whose classes the checkpoint may name, such as my_lab; may be given "
+        "repeatedly (docs/extend.md)",
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from rich.console import Console
 
 from ktb.cli.arguments import HelpFormatter, Subparsers, config_dirs, picture_size, positive
-from ktb.cli.model_source import SOURCE, add_source_options, open_source
+from ktb.cli.model_source import SOURCE, add_source_options, open_source, trusted
 from ktb.cli.progress import watched
 from ktb.errors import ConfigError
 from ktb.io import expanded
@@ -123,7 +123,7 @@ def _export(arguments: argparse.Namespace) -> None:
         from ktb.jobs.saved_model import state_preparation
 
         source = open_source(arguments, arguments.source)
-        state_preparation(source.model, source.file)
+        state_preparation(source.model, source.file, trusted(arguments))
         _write(arguments, source.model, None, output)
         return
     from ktb.export.file import require_onnx
@@ -133,7 +133,11 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.modalities:
         raise ConfigError("--modalities: with --raw and --int8 the data set says them: dataset=NAME modality=NAME")
     data, model = open_with_data(
-        find_checkpoint(arguments.source), arguments.settings, config_dirs(arguments.config_dir), arguments.base
+        find_checkpoint(arguments.source),
+        arguments.settings,
+        config_dirs(arguments.config_dir),
+        base=arguments.base,
+        trust=trusted(arguments).modules,
     )
     if not arguments.int8:
         _write(arguments, model, data, output)

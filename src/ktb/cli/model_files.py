@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktb.cli.arguments import Subparsers
-from ktb.cli.model_source import SOURCE, add_source_options, open_source, state_dict_in
+from ktb.cli.model_source import SOURCE, add_source_options, open_source, state_dict_in, trusted
 from ktb.errors import CheckpointError, ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import RESULT, run_of
@@ -120,7 +120,7 @@ def _bundle(arguments: argparse.Namespace) -> None:
 
     source = open_source(arguments, arguments.source)
     model = source.model
-    state_preparation(model, source.file)
+    state_preparation(model, source.file, trusted(arguments))
     if not source.published and (result := _result(source.file)):
         model.about["result"] = result
     config = model.about.get("config")
@@ -150,7 +150,7 @@ def _portable(config: str) -> str:
     import yaml
 
     values = yaml.safe_load(config)
-    for key in ("run_dir", "ckpt_path", "overwrite", "logger"):
+    for key in ("run_dir", "ckpt_path", "overwrite", "logger", "trust"):
         values.pop(key, None)
 
     def strip(node: Any, key: str = "") -> Any:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ktb.cli.model_source import trusted
 from ktb.cli.progress import watched
 from ktb.errors import CheckpointError, ConfigError
 
@@ -76,7 +77,9 @@ def _data(arguments: argparse.Namespace) -> RGBXDataModule:
     from ktb.jobs.device import open_with_data
     from ktb.weights.files import find_checkpoint
 
-    data, _ = open_with_data(find_checkpoint(arguments.source), arguments.settings, [], arguments.base)
+    data, _ = open_with_data(
+        find_checkpoint(arguments.source), arguments.settings, [], base=arguments.base, trust=trusted(arguments).modules
+    )
     data.dataset(data.spec.report_split)
     return data
 

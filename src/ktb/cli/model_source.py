@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktb.cli.arguments import home
+from ktb.cli.arguments import add_trust, home
+from ktb.config.trust import Trust
 from ktb.errors import CheckpointError, ConfigError
 from ktb.io import absent
 
@@ -34,6 +35,7 @@ def add_source_options(sub: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the frozen backbone's weights, where the source names a file that is elsewhere",
     )
+    add_trust(sub)
 
 
 def _modalities(text: str) -> dict[str, int]:
@@ -81,7 +83,8 @@ def open_source(arguments: argparse.Namespace, path: str) -> Source:
     if is_ours(content):
         if arguments.modalities:
             raise ConfigError(f"{file} says its own modalities; leave --modalities out")
-        model = model_from_checkpoint(content, str(file), weights=_base(arguments)).eval()
+        trust = trusted(arguments)
+        model = model_from_checkpoint(content, str(file), trust=trust, weights=_base(arguments)).eval()
         return Source(model, file, published=False)
     if not is_published(state := read_state_dict(state_dict_in(content, file))):
         raise CheckpointError(
@@ -95,6 +98,15 @@ def open_source(arguments: argparse.Namespace, path: str) -> Source:
     if arguments.base:
         model.about["backbone"] = _base_of(model, arguments.base)
     return Source(model, file, published=True)
+
+
+def trusted(arguments: argparse.Namespace) -> Trust:
+    """What --trust says that a file may name beside classes of ktb.
+
+    Raises:
+        ConfigError: something that is no name of a module.
+    """
+    return Trust.of(arguments.trust, spelling="flag")
 
 
 def state_dict_in(content: Any, file: Path) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktb.cli.arguments import HelpFormatter, config_dirs, home, positive
+from ktb.cli.arguments import HelpFormatter, add_trust, config_dirs, home, positive
 from ktb.cli.run import run_command
 from ktb.errors import ConfigError, did_you_mean
 from ktb.io import expanded
@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--overlap", type=_share, default=0.25, help="of neighbouring tiles (default: 0.25)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
     group.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
+    add_trust(group)
     return parser
 
 
@@ -283,11 +284,14 @@ def _label_sizes(
 
 def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXDataModule, KTBSegmentor]:
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
+    from ktb.config.trust import Trust
     from ktb.jobs.saved_model import open_for_pictures
     from ktb.weights.files import find_checkpoint
 
     file = find_checkpoint(arguments.checkpoint)
-    return file, *open_for_pictures(file, arguments.overrides, config_dirs(arguments.config_dir))
+    trusted = Trust.of(arguments.trust, spelling="flag").modules
+    given = [*arguments.overrides, *([f"trust=[{','.join(trusted)}]"] if trusted else [])]
+    return file, *open_for_pictures(file, given, config_dirs(arguments.config_dir), spelling="flag")
 
 
 if __name__ == "__main__":

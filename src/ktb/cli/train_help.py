@@ -25,6 +25,8 @@ Often used:
   run_dir=DIR                where results go; default runs/DATASET/MODALITY_BACKBONE_LOSS/DATE
   ckpt_path=last run_dir=DIR continue that run
   init_from=RUN|FILE|BUNDLE  start from the weights of another model (fine-tuning), as far as they fit
+  fusion._target_=my_lab.MyFusion
+                             a class of your own in my_lab.py of this folder, for any part (docs/extend.md)
   -m seed=1,2,3              a sweep: one job per value, all combinations of several lists. The same command again
                              goes on where it stopped
 
@@ -52,6 +54,7 @@ Often used:
   robustness=all             also score with sensors missing or disturbed: a table and a plot
   eval=ms_flip               multi-scale and flip
   dataset.root=DIR           where the data set lies
+  trust=my_lab               whose classes, beside those of ktb, the checkpoint may name (docs/extend.md)
   panels=8                   how many pictures of the best, the worst and random samples, each
   run_dir=DIR                where results go; default RUN_FOLDER/eval/DATE, beside the checkpoint
 

@@ -2,7 +2,7 @@
 
 In reading order: `schema` (types of the fixed part), `compose` (where conf/ lies; composing), `overrides` (what the
 user typed), `mistakes` (what cannot be composed, in words), `checks` (values that cannot work), `modality` (which are
-used, and their name), `checked` (all of these in turn), `build` (the object that a node names), `saved` and
-`references` (a saved run's configuration with overrides put over it), `moved` (old names of classes), `keys` (settings
-by dotted names).
+used, and their name), `checked` (all of these in turn), `own` (a class of the user's own in a group), `trust` (whose
+classes a file may name), `build` (the object that a node names), `saved` and `references` (a saved run's configuration
+with overrides put over it), `moved` (old names of classes), `keys` (settings by dotted names).
 """

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ktb.config.keys import leaves, missing_names, unresolved
 from ktb.config.moved import with_current_settings
+from ktb.config.trust import Trust
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
 
@@ -68,6 +69,7 @@ def check(cfg: DictConfig) -> None:
         if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
             OmegaConf.update(cfg, key, str(expanded(value)))
     _check_choices(values)
+    Trust.of(values.get("trust"))
     if values.get("overwrite") and values.get("ckpt_path") is not None:
         raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
     _check_trainer(values["trainer"])

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ktb.config.build import check_targets
+from ktb.config.build import check_targets, named_classes, refuse_references
 from ktb.config.checks import check
 from ktb.config.compose import conf_dir, groups
 from ktb.config.keys import leaves, resolved, setting_names, unresolved
@@ -20,6 +20,7 @@ from ktb.config.modality import settle
 from ktb.config.moved import with_current_settings
 from ktb.config.overrides import parse, parse_or_none, values
 from ktb.config.references import follow_references
+from ktb.config.trust import Trust
 from ktb.errors import ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import CHECKPOINTS, CONFIG, run_of
@@ -27,6 +28,10 @@ from ktb.run_folder.names import CHECKPOINTS, CONFIG, run_of
 _RUN_GROUPS = ("dataset", "modality", "backbone", "eval")
 """Groups of ktb-eval that a run decides. Its trainer is not among them: a model trained on eight GPUs is evaluated on a
 laptop without saying so."""
+
+
+_BUILT = ("dataset",)
+"""Groups of a run's configuration of which an evaluation builds something."""
 
 
 def saved_config(checkpoint: str | Path) -> Path | None:
@@ -68,7 +73,9 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     return [*overrides, *(f"{group}={runs[0][group]}" for group in agreed), f"inherited=[{','.join(inherited)}]"]
 
 
-def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def merge_saved(
+    saved: DictConfig | dict[str, Any], composed: DictConfig, overrides: Sequence[str], trust: Trust, origin: str
+) -> DictConfig:
     """The run's own config with what the user overrode on the command line of ktb-eval, and only that.
 
     `group=member` replaces the group's whole node, a dotted override its key; the settings of the evaluation itself
@@ -79,6 +86,8 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
         saved: the run's config.yaml.
         composed: what Hydra composed for ktb-eval.
         overrides: `user_overrides(composed)`.
+        trust: what the run's configuration may name beside classes of ktb.
+        origin: what the run's configuration is called in messages.
 
     Raises:
         ConfigError: an override that contradicts the checkpoint, or a kept node that names foreign code.
@@ -90,11 +99,14 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
     if "experiment" in chosen:
         raise ConfigError("experiment= describes a published checkpoint, but this one brings the config of its own run")
     kept.pop("logger", None)  # training's own, of foreign classes by nature
-    check_targets({str(key): kept[key] for key in kept if key not in chosen}, "the checkpoint's config")
+    from_file = {str(key): kept[key] for key in kept if key not in chosen}
+    refuse_references(from_file, origin)
+    # The model comes from the checkpoint's description of it, and its loss is not needed any more.
+    check_targets({key: node for key, node in from_file.items() if key in _BUILT}, origin, trust)
 
     precision = OmegaConf.select(kept, "trainer.precision")
     for key in composed:
-        if key not in _RUN_GROUPS or key in chosen or key not in kept:
+        if key not in (*_RUN_GROUPS, "metrics") or key in chosen or key not in kept:
             kept[key] = resolved(composed, str(key))
     if precision is not None and "trainer" not in chosen:
         OmegaConf.update(kept, "trainer.precision", precision)
@@ -108,7 +120,7 @@ def merge_saved(saved: DictConfig | dict[str, Any], composed: DictConfig, overri
 
 
 def resume_saved(
-    saved: DictConfig, composed: DictConfig, overrides: Sequence[str], folders: Sequence[Path] = ()
+    saved: DictConfig, composed: DictConfig, overrides: Sequence[str], origin: str, folders: Sequence[Path] = ()
 ) -> DictConfig:
     """The config a resumed training goes on with: the run's own, with what the user overrode and only that.
 
@@ -116,6 +128,7 @@ def resume_saved(
         saved: the run's.
         composed: what Hydra composed for ktb-train.
         overrides: `user_overrides(composed)`; an experiment stands for all that it sets.
+        origin: what the run's configuration is called in messages.
         folders: where configurations lie beside `conf_dir()`.
 
     Raises:
@@ -131,9 +144,10 @@ def resume_saved(
         parsed = [*map(parse, _said_by_experiment(str(experiment.value()), folders)), *parsed]
     _override(kept, composed, parsed)
     chosen = {o.key_or_group for o in parsed}
-    for group in ("dataset", "modality", "backbone", "peft", "fusion", "head", "model", "loss", "optim"):
-        if group in kept and group not in chosen:
-            check_targets({group: kept[group]}, "the checkpoint's config")
+    kept.trust = composed.get("trust")
+    trust = Trust.of(kept.trust, named_classes(composed))
+    # The loggers are those of this call, not of the file.
+    check_targets({str(key): kept[key] for key in kept if key not in {*chosen, "logger"}}, origin, trust)
     settle(kept, chosen, folders, before=saved)
     OmegaConf.set_struct(kept, True)
     return kept
@@ -170,6 +184,10 @@ def _override(kept: DictConfig, composed: DictConfig, parsed: Sequence[Override]
     """
     before = kept.copy()
     keys = {override.key_or_group for override in parsed}
+    for key in keys:  # another class has other settings
+        group, dot, rest = key.rpartition(".")
+        if dot and rest == "_target_" and OmegaConf.select(kept, key) != OmegaConf.select(composed, key):
+            OmegaConf.update(kept, group, resolved(composed, group), merge=False, force_add=True)
     for override in sorted(parsed, key=lambda override: "." in override.key_or_group):
         key = override.key_or_group
         if override.is_delete():
@@ -177,11 +195,18 @@ def _override(kept: DictConfig, composed: DictConfig, parsed: Sequence[Override]
             node = OmegaConf.select(kept, parent) if parent else kept
             if isinstance(node, DictConfig):
                 node.pop(leaf, None)
-        elif key in composed or OmegaConf.select(composed, key) is not None:
+        elif _is_there(composed, key):
             if not override.is_add() and not override.is_force_add():
                 _refuse_other_member(key, before, composed, keys)
             OmegaConf.update(kept, key, resolved(composed, key), merge=False, force_add=True)
     follow_references(kept, before, composed, keys)
+
+
+def _is_there(cfg: DictConfig, key: str) -> bool:
+    """Whether there is a setting of this dotted name, null or not."""
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and leaf in node
 
 
 def _refuse_other_member(key: str, before: DictConfig, composed: DictConfig, given: set[str]) -> None:
@@ -200,7 +225,7 @@ def differences(before: DictConfig, now: DictConfig) -> dict[str, tuple[Any, Any
     for yet when the earlier configuration was written. Of the modalities the streams of the data set count, from which
     the rest follows (`ktb.config.modality`).
     """
-    apart = ("run_dir", "ckpt_path", "overwrite", "logger")
+    apart = ("run_dir", "ckpt_path", "overwrite", "logger", "trust")
     derived = ("modality.name", "modality.streams") if OmegaConf.select(now, "dataset.streams") else ("modality.name",)
     old, new = (
         dict(leaves({key: value for key, value in plain.items() if key not in apart and key in before}))

@@ -60,6 +60,7 @@ class TrainSettings:
     run_dir: str = MISSING
     ckpt_path: str | None = None
     init_from: str | None = None
+    trust: Any = None
     overwrite: bool = False
     test: bool = True
     save: SaveSettings = field(default_factory=SaveSettings)
@@ -74,6 +75,7 @@ class TrainSettings:
     loss: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     eval: dict[str, Any] = MISSING
+    metrics: dict[str, Any] | None = None
     logger: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
     """What an experiment of the model zoo reproduces: miou, split, source."""
@@ -82,6 +84,7 @@ class TrainSettings:
 @dataclass
 class EvalSettings:
     checkpoint: str = MISSING
+    trust: Any = None
     split: str | None = None
     run_dir: str | None = None
     panels: int = MISSING
@@ -92,11 +95,12 @@ class EvalSettings:
     backbone: dict[str, Any] = MISSING
     eval: dict[str, Any] = MISSING
     robustness: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
     trainer: dict[str, Any] = MISSING
     published: dict[str, Any] | None = None
 
 
-_BACKBONE_FACTS = ("name", "weights", "head_dim", "side_head_dim", "lr")
+BACKBONE_FACTS = ("name", "weights", "head_dim", "side_head_dim", "lr")
 """Settings of the group backbone that are not arguments of the class that it names."""
 
 
@@ -106,8 +110,9 @@ def spec_of_backbone(node: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         node: a member of the group backbone, as plain values.
     """
-    # For Swin, whose numbers say all, the name on timm's hub says only where weights are.
-    facts = _BACKBONE_FACTS if "embed_dim" not in node else (*_BACKBONE_FACTS, "timm_name")
+    # For Swin, whose numbers say all, the name on timm's hub says only where weights are; others may have none.
+    of_timm = "embed_dim" not in node and node.get("timm_name") is not None
+    facts = BACKBONE_FACTS if of_timm else (*BACKBONE_FACTS, "timm_name")
     return {key: value for key, value in node.items() if key not in facts}
 
 

@@ -50,7 +50,7 @@ def refuse_other_model(
     Raises:
         CheckpointError: another architecture, other modalities, other backbone weights, or trained parameters missing.
     """
-    theirs = _in_full(checkpoint.get("ktb", {}).get("model"))
+    theirs = _in_full(checkpoint.get("ktb", {}).get("model"), model.config)
     if theirs != model.config:
         raise CheckpointError(f"the checkpoint holds another model: {_difference(theirs, model.config)}")
     trained = {f"model.{k}" for k, p in model.named_parameters() if p.requires_grad}
@@ -69,11 +69,21 @@ def refuse_other_model(
         )
 
 
-def _in_full(config: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A model's description with all settings of its parts, also those younger than it."""
+def _in_full(config: dict[str, Any] | None, ours: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A model's description with all settings of its parts, also those younger than it.
+
+    Args:
+        config: out of a file, so only parts of the classes that our model has are completed, and no other is imported.
+        ours: the description of our model.
+    """
     if config is None:
         return None
-    return {key: in_full(value) if key in PARTS and value else value for key, value in config.items()}
+
+    def completed(key: str, value: Any) -> Any:
+        known = isinstance(ours.get(key), Mapping) and isinstance(value, Mapping)
+        return in_full(value) if key in PARTS and known and value.get("_target_") == ours[key]["_target_"] else value
+
+    return {key: completed(key, value) for key, value in config.items()}
 
 
 def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> str:

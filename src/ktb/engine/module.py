@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from ktb.data.spec import Batch, ModalitySpec
 from ktb.distributed.collectives import summed
@@ -21,6 +22,7 @@ from ktb.engine.seeds import masking_generator, sample_keys
 from ktb.losses.base import Loss
 from ktb.losses.masking import draw_masks
 from ktb.metrics.counts import ConfusionMatrix
+from ktb.metrics.own import OwnMetrics
 from ktb.models.segmentor import KTBSegmentor
 
 
@@ -40,6 +42,7 @@ class SegmentationModule(ScoringModule):
         compile: torch.compile the model.
         provenance: plain values stored in every checkpoint under "ktb" (config, data set, backbone identity).
         mean_without: ids of classes that mean scores leave out.
+        metrics: name → a metric of the user's own, for validation and test.
     """
 
     def __init__(
@@ -57,8 +60,16 @@ class SegmentationModule(ScoringModule):
         compile: bool = False,
         provenance: dict[str, Any] | None = None,
         mean_without: tuple[int, ...] = (),
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
-        super().__init__(model, modalities=modalities, classes=classes, mean_without=mean_without, inference=inference)
+        super().__init__(
+            model,
+            modalities=modalities,
+            classes=classes,
+            mean_without=mean_without,
+            inference=inference,
+            metrics=metrics,
+        )
         self.loss = loss
         self.optim = optim
         self.seed = seed
@@ -71,6 +82,7 @@ class SegmentationModule(ScoringModule):
         if compile:
             model.compile(dynamic=False)  # which windows there are depends on the size
         self.val_matrix = ConfusionMatrix(len(classes))
+        self.val_metrics = OwnMetrics(metrics or {})
         self.terms: dict[str, Tensor] = {}
         """Terms of the loss of the last training step, over all ranks; the mean over the batches that are accumulated
         for the step so far."""
@@ -128,12 +140,15 @@ class SegmentationModule(ScoringModule):
 
     def on_validation_epoch_start(self) -> None:
         self.answers = Answers()
+        self.val_metrics.begin(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
         prediction, answered = self.predict_batch(batch, whole_image)
         self.answers.add(batch["id"], answered)
         self.val_matrix.update(prediction, batch["label"])
+        if batch["id"]:
+            self.val_metrics.update(prediction, batch["label"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores.
@@ -145,7 +160,7 @@ class SegmentationModule(ScoringModule):
         self.answers.require(self.device, when=f"validation after step {self.global_step}: " if during else "")
         counts = self.val_matrix.compute().cpu().numpy()
         self.val_matrix.reset()
-        self.log_scores("val", counts)
+        self.log_scores("val", counts, self.val_metrics.compute() if counts.any() else self.val_metrics.nothing())
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torchmetrics import Metric
 
 from ktb.config.build import instantiate
 from ktb.config.schema import spec_of_backbone
@@ -16,6 +17,7 @@ from ktb.engine.inference import Inference, inference
 from ktb.errors import ConfigError
 from ktb.jobs import resume
 from ktb.losses.base import Loss
+from ktb.metrics.own import build_metric
 from ktb.models.layers.norm import BatchNorm
 from ktb.models.parts import Spec
 from ktb.models.segmentor import KTBSegmentor
@@ -88,6 +90,12 @@ def build_loss(cfg: DictConfig) -> Loss:
             "the pixel loss of one: loss=ce 'loss.kind={_target_: ...}'"
         )
     return loss
+
+
+def build_metrics(cfg: DictConfig, num_classes: int) -> dict[str, Metric]:
+    """The metrics of the user's own, name → metric; one that is null is left out."""
+    given = plain(without(cfg.metrics)) if cfg.get("metrics") else {}
+    return {name: build_metric(name, spec, num_classes) for name, spec in given.items() if spec is not None}
 
 
 def build_model(cfg: DictConfig, data: RGBXDataModule, *, side_heads: bool) -> KTBSegmentor:

@@ -42,7 +42,7 @@ COMPARED = 3
 
 
 def open_with_data(
-    file: Path, settings: Sequence[str], folders: Sequence[Path], base: str | None
+    file: Path, settings: Sequence[str], folders: Sequence[Path], *, base: str | None = None, trust: Sequence[str] = ()
 ) -> tuple[RGBXDataModule, KTBSegmentor]:
     """A checkpoint's model and its data set.
 
@@ -51,12 +51,17 @@ def open_with_data(
         settings: of ktb-eval, as the user wrote them.
         folders: further configuration folders.
         base: the frozen backbone's weights, where they are not where the checkpoint says.
+        trust: modules whose classes the checkpoint may name, beside those of ktb.
 
     Raises:
         KTBError: a setting is wrong, or the checkpoint cannot be used with them.
     """
-    given = [*([as_override("backbone.weights", base)] if base is not None else []), *settings]
-    _, data, model = open_for_pictures(file, given, folders)
+    given = [
+        *([as_override("backbone.weights", base)] if base is not None else []),
+        *([f"trust=[{','.join(trust)}]"] if trust else []),
+        *settings,
+    ]
+    _, data, model = open_for_pictures(file, given, folders, spelling="flag")
     model.about["preparation"] = preparation(data)
     return data, model.eval()
 

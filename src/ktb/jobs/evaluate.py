@@ -7,7 +7,9 @@ import time
 
 from omegaconf import DictConfig, OmegaConf
 
+from ktb.config.build import check_targets, named_classes
 from ktb.config.overrides import user_overrides
+from ktb.config.trust import Trust
 from ktb.data import values
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
@@ -15,7 +17,7 @@ from ktb.engine.callbacks.panels import Panels
 from ktb.engine.callbacks.robustness import Robustness
 from ktb.engine.scoring import ScoringModule
 from ktb.errors import ConfigError
-from ktb.jobs.build import build_inference, plain
+from ktb.jobs.build import build_inference, build_metrics, plain
 from ktb.jobs.facts import facts
 from ktb.jobs.folder import claim_for_evaluation
 from ktb.jobs.printed import report
@@ -43,8 +45,11 @@ def evaluate(cfg: DictConfig) -> RunResult:
     """
     started = time.time()
     file = find_checkpoint(cfg.checkpoint)
+    trust = Trust.of(cfg.trust, named_classes(cfg))
     cfg, data, model = open_checkpoint(file, cfg, user_overrides(cfg))
     inference = build_inference(cfg)
+    check_targets({"metrics": cfg.metrics}, f"{file}: its configuration", trust)
+    metrics = build_metrics(cfg, data.spec.num_classes)
     robustness = Robustness(plain(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
     _prepare_data(data, model, needs_labels=robustness is not None)
 
@@ -55,6 +60,7 @@ def evaluate(cfg: DictConfig) -> RunResult:
         classes=data.spec.classes,
         mean_without=data.spec.ids_without,
         inference=inference,
+        metrics=metrics,
     )
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
     callbacks = [*([robustness] if robustness else []), panels, *unlabelled_predictions(run_dir, data)]

@@ -104,7 +104,7 @@ def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, 
         "label_size": label_size.measure(data, "train"),
         "backbone": {
             "name": cfg.backbone.name,
-            "timm_name": cfg.backbone.timm_name,
+            "timm_name": cfg.backbone.get("timm_name"),
             "weights": weights if weights in (*TO_BE_HAD, "random") else str(Path(weights).absolute()),
             "sha256": sha256,
         },

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ktb.config.overrides import as_override
+from ktb.config.trust import Trust
 from ktb.data import label_size, values
 from ktb.data.arrays import InMemory
 from ktb.data.module import RGBXDataModule
@@ -74,6 +75,7 @@ class Predictor:
             ["dataset.depth_source=depth", "modality=rgb_t"].
         config_dir: your own configurations, as DIR/dataset/mine.yaml.
         weights: the frozen backbone's weights, where they are no longer where training had them.
+        trust: modules or packages of your own (or one), whose classes the file may name: "my_lab".
         device: "cpu", "cuda", "cuda:1", "mps"; "auto": a GPU where there is one.
         precision: "float32", or "bf16" (autocast to bfloat16).
         short_side: frames are resized to this short side for the model, "native": not at all; None: as in the
@@ -96,6 +98,7 @@ class Predictor:
         settings: Sequence[str] = (),
         config_dir: str | Path | None = None,
         weights: str | Path | None = None,
+        trust: str | Sequence[str] = (),
         device: str | torch.device = "auto",
         precision: Precision = "float32",
         short_side: int | Literal["native"] | None = None,
@@ -110,14 +113,16 @@ class Predictor:
         for folder in folders:
             if not folder.is_dir():
                 raise ConfigError(f"config_dir={folder}: no such folder")
+        trusted = Trust.of(trust, spelling="argument").modules
         given = [
             *([as_override("dataset", dataset)] if dataset is not None else []),
             *([as_override("backbone.weights", str(expanded(weights)))] if weights is not None else []),
+            *([f"trust=[{','.join(trusted)}]"] if trusted else []),
             *settings,
         ]
         self._source = str(source)
         with _opening:
-            _, data, model = open_for_pictures(_checkpoint(source), given, folders)
+            _, data, model = open_for_pictures(_checkpoint(source), given, folders, spelling="argument")
         tiled = TiledModel(
             model.to(where).eval(),
             data,

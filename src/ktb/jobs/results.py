@@ -33,7 +33,8 @@ def scored(module: ScoringModule, data: RGBXDataModule) -> RunResult:
     without labels the folder of the predictions."""
     evaluation, spec = module.evaluation, data.spec
     scores = _scores(evaluation.total, spec)
-    total: RunResult = {"metrics": scores["metrics"], "per_class": scores["per_class"]}
+    own = {name: finite(value) for name, value in module.own_scores.items()}
+    total: RunResult = {"metrics": scores["metrics"] | own, "per_class": scores["per_class"]}
     if not data.labelled(spec.report_split):
         total |= {"metrics": dict.fromkeys(total["metrics"]), "labels": False, "predictions": PREDICTIONS}
     return {

@@ -183,7 +183,7 @@ def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
 def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
     """The resumed run's own configuration, with what the user overrode on the command line."""
     saved, typed = point.config, overridden(user_overrides(cfg))
-    kept = resume_saved(saved, cfg, user_overrides(cfg), config_folders())
+    kept = resume_saved(saved, cfg, user_overrides(cfg), f"{point.path}: its configuration", config_folders())
     begun = saved.get("init_from")
     if kept.init_from != begun:
         given = kept.init_from and Path(kept.init_from).expanduser().absolute()  # perhaps the folder of the file

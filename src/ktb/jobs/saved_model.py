@@ -10,9 +10,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from ktb.config.build import named_classes
 from ktb.config.checked import checked
 from ktb.config.overrides import as_override, at_home, overridden, quoted_paths
 from ktb.config.saved import inherit, merge_saved
+from ktb.config.trust import Spelling, Trust
 from ktb.data.label_size import known
 from ktb.data.module import RGBXDataModule
 from ktb.data.preparation import preparation
@@ -25,7 +27,7 @@ from ktb.weights.naming import is_published
 
 
 def open_checkpoint(
-    file: Path, cfg: DictConfig, overrides: Sequence[str]
+    file: Path, cfg: DictConfig, overrides: Sequence[str], *, spelling: Spelling = "setting"
 ) -> tuple[DictConfig, RGBXDataModule, KTBSegmentor]:
     """The model of a checkpoint of ktb-train or of a published one, and the data it belongs to.
 
@@ -34,6 +36,7 @@ def open_checkpoint(
         cfg: what was composed for ktb-eval.
         overrides: what the user wrote on the command line; of a checkpoint that brings the config of its own run, only
             that is put over it.
+        spelling: how the user says which classes the file may name.
 
     Returns:
         the config that counts, its DataModule (no file has been looked at yet), and the model.
@@ -46,8 +49,9 @@ def open_checkpoint(
         raise CheckpointError(f"{file}: expected a state dict (name → tensor), found {type(content).__name__}")
     ours = is_ours(content)
     about = content["ktb"] if ours else {}
+    trust = Trust.of(cfg.trust, named_classes(cfg), spelling=spelling)
     if "config" in about:  # not in a bundle of a published checkpoint, whose data the groups say
-        cfg = merge_saved(_config_in(about, file), cfg, overrides)
+        cfg = merge_saved(_config_in(about, file), cfg, overrides, trust, _origin(file))
     with open_dict(cfg):
         if cfg.split:
             cfg.dataset.report_split = cfg.split
@@ -59,7 +63,7 @@ def open_checkpoint(
         moved = cfg.backbone.weights if given else None
         if moved == (about.get("backbone") or {}).get("weights"):
             moved = None
-        model = model_from_checkpoint(content, str(file), weights=moved)
+        model = model_from_checkpoint(content, str(file), trust=trust, weights=moved)
     elif is_published(read_state_dict(content)):
         if len(streams) != 2 or streams[0] != "rgb":
             raise CheckpointError(f"{file}: a published checkpoint takes rgb and one other modality, got {streams}")
@@ -82,7 +86,7 @@ def open_checkpoint(
 
 
 def open_for_pictures(
-    file: Path, settings: Sequence[str], folders: Sequence[Path]
+    file: Path, settings: Sequence[str], folders: Sequence[Path], *, spelling: Spelling
 ) -> tuple[dict[str, str], RGBXDataModule, KTBSegmentor]:
     """The model of a checkpoint, and the data set as which the user's own pictures are read.
 
@@ -90,6 +94,7 @@ def open_for_pictures(
         file: the checkpoint.
         settings: of ktb-eval, as the user wrote them.
         folders: further config folders of the user (--config-dir).
+        spelling: how the user says which classes the file may name; settings has it as trust=.
 
     Returns:
         the settings of the data set that decide how a file is read, the DataModule, and the model.
@@ -99,13 +104,13 @@ def open_for_pictures(
     """
     overrides = quoted_paths(at_home(settings))
     cfg = checked("eval", inherit([as_override("checkpoint", str(file)), *overrides], folders), folders)
-    cfg, data, model = open_checkpoint(file, cfg, overrides)
+    cfg, data, model = open_checkpoint(file, cfg, overrides, spelling=spelling)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
     return {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}, data, model
 
 
-def state_preparation(model: KTBSegmentor, file: Path) -> None:
+def state_preparation(model: KTBSegmentor, file: Path, trust: Trust) -> None:
     """Let `about` of a model say how its arrays are prepared, where its checkpoint is of a version that did not.
 
     A model that does not know its run's configuration, such as a published one, stays as it is, and so does one whose
@@ -114,15 +119,21 @@ def state_preparation(model: KTBSegmentor, file: Path) -> None:
     Args:
         model: out of `file`.
         file: the checkpoint.
+        trust: what it may name beside classes of ktb.
     """
     if "config" not in model.about or "preparation" in model.about:
         return
     composed = checked("eval", [as_override("checkpoint", str(file))], [])
     try:
-        data = build_data(merge_saved(_config_in(model.about, file), composed, []))
+        data = build_data(merge_saved(_config_in(model.about, file), composed, [], trust, _origin(file)))
     except KTBError:
         return
     model.about["preparation"] = preparation(data)
+
+
+def _origin(file: Path) -> str:
+    """What the run's configuration in a checkpoint is called in messages."""
+    return f"{file}: its configuration"
 
 
 def _config_in(about: Mapping[str, Any], file: Path) -> DictConfig:

@@ -12,7 +12,10 @@ from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
+from torchmetrics import Metric
 
+from ktb.config.overrides import overridden, user_overrides
+from ktb.config.own import settle_own_classes
 from ktb.data.module import RGBXDataModule
 from ktb.engine.callbacks.finite import FiniteCheck
 from ktb.engine.callbacks.panels import Panels
@@ -25,13 +28,14 @@ from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import OptimConfig
 from ktb.errors import NotFiniteError, WriteError
 from ktb.jobs import finetune, resume, resume_settings
-from ktb.jobs.build import build_inference, build_loss, build_model, training_data
+from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, training_data
 from ktb.jobs.facts import facts, provenance
 from ktb.jobs.folder import claim_for_training
 from ktb.jobs.loggers import build_loggers, finish_wandb
 from ktb.jobs.printed import announce, report
 from ktb.jobs.results import scored, write_failure, write_per_image, write_result
 from ktb.jobs.trainer import build_trainer, unlabelled_predictions
+from ktb.jobs.trial import try_own_parts
 from ktb.losses.base import Loss
 from ktb.metrics.scores import finite
 from ktb.models.segmentor import KTBSegmentor
@@ -53,6 +57,7 @@ def train(cfg: DictConfig) -> RunResult:
         KTBError: a mistake in settings or data; nothing has been written then, unless it shows up in training.
     """
     started = time.time()
+    settle_own_classes(cfg, overridden(user_overrides(cfg)))
     cfg, point = resume.start(cfg)
     run_dir = Path(cfg.run_dir)
 
@@ -63,7 +68,9 @@ def train(cfg: DictConfig) -> RunResult:
     loss = build_loss(cfg)
     model = build_model(cfg, data, side_heads=loss.uses_side_heads)
     begun = finetune.begin(source, model, data) if source else resume.begun(point)
-    module = _module(cfg, data, model, loss, inference, begun)
+    metrics = build_metrics(cfg, data.spec.num_classes)
+    try_own_parts(model, loss, metrics)
+    module = _module(cfg, data, model, loss, inference, metrics, begun)
     if point is not None:  # a checkpoint of another model must not cost the run its files
         module.on_load_checkpoint(point.content)
 
@@ -99,6 +106,7 @@ def _module(
     model: KTBSegmentor,
     loss: Loss,
     inference: Inference,
+    metrics: dict[str, Metric],
     begun: dict[str, Any] | None,
 ) -> SegmentationModule:
     """Model, loss and optimiser as Lightning trains them. begun: what was taken from other weights, for checkpoints."""
@@ -109,6 +117,7 @@ def _module(
         modalities=data.modalities,
         classes=data.spec.classes,
         mean_without=data.spec.ids_without,
+        metrics=metrics,
         optim=OptimConfig(**{str(key): value for key, value in cfg.optim.items()}),
         seed=cfg.seed,
         inference=inference,

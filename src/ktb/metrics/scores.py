@@ -66,6 +66,9 @@ def _mean(values: NDArray[np.float64], without: Sequence[int]) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
+MEANS = ("miou", "miou_all", "macc", "pixel_acc", "mf1", "fwiou", "mboundary_iou")
+"""The scores of all classes together."""
+
 PER_CLASS = ("iou", "acc", "f1", "boundary_iou")
 """The scores that are lists, one value per class."""
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktb.models.fusion.dscf import DSCF
-from ktb.models.segmentor import KTBSegmentor
+from ktb.models.segmentor import KTBSegmentor, own_classes
 
 COUNTED = "matrix products, convolutions and attention, two per multiply-add; one image, without side heads"
 """What `flops` counts. Sums, normalisations, softmax and sampling are left out: together a few percent."""
@@ -22,15 +22,16 @@ def parameters(model: KTBSegmentor) -> list[dict[str, Any]]:
         ("prompts", "prompts", "peft.prompts."),
         ("adapters", "adapters", "peft.adapters."),
         ("lora", "LoRA", "peft.lora."),
+        ("peft", "PEFT method", "peft."),
         ("necks", "pyramid behind the backbone", "necks."),
         ("fusion", "fusion", "fusion."),
         ("norms", "output norms", ("norms.", "fused_norms.")),
         ("head", "fused head", "head."),
         ("side_heads", "side heads (training only)", "side_heads."),
     )
-    parts = []
+    parts, left = [], dict(model.named_parameters())
     for key, title, prefix in names:
-        chosen = [p for n, p in model.named_parameters() if n.startswith(prefix)]
+        chosen = [left.pop(n) for n in list(left) if n.startswith(prefix)]
         trained = sum(p.numel() for p in chosen if p.requires_grad)
         parts.append({"part": key, "title": title, "total": sum(p.numel() for p in chosen), "trained": trained})
     return parts
@@ -42,16 +43,28 @@ def table_parameters(model: KTBSegmentor) -> int:
 
 
 def flops(model: KTBSegmentor, size: tuple[int, int]) -> int:
-    """Floating-point operations for one image, see `COUNTED`; computed from shapes alone.
+    """Floating-point operations for one image, see `COUNTED`.
+
+    They are computed from shapes alone, unless a class of the user's own needs values.
 
     Args:
         model: any; it is not changed.
         size: height and width of the image in pixels.
     """
-    with torch.device("meta"):
-        shapes_only = KTBSegmentor.from_config(model.config).eval()
-        inputs = {m: torch.empty(1, c, *size) for m, c in model.config["modalities"].items()}
+    try:
+        with torch.device("meta"):
+            shapes_only = KTBSegmentor.from_config(model.config).eval()
+        return _counted(shapes_only, size)
+    except Exception:
+        if not own_classes(model.config):
+            raise
+        return _counted(model.eval(), size)
+
+
+def _counted(model: KTBSegmentor, size: tuple[int, int]) -> int:
+    device = next(model.fused_norms.parameters()).device
+    inputs = {m: torch.empty(1, c, *size, device=device) for m, c in model.config["modalities"].items()}
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        shapes_only(inputs, side=False)
+        model(inputs, side=False)
     return int(counter.get_total_flops())

@@ -9,9 +9,12 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from ktb.errors import PartError
+from ktb.models import contracts
 from ktb.models.backbones.base import Backbone, Tokens
 from ktb.models.fusion.base import Fused, Fusion
-from ktb.models.parts import Spec, build, class_of, completed, in_full
+from ktb.models.layers.shapes import check_shape
+from ktb.models.parts import Spec, build, check_settings, class_of, completed, in_full, made
 from ktb.models.peft.base import Peft
 
 PEFT = {"_target_": "ktb.models.peft.mapa.MAPA"}
@@ -76,6 +79,7 @@ class KTBSegmentor(nn.Module):
 
     Raises:
         ValueError: modalities that can be none, or a part that can't be built as described.
+        PartError: a class that is not there or does not fit its place, or settings that it does not take.
     """
 
     def __init__(
@@ -101,6 +105,11 @@ class KTBSegmentor(nn.Module):
                 raise ValueError(f"{name!r} can't name a modality: use letters, digits and underscores")
         peft, fusion, head = completed(peft, PEFT), completed(fusion, FUSION), completed(head, HEAD)
         side_head = None if side_head is None else completed(side_head, SIDE_HEAD)
+        contracts.check_class(peft, contracts.PEFT)
+        contracts.check_class(fusion, contracts.FUSION)
+        for spec in (head, side_head):
+            if spec is not None:
+                contracts.check_class(spec, contracts.HEAD)
         self.config: dict[str, Any] = {
             "backbone": backbone.spec(),
             "modalities": channels,
@@ -162,10 +171,17 @@ class KTBSegmentor(nn.Module):
         features, (h, w) = self.features(inputs, masked=masked)
         # Where the backbone pads, its maps stand for more than the image.
         size = self.backbone.covers(h, w)
-        out = SegOutput(self.head(features.fused, size)[..., :h, :w], losses=features.losses)
+        out = SegOutput(self._logits(self.head, features.fused, size)[..., :h, :w], losses=features.losses)
         if side:
-            out.side = {m: self.side_heads[m](features.streams[m], size)[..., :h, :w] for m in self.modalities}
+            out.side = {
+                m: self._logits(self.side_heads[m], features.streams[m], size)[..., :h, :w] for m in self.modalities
+            }
         return out
+
+    def _logits(self, head: nn.Module, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        logits: Tensor = head(maps, size)
+        check_shape(logits, (len(maps[0]), self.num_classes, *size), head, "head", "logits (B, K, H, W)")
+        return logits
 
     def features(
         self, inputs: Mapping[str, Tensor], *, masked: Tensor | None = None
@@ -183,9 +199,14 @@ class KTBSegmentor(nn.Module):
         for i in range(len(self.backbone.channels)):
             if i > 0:
                 tokens = self.backbone.enter(i, tokens)
-            tokens = tokens._replace(map=self.peft.prompt(i, self._apart(tokens.map)).flatten(0, 1))
+            entering = self._apart(tokens.map)
+            prompted = self.peft.prompt(i, entering)
+            check_shape(prompted, entering.shape, self.peft, "PEFT method", f"streams (M, B, H, W, C) of stage {i}")
+            tokens = tokens._replace(map=prompted.flatten(0, 1))
             tokens = self.backbone.stage(i, tokens, self.peft.adapters_of(i), recompute=self.recompute)
             streams = self._apart(tokens.map if self.necks is None else self.necks[i](tokens.map))
+            expected = (*entering.shape[:2], *streams.shape[2:-1], self.backbone.channels[i])
+            check_shape(streams, expected, self.backbone, "backbone", f"streams (M, B, H, W, C) of stage {i}")
             fused, normed = self._fuse(i, streams)
             if fused.streams is not None and self.necks is None:
                 tokens = tokens._replace(map=fused.streams.flatten(0, 1))
@@ -201,7 +222,7 @@ class KTBSegmentor(nn.Module):
         normalised."""
         block = cast(Fusion, self.fusion[i])
         normed = self._normed(i, streams) if block.normalised else None
-        fused = Fused.of(block(streams if normed is None else normed), streams)
+        fused = Fused.of(block(streams if normed is None else normed), streams, block)
         if fused.streams is not None or normed is None:
             normed = self._normed(i, streams if fused.streams is None else fused.streams)
         return fused, normed
@@ -242,15 +263,29 @@ class KTBSegmentor(nn.Module):
         return tokens, (first[2], first[3])
 
 
+def own_classes(config: Mapping[str, Any]) -> list[str]:
+    """The classes in a model's `config` that are not ktb's, by their dotted names, each once."""
+    specs = [config.get(part) for part in ("backbone", *PARTS)]
+    targets = [str(spec["_target_"]) for spec in specs if isinstance(spec, Mapping) and "_target_" in spec]
+    return [target for target in dict.fromkeys(targets) if target.partition(".")[0] != "ktb"]
+
+
 def backbone_of(spec: Spec) -> Backbone:
     """The backbone that a model's `config` describes, with fresh weights.
 
     Raises:
-        ValueError: there is no such class, or it does not take these settings.
+        PartError: there is no such class, it is no backbone, or does not take these settings.
     """
-    cls = class_of(spec)
+    cls, target = class_of(spec), str(spec["_target_"])
+    if not issubclass(cls, Backbone):
+        raise PartError(f"{target} is no backbone: it must derive from {Backbone.__module__}.Backbone")
+    settings = {key: value for key, value in spec.items() if key != "_target_"}
+    if cls.from_config.__func__ is Backbone.from_config.__func__:  # type: ignore[attr-defined]
+        contracts.check_class(spec, contracts.BACKBONE)
+        check_settings(cls, target, settings)
     try:
-        backbone: Backbone = cls.from_config({key: value for key, value in spec.items() if key != "_target_"})
+        backbone = made(lambda: cls.from_config(settings), cls, target, settings)
     except TypeError as error:
-        raise ValueError(f"{spec['_target_']}: {error}") from None
+        raise PartError(f"{target}: {error}") from None
+    contracts.check_backbone(backbone, target)
     return backbone

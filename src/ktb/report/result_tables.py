@@ -11,6 +11,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from ktb.report.runs import own_scores
+
 Result = Mapping[str, Any]
 
 MISSING_WAYS = {"zeros": "as zeros", "black": "as a black picture", "masked": "left out"}
@@ -54,12 +56,13 @@ def _without(result: Result) -> str:
 
 
 def score_line(result: Result) -> str:
-    """mIoU and pixel accuracy in one line."""
+    """mIoU, pixel accuracy and metrics of the user's own in one line."""
     metrics = result["metrics"]
     line = f"mIoU{_without(result)} {percent(metrics['miou'])}, pixel accuracy {percent(metrics['pixel_acc'])}"
     if metrics["miou"] not in (None, metrics["miou_all"]):
         line += f" (mIoU with absent classes counted as 0: {percent(metrics['miou_all'])})"
-    return line
+    own = own_scores(result)
+    return f"{line}; {own}" if own else line
 
 
 def robustness_tables(result: Result) -> list[Table]:

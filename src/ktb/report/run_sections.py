@@ -171,6 +171,7 @@ def about(run: Run, key: str) -> Content:
         "modalities": ", ".join(run.modalities),
         "backbone": r.get("backbone") or run.setting("backbone", "name"),
         "loss": run.setting("loss", "name"),
+        "scores of your own": run.own_scores,
         "checkpoint": r.get("checkpoint"),
         "chosen on": r.get("selection_split"),
         "parameters": ", ".join(f"{k} {v:,}" for k, v in parameters.items() if isinstance(v, int)),

@@ -53,6 +53,11 @@ class Run:
         return {key: number(metrics[key]) for key in SCORES if key in metrics}
 
     @property
+    def own_scores(self) -> str:
+        """The values of metrics of the user's own, in words."""
+        return own_scores(self.result)
+
+    @property
     def mean_without(self) -> tuple[str, ...]:
         """Classes that the means leave out."""
         return left_out(self.result)
@@ -256,6 +261,12 @@ def left_out(result: Mapping[str, Any]) -> tuple[str, ...]:
 def without(classes: Sequence[str]) -> str:
     """What stands behind the name of a mean that leaves `classes` out."""
     return f" without {', '.join(classes)}" if classes else ""
+
+
+def own_scores(result: Mapping[str, Any]) -> str:
+    """The values of metrics of the user's own, in words; empty where there are none."""
+    own = [(key, v) for key, v in mapping(result.get("metrics")).items() if key not in (*SCORES, "miou_all")]
+    return ", ".join(f"{key} {v:.4g}" for key, v in own if isinstance(v, int | float))
 
 
 def scored_how(result: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from importlib import resources
 from ktb.errors import CheckpointError, first_line
 from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.pyramid import Pyramid
+from ktb.models.backbones.swin import FrozenSwin
 from ktb.models.backbones.vit import ViT
 from ktb.models.parts import Spec
 from ktb.models.segmentor import backbone_of
@@ -27,7 +28,7 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
         spec: the backbone that the weights must fit, its class and settings.
         weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "offline" (of a Python package, for
             efficientnet_lite0), "random", or the path of a file in timm,
-            Microsoft, OpenMMLab or Hugging Face naming.
+            Microsoft, OpenMMLab or Hugging Face naming; of a backbone of the user's own, in its own.
         name: the backbone's name, for messages and for the bundled file.
         timm_name: the model on timm's hub.
 
@@ -38,6 +39,12 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
     backbone = backbone_of(spec)
     if weights == "random":
         return backbone
+    translated = isinstance(backbone, FrozenSwin | Pyramid | ViT)
+    if weights in ("bundled", "offline") and not translated:
+        raise CheckpointError(
+            f"backbone.weights={weights}: none of {spec['_target_']} come with ktb; pass backbone.weights=FILE, with "
+            "its own names, or backbone.weights=random"
+        )
     if weights == "hub":
         where, state = f"timm hub model {timm_name}", _from_hub(name, timm_name)
     elif weights == "offline":
@@ -49,7 +56,10 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
     else:
         where, state = weights, read_state_dict(weights)
     try:
-        state = from_timm_names(backbone, state) if isinstance(backbone, Pyramid | ViT) else backbone_to_timm(state)
+        if isinstance(backbone, Pyramid | ViT):
+            state = from_timm_names(backbone, state)
+        elif translated:
+            state = backbone_to_timm(state)
     except CheckpointError as error:
         raise CheckpointError(f"{where}: {error}") from None
     load_exactly(backbone, {k: v.float() for k, v in state.items()}, where)

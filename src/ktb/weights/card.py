@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ktb.config.trust import Spelling, Trust
 from ktb.data.steps import in_words
-from ktb.models.segmentor import KTBSegmentor
+from ktb.models.segmentor import KTBSegmentor, own_classes
 from ktb.weights.hub import TO_BE_HAD
 
 if TYPE_CHECKING:
@@ -59,8 +60,14 @@ def model_card(model: KTBSegmentor, about: Mapping[str, Any], name: str, size: i
         model_name=name,
         eval_results=_hub_results(about) or None,
     )
+    if own := own_classes(model.config):
+        packages = list(dict.fromkeys(target.partition(".")[0] for target in own))
+        facts.append(("Needs also", f"{', '.join(packages)} ({', '.join(own)}), which is not part of ktb"))
     streams = ", ".join(f"{m!r}: {m}" for m in model.modalities)
+    trust = {spelling: f" {Trust(spelling=spelling).remedy(own)}" for spelling in get_args(Spelling)} if own else {}
     weights = ', weights="FILE"' if needs_file else ""
+    if own:
+        weights += f",{trust['argument']}"
     predictor = ""
     if "config" in about:  # without its run's configuration it has to be told its data set
         call = f'Predictor("{name}"{weights})({{{streams}}})'
@@ -74,8 +81,8 @@ def model_card(model: KTBSegmentor, about: Mapping[str, Any], name: str, size: i
         weights=weights,
         predictor=predictor,
         streams=streams,
-        eval_base=" backbone.weights=FILE" if needs_file else "",
-        info_base=" --base FILE" if needs_file else "",
+        eval_base=(" backbone.weights=FILE" if needs_file else "") + trust.get("setting", ""),
+        info_base=(" --base FILE" if needs_file else "") + trust.get("flag", ""),
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
 

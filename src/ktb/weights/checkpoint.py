@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ktb.errors import CheckpointError, first_line
+from ktb.config.trust import Trust, is_dotted
+from ktb.errors import CheckpointError, PartError, first_line
 from ktb.io import expanded
 from ktb.models import segmentor
 from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.parts import Spec, class_of
-from ktb.models.segmentor import PARTS, backbone_of
+from ktb.models.imports import imported_class, told
+from ktb.models.parts import Spec
+from ktb.models.segmentor import PARTS, backbone_of, own_classes
 from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
@@ -38,13 +40,16 @@ class KTBSegmentor(segmentor.KTBSegmentor):
     """
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, weights: str | None = None) -> KTBSegmentor:
+    def from_pretrained(
+        cls, source: str | Path, *, weights: str | None = None, trust: str | Sequence[str] = ()
+    ) -> KTBSegmentor:
         """The model of a bundle: a local folder, or the name of a model on the Hugging Face hub (OWNER/NAME).
 
         Args:
             source: the folder or name.
             weights: a file of the frozen backbone's weights, where the bundle leaves them out and they are neither on
                 timm's hub nor shipped with ktb.
+            trust: see `load_model`.
 
         Returns:
             the model in evaluation mode, float32.
@@ -53,7 +58,7 @@ class KTBSegmentor(segmentor.KTBSegmentor):
             CheckpointError: not such a bundle, no network, or base weights other than in training.
         """
         folder = expanded(source)
-        return load_model(folder if folder.exists() else fetch_bundle(str(source)), weights=weights)
+        return load_model(folder if folder.exists() else fetch_bundle(str(source)), weights=weights, trust=trust)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a bundle into a new folder: model.safetensors, config.json and a model card, README.md.
@@ -69,42 +74,63 @@ class KTBSegmentor(segmentor.KTBSegmentor):
         save_bundle(self, folder)
 
 
-def load_model(path: str | Path, *, weights: str | None = None) -> KTBSegmentor:
+def load_model(path: str | Path, *, weights: str | None = None, trust: str | Sequence[str] = ()) -> KTBSegmentor:
     """The model of a run folder or checkpoint file of `ktb-train`, or of a bundle, in evaluation mode.
 
     Args:
         path: a run folder (its best checkpoint is taken), a .ckpt file, a bundle's folder or its .safetensors file.
         weights: the backbone's weights, if they are no longer where they were in training.
+        trust: modules or packages of your own (or one), whose classes the file may name: "my_lab", "my_lab.fusion".
+            Without it nothing but ktb itself is imported.
+
+    Raises:
+        CheckpointError: not such a file, or one that names other classes.
     """
+    trusted = Trust.of(trust, spelling="argument")
     file = find_checkpoint(path)
     content = read_file(file)
     if not is_ours(content):
         raise CheckpointError(f"{file}: not a checkpoint of ktb-train; published ones are read by load_published")
-    return model_from_checkpoint(content, str(file), weights=weights).eval()
+    return model_from_checkpoint(content, str(file), weights=weights, trust=trusted).eval()
 
 
-def model_from_checkpoint(content: Mapping[str, Any], where: str, *, weights: str | None = None) -> KTBSegmentor:
+def model_from_checkpoint(
+    content: Mapping[str, Any], where: str, *, trust: Trust, weights: str | None = None
+) -> KTBSegmentor:
     """The model of a `ktb-train` checkpoint: its frozen backbone as named in it, its trained part from it.
 
     Args:
         content: what `read_file` returned.
         where: the file, for messages.
+        trust: what it may name beside classes of ktb.
         weights: the backbone's weights, if they are no longer where they were (see `load_backbone`).
 
     Raises:
-        CheckpointError: the backbone can't be had or is another one than in training, or something does not fit.
+        CheckpointError: the backbone can't be had or is another one than in training, something does not fit, or a
+            class is not to be trusted or can't be had.
     """
     about = content["ktb"]
     state = {k.removeprefix("model."): v for k, v in content["state_dict"].items() if k.startswith("model.")}
-    _refuse_other_sizes(about, state, where)
+    own = _refuse_foreign_classes(about, where, trust)
+    _refuse_other_sizes(about, state, where, own=own)
     config, backbone = dict(about["model"]), about.get("backbone") or {}
     spec = config.pop("backbone")
-    if any(k.startswith("backbone.") for k in state):
-        frozen_part, source = backbone_of(spec), None
-    else:
-        source = weights or str(backbone.get("weights"))
-        frozen_part = _base(spec, source, backbone, where)
-    model = KTBSegmentor(frozen_part, **config)
+    try:
+        if any(k.startswith("backbone.") for k in state):
+            frozen_part, source = backbone_of(spec), None
+        else:
+            source = weights or str(backbone.get("weights"))
+            frozen_part = _base(spec, source, backbone, where)
+        model = KTBSegmentor(frozen_part, **config)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if not own:
+            raise
+        said = str(error) if isinstance(error, PartError) else told(error, own[0].partition(".")[0])
+        raise CheckpointError(
+            f"{where}: its model cannot be built with {', '.join(own)} as found here: {said}"
+        ) from None
     if source is not None:
         found = fingerprint(frozen_part)
         if found != backbone["sha256"]:
@@ -139,17 +165,24 @@ def _base(spec: Spec, source: str, backbone: Mapping[str, Any], where: str) -> B
     return load_backbone(spec, source, name=name, timm_name=timm_name or None)
 
 
-def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], where: str) -> None:
+def _refuse_other_sizes(
+    about: Mapping[str, Any], state: Mapping[str, Tensor], where: str, *, own: Sequence[str]
+) -> None:
     """Build the model that a file describes without memory, and compare it with the tensors the file holds.
 
     Whatever comes out of a file decides nothing else: names and shapes must agree, so a description that lies cannot
     make us allocate or loop without bound.
+
+    Args:
+        about: what the file says of its model.
+        state: its tensors.
+        where: the file, for messages.
+        own: the trusted classes in it. Not every one of them can be built without memory.
     """
     try:
         config = dict(about["model"])
         for part in ("backbone", *PARTS):
             _refuse_large_numbers(config[part])
-            _refuse_foreign_class(config[part])
         spec = config.pop("backbone")
         classes, base = about.get("classes"), dict(about.get("backbone") or {})
         if classes is not None and (
@@ -162,8 +195,9 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
             raise ValueError(f"base weights {str(base)[:60]}")
         if len(config["modalities"]) > 64 or not all(0 < c <= 4096 for c in dict(config["modalities"]).values()):
             raise ValueError(f"modalities {config['modalities']}")
-        with torch.device("meta"):
-            model = KTBSegmentor(backbone_of(spec), **config)
+        model = _without_memory(spec, config, own=own)
+        if model is None:
+            return
         if (size := sum(p.numel() for p in model.parameters())) > MAX_PARAMETERS:
             raise ValueError(f"{size:,} parameters")
     except (
@@ -181,18 +215,51 @@ def _refuse_other_sizes(about: Mapping[str, Any], state: Mapping[str, Tensor], w
     refuse_misfit(expected, state, where)
 
 
-def _refuse_foreign_class(spec: Any) -> None:
-    """A description names classes, and building one runs it: a file may name parts of ktb only.
+def _without_memory(spec: Spec, config: Mapping[str, Any], *, own: Sequence[str]) -> KTBSegmentor | None:
+    """The model on the meta device; None where a class of the user's own cannot be built there."""
+    try:
+        with torch.device("meta"):
+            return KTBSegmentor(backbone_of(spec), **config)
+    except Exception:
+        if own:
+            return None
+        raise
+
+
+def _refuse_foreign_classes(about: Mapping[str, Any], where: str, trust: Trust) -> list[str]:
+    """A description names classes, and to build one is to run it: a file may name parts of ktb's models, and classes
+    that the user trusts.
+
+    Returns:
+        the names of those that are not ktb's; all of them can be imported.
 
     Raises:
-        ValueError: another class.
+        CheckpointError: another class, or a trusted one that is not there.
     """
-    if spec is None:
-        return
-    target = str(spec["_target_"])
-    found = class_of(spec) if target.startswith("ktb.models.") else None
-    if found is None or not issubclass(found, torch.nn.Module) or not found.__module__.startswith("ktb.models."):
-        raise ValueError(f"{target} is not a part of ktb's models, and nothing else that a file names is run")
+    model = about.get("model")
+    if not isinstance(model, Mapping):
+        return []  # `_refuse_other_sizes` says so
+    own, ours = own_classes(model), []
+    for spec in (model.get(part) for part in ("backbone", *PARTS)):
+        if isinstance(spec, Mapping) and "_target_" in spec and str(spec["_target_"]) not in own:
+            ours.append(str(spec["_target_"]))
+    if broken := [target for target in own if "." not in target or not is_dotted(target)]:
+        raise CheckpointError(f"{where}: damaged: its model has a part {broken[0]!r}, which is no name of a class")
+    if foreign := [target for target in own if not trust.covers(target)]:
+        kind = "a class that is" if len(foreign) == 1 else "classes that are"
+        raise CheckpointError(f"{where}: names {', '.join(foreign)}, {kind} not of ktb; {trust.plea(foreign)}")
+    for target in (*own, *ours):
+        harm = "" if target in own else "damaged: "
+        if harm and not target.startswith("ktb.models."):
+            raise CheckpointError(f"{where}: {harm}{target} is not a part of ktb's models")
+        try:
+            found = imported_class(target)
+        except PartError as error:
+            raise CheckpointError(f"{where}: {harm}names {target}: {error}") from None
+        # A name below ktb. may lead out of it again, through what its modules import.
+        if not issubclass(found, torch.nn.Module) or (harm and not found.__module__.startswith("ktb.models.")):
+            raise CheckpointError(f"{where}: {harm}names {target}, which is not a part of a model")
+    return own
 
 
 def _refuse_large_numbers(spec: Any) -> None:

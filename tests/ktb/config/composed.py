@@ -20,7 +20,7 @@ def composed(*overrides: str, name: str = "train") -> DictConfig:
 
 
 def resumed(saved: DictConfig, *overrides: str) -> DictConfig:
-    return resume_saved(saved, composed(*overrides, "run_dir=r"), overrides)
+    return resume_saved(saved, composed(*overrides, "run_dir=r"), overrides, "last.ckpt: its configuration")
 
 
 def started(*overrides: str) -> DictConfig:

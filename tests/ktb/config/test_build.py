@@ -89,6 +89,6 @@ def test_what_a_class_does_not_take_is_one_line() -> None:
     node = OmegaConf.create(
         {"_target_": "ktb.data.sets.synthetic.SyntheticDataModule", "streams": ["rgb"], "stride": 3}
     )
-    with pytest.raises(ConfigError, match=r"^ktb\.data\.sets\.synthetic\.SyntheticDataModule: .*'stride'") as error:
+    with pytest.raises(ConfigError, match=r"SyntheticDataModule takes no setting 'stride'; did") as error:
         instantiate(node)
     assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ from ktb.config.compose import compose
 from ktb.config.modality import settle
 from ktb.config.overrides import overridden
 from ktb.config.saved import merge_saved, resume_saved
+from ktb.config.trust import Trust
 from tests.ktb.config.composed import OWN_DATA, composed, started
 
 
@@ -70,8 +71,9 @@ def test_a_member_of_the_users_own_keeps_its_name_with_its_streams(tmp_path: Pat
 )
 def test_a_saved_run_says_it_of_itself(begun: list[str], overrides: list[str], name: str, streams: list[str]) -> None:
     saved = started(*begun)
-    continued = resume_saved(saved, composed(*overrides, "run_dir=r"), overrides)
-    evaluated = merge_saved(saved, composed("checkpoint=x", *overrides, name="eval"), ["checkpoint=x", *overrides])
+    continued = resume_saved(saved, composed(*overrides, "run_dir=r"), overrides, "file")
+    given = ["checkpoint=x", *overrides]
+    evaluated = merge_saved(saved, composed(*given, name="eval"), given, Trust(), "file")
     for cfg in (continued, evaluated):
         assert (cfg.modality.name, cfg.modality.streams, cfg.dataset.streams) == (name, streams, streams)
     assert OmegaConf.to_container(saved) == OmegaConf.to_container(started(*begun)), "it is left as it was"

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ktb.config.checks import check
 from ktb.config.saved import differences, inherit, merge_saved, saved_config
+from ktb.config.trust import Trust
 from ktb.errors import ConfigError
 from tests.ktb.config.composed import OWN_DATA, composed, resumed, started
 
@@ -29,7 +30,7 @@ def test_merge_keeps_the_run_and_takes_the_evaluation(tmp_path: Path) -> None:
     saved = OmegaConf.load(run / "config.yaml")
     assert isinstance(saved, DictConfig)
     overrides = [f"checkpoint={run}", "split=val"]
-    merged = merge_saved(saved, composed(*overrides, name="eval"), overrides)
+    merged = merge_saved(saved, composed(*overrides, name="eval"), overrides, Trust(), "x.ckpt")
     assert (merged.dataset.batch_size, merged.backbone.name, merged.loss.name) == (7, "swin_t", "self_teaching")
     assert (merged.checkpoint, merged.split, merged.run_dir, merged.eval.name) == (str(run), "val", None, "ms_flip")
     assert (merged.trainer.strategy, merged.trainer.devices) == ("auto", 1), "the machine is not the run's"
@@ -45,7 +46,7 @@ def test_merge_of_a_run_on_own_data(tmp_path: Path) -> None:
     overrides = [f"checkpoint={run}", "dataset.root=/elsewhere"]
     fresh = composed(*inherit(overrides), name="eval")
     check(fresh)
-    merged = merge_saved(run_config(run), fresh, overrides)
+    merged = merge_saved(run_config(run), fresh, overrides, Trust(), "x.ckpt")
     assert list(merged.modality.streams) == ["rgb", "red_edge"]
     assert (list(merged.dataset.classes), merged.dataset.root) == (["crop", "weed"], "/elsewhere")
     assert "logger" not in merged
@@ -56,23 +57,34 @@ def test_merge_checks_what_comes_out(tmp_path: Path) -> None:
     overrides = [f"checkpoint={run}", "dataset.eval_batch_size=0"]
     fresh = composed(*inherit(overrides), name="eval")
     with pytest.raises(ConfigError, match="^dataset.eval_batch_size=0: expected 1 or more$"):
-        merge_saved(run_config(run), fresh, overrides)
+        merge_saved(run_config(run), fresh, overrides, Trust(), "x.ckpt")
 
 
 def test_merge_sets_dotted_overrides(tmp_path: Path) -> None:
     run, _ = saved_run(tmp_path)
     overrides = [f"checkpoint={run}", "dataset.eval_batch_size=3", "trainer.precision=64-true", "+dataset.more=1"]
-    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides, Trust(), "x.ckpt")
     assert (merged.dataset.eval_batch_size, merged.dataset.more) == (3, 1)
     assert merged.trainer.precision == "64-true"
     assert merged.backbone.name == "swin_t"
+
+
+def test_an_override_with_null_counts_too(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path, "+metrics.kappa._target_=mine.Kappa", **{"dataset.seed": 5})
+    overrides = [f"checkpoint={run}", "dataset.seed=null", "+metrics.kappa=null"]
+    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides, Trust(), "x.ckpt")
+    assert merged.dataset.seed is None
+    assert merged.metrics == {"kappa": None}
+    assert resumed(started("optim.lr=1.0", "save.every_n_minutes=3"), "save.every_n_minutes=null").save == {
+        "every_n_steps": None, "every_n_minutes": None, "keep": 2,
+    }  # fmt: skip
 
 
 def test_merge_replaces_a_chosen_group_whole(tmp_path: Path) -> None:
     run, _ = saved_run(tmp_path, **{"dataset.only_here": 5, "dataset.batch_size": 7})
     overrides = [f"checkpoint={run}", "dataset=synthetic", "modality=rgb"]
     fresh = composed(*overrides, name="eval")
-    merged = merge_saved(run_config(run), fresh, overrides)
+    merged = merge_saved(run_config(run), fresh, overrides, Trust(), "x.ckpt")
     assert merged.dataset == OmegaConf.create(OmegaConf.to_container(fresh.dataset, resolve=True))
     assert "only_here" not in merged.dataset
     assert list(merged.modality.streams) == ["rgb"]
@@ -81,24 +93,30 @@ def test_merge_replaces_a_chosen_group_whole(tmp_path: Path) -> None:
 def test_merge_removes_a_deleted_key(tmp_path: Path) -> None:
     run, _ = saved_run(tmp_path)
     overrides = [f"checkpoint={run}", "~dataset.selection_split"]
-    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides, Trust(), "x.ckpt")
     assert "selection_split" not in merged.dataset
 
 
 def test_merge_refuses_foreign_code_of_the_file_but_not_the_users(tmp_path: Path) -> None:
     run, _ = saved_run(tmp_path, **{"dataset._target_": "os.system"})
     overrides = [f"checkpoint={run}"]
-    with pytest.raises(ConfigError, match=r"^the checkpoint's config names dataset._target_=os.system"):
-        merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    with pytest.raises(ConfigError, match=r"^x\.ckpt names dataset\._target_=os\.system.*: trust=os$"):
+        merge_saved(run_config(run), composed(*overrides, name="eval"), overrides, Trust(), "x.ckpt")
     overrides += ["dataset=synthetic", "++dataset._target_=mine.Data"]
-    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides)
+    merged = merge_saved(run_config(run), composed(*overrides, name="eval"), overrides, Trust(), "x.ckpt")
     assert merged.dataset._target_ == "mine.Data"
 
 
 def test_merge_refuses_an_experiment(tmp_path: Path) -> None:
     run, _ = saved_run(tmp_path)
     with pytest.raises(ConfigError, match="experiment= describes a published checkpoint"):
-        merge_saved(run_config(run), composed("checkpoint=x", name="eval"), ["experiment=nyu_swin_b"])
+        merge_saved(
+            run_config(run),
+            composed("checkpoint=x", name="eval"),
+            ["experiment=nyu_swin_b"],
+            Trust(),
+            "x.ckpt: its configuration",
+        )
 
 
 def run_config(run: Path) -> DictConfig:

@@ -45,7 +45,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(bundle: Path) -> RGBXDataModule:
-    return open_with_data(find_checkpoint(bundle), [], [], None)[0]
+    return open_with_data(find_checkpoint(bundle), [], [])[0]
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_file_that_cannot_be_measured_is_one_line(
 
 
 def test_frames_of_another_size_or_type_say_how_to_export(raw: Path, bundle: Path) -> None:
-    other, _ = open_with_data(find_checkpoint(bundle), ["dataset.size=[32,64]"], [], None)
+    other, _ = open_with_data(find_checkpoint(bundle), ["dataset.size=[32,64]"], [])
     with pytest.raises(Exception, match="is 32x64 .* but the file takes 64x64; export with --size 32x64") as caught:
         score(OnnxFile(raw), other, None, silent)
     assert not isinstance(caught.value, CheckpointError)

@@ -67,7 +67,7 @@ def test_every_pixel_loss_of_self_teaching(tmp_path: Path, pixel_loss: str, part
     [
         (["loss=dice", "+loss.label_smoothing=0.1"], "label_smoothing=0.1 is for the cross-entropy ce"),
         (["loss.pixel_loss=dice", "loss.label_smoothing=0.1"], "label_smoothing=0.1 is for the cross-entropy ce"),
-        (["loss=ce", "+loss.side_weight=0.1"], "unexpected keyword argument 'side_weight'"),
+        (["loss=ce", "+loss.side_weight=0.1"], "PixelLoss takes no setting 'side_weight'"),
         (["loss=ce", "loss.kind={_target_: torch.nn.NoLoss}"], "torch.nn.NoLoss"),
     ],
 )

@@ -123,7 +123,7 @@ def test_wrong_inputs_are_named(change: object, message: str) -> None:
         (("rgb", "a.b"), {}, "a.b"),
         (("rgb", "keys"), {}, "keys"),
         ({"rgb": 4}, {}, "3 channels"),
-        (("rgb",), {"fusion": {"_target_": "ktb.models.fusion.mean.Mean"}}, "mean.Mean cannot be imported"),
+        (("rgb",), {"fusion": {"_target_": "ktb.models.fusion.mean.Mean"}}, "has no module mean"),
     ],
 )
 def test_wrong_arguments_are_named(modalities: object, options: dict[str, object], message: str) -> None:

@@ -8,6 +8,8 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from ktb.models.layers.shapes import check_shape
+
 T = TypeVar("T")
 
 
@@ -27,26 +29,24 @@ class Fused:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, result: Tensor | Fused, given: Tensor) -> Fused:
+    def of(cls, result: Tensor | Fused, given: Tensor, block: nn.Module) -> Fused:
         """What a block has returned, with its shapes checked.
 
         Args:
             result: of the block's `forward`.
             given: the streams it was called with, (M, B, H, W, C).
+            block: whose result it is.
 
         Raises:
-            ValueError: a map, a stream or a loss term of another shape than the contract says.
+            PartError: a map, a stream or a loss term of another shape than the contract says.
         """
         fused = result if isinstance(result, Fused) else cls(result)
-        expected = {"map": (fused.map, given.shape[1:])}
+        place = "fusion block"
+        check_shape(fused.map, given.shape[1:], block, place, "map (B, H, W, C)")
         if fused.streams is not None:
-            expected["streams"] = (fused.streams, given.shape)
-        expected.update({f"losses[{name!r}]": (term, given.shape[:0]) for name, term in fused.losses.items()})
-        for name, (tensor, shape) in expected.items():
-            if tensor.shape != shape:
-                raise ValueError(
-                    f"the fusion block returned {name} of shape {tuple(tensor.shape)}, expected {tuple(shape)}"
-                )
+            check_shape(fused.streams, given.shape, block, place, "streams (M, B, H, W, C)")
+        for name, term in fused.losses.items():
+            check_shape(term, (), block, place, f"losses[{name!r}]")
         return fused
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ktb.models.fusion.base import Fused
+from ktb.errors import PartError
+from ktb.models.fusion.base import Fused, Fusion
 from ktb.models.fusion.cmnext import Hub, PoolingMixer, carried
 from ktb.models.fusion.cmx import CMX, CrossFusion, Rectification, from_published
 from tests.ktb.reference import DATA, filled_state, load_json, rng
@@ -122,7 +123,7 @@ def test_a_stage_of_three_modalities_is_the_published_one() -> None:
     }
     block.load_state_dict({prefix + k: v for prefix, state in parts.items() for k, v in state.items()})
     streams = given(tag, "rab")
-    out = Fused.of(block.eval()(streams), streams)
+    out = Fused.of(block.eval()(streams), streams, block)
     assert out.streams is not None
     check(out.streams[0], reference["out_r"])
     check(out.streams[1], reference["carry_a"])
@@ -195,7 +196,7 @@ def test_any_number_of_modalities(count: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     block = CMX(MODALITIES[count], 48, 1, 8, heads=[1, 5, 2, 2], mixers=[0, 1, 0, 0])
     streams = torch.randn(count, 2, *size, 48, requires_grad=True)
-    out = Fused.of(block(streams), streams)
+    out = Fused.of(block(streams), streams, block)
     assert (out.streams is None) == (count == 1)
     (out.map.square().sum() + (0 if out.streams is None else out.streams.sum())).backward()
     assert streams.grad is not None
@@ -236,7 +237,7 @@ def test_rectified_streams_can_be_kept_to_the_fusion(count: int) -> None:
     both = block(streams)
     alone = CMX(MODALITIES[count], C, 0, 4, pass_on=False).eval()
     alone.load_state_dict(block.state_dict())
-    out = Fused.of(alone(streams), streams)
+    out = Fused.of(alone(streams), streams, alone)
     assert isinstance(both, Fused)
     assert torch.equal(out.map, both.map)
     assert out.streams is None
@@ -265,17 +266,17 @@ def test_bfloat16_keeps_large_scores() -> None:
 
 @pytest.mark.parametrize("bad", ["map", "streams", "losses"])
 def test_a_block_that_returns_other_shapes_is_told(bad: str) -> None:
-    given_, right = torch.zeros(2, 1, 4, 4, C), torch.zeros(1, 4, 4, C)
+    given_, right, block = torch.zeros(2, 1, 4, 4, C), torch.zeros(1, 4, 4, C), Fusion(("rgb", "d"), C, 1, 8)
     results = {
         "map": torch.zeros(1, C, 4, 4),
         "streams": Fused(right, streams=torch.zeros(1, 4, 4, C)),
         "losses": Fused(right, losses={"balance": torch.zeros(3)}),
     }
-    with pytest.raises(ValueError, match=f"the fusion block returned {bad}.* expected"):
-        Fused.of(results[bad], given_)  # type: ignore[arg-type]
-    fine = Fused.of(Fused(right, losses={"balance": torch.zeros(())}), given_)
+    with pytest.raises(PartError, match=rf"block ktb\.models\.fusion\.base\.Fusion returned {bad}.* expected"):
+        Fused.of(results[bad], given_, block)  # type: ignore[arg-type]
+    fine = Fused.of(Fused(right, losses={"balance": torch.zeros(())}), given_, block)
     assert list(fine.losses) == ["balance"]
-    assert Fused.of(right, given_).map is right
+    assert Fused.of(right, given_, block).map is right
 
 
 def test_settings_per_stage() -> None:
@@ -294,7 +295,7 @@ class Both(nn.Module):
         self.block = block
 
     def forward(self, streams: Tensor) -> tuple[Tensor, Tensor]:
-        out = Fused.of(self.block(streams), streams)
+        out = Fused.of(self.block(streams), streams, self.block)
         return out.map, streams if out.streams is None else out.streams
 
 
@@ -319,7 +320,7 @@ def test_nothing_waits_for_the_device() -> None:
     with torch.device("meta"):
         block = CMX(("rgb", "depth", "event"), C, 0, 4, mixers=1)
         streams = torch.zeros(3, 2, 6, 5, C, requires_grad=True)
-    out = Fused.of(block(streams), streams)
+    out = Fused.of(block(streams), streams, block)
     assert out.streams is not None
     (out.map.sum() + out.streams.sum()).backward()
     assert streams.grad is not None
