@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from ktb.cli.data import main
@@ -260,7 +261,11 @@ def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, t
     ]  # fmt: skip
     cfg = compose("train", overrides)
     assert list(cfg.modality.streams) == ["nir", "red"]
-    assert cfg.dataset.modalities.nir == {"files": "nir/*.png", "dtype": "uint16", "scale": 4095}
+    nir = OmegaConf.to_container(cfg.dataset.modalities.nir)
+    stored = np.stack([np.asarray(Image.open(file)) for file in sorted((fields / "nir").iterdir())])
+    assert nir.pop("mean") == [pytest.approx(stored.mean() / 4095, abs=0.02)]
+    assert nir.pop("std") == [pytest.approx(stored.std() / 4095, abs=0.02)]
+    assert nir == {"files": "nir/*.png", "dtype": "uint16", "scale": 4095, "holes": "mean"}
     train(cfg)
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert (result["status"], result["modalities"], result["steps"]) == ("finished", ["nir", "red"], 16)

@@ -112,14 +112,14 @@ class ImageReader:
             if max(self.pick) >= image.shape[2]:
                 raise DataError(
                     f"{paths[0]}: has {found}, expected at least {max(self.pick) + 1} to take "
-                    f"channels {list(self.pick)} from; correct the modality's pick or convert it"
+                    f"channels {list(self.pick)} (from 0) from; correct the modality's bands or pick, or convert it"
                 )
             image = np.ascontiguousarray(image[..., self.pick])
             found = channels_in_words(image.shape[2])
         if self.channels is not None and image.shape[2] != self.channels:
             raise DataError(
                 f"{paths[0]}: has {found}, expected {self.channels}; convert it, or correct "
-                "the modality's channels (or pick some of them)"
+                "the modality's channels (or choose some of them by bands)"
             )
         return Reading(image, self._valid(paths[0], image), read[0][1], resized)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ktb.data.arrays import Array
 from ktb.data.files import read_bytes
-from ktb.data.readers import extras
+from ktb.data.readers import extras, tiff
 from ktb.data.readers.decode import decode
 from ktb.data.readers.label import whole_numbers
 from ktb.data.readers.label_palettes import Palette, colours_of
@@ -37,6 +37,7 @@ class LabelSeen(Outcome):
         palette: of a palette PNG.
         hidden: transparent pixels, by id where there are ids, else by colour.
         smooth_alpha: alpha is more than on and off.
+        nodata: what is no id by the tag GDAL_NODATA of a TIFF file.
     """
 
     ids: Counts | None = None
@@ -47,6 +48,7 @@ class LabelSeen(Outcome):
     palette: Palette = ()
     hidden: Counts = ()
     smooth_alpha: bool = False
+    nodata: float | None = None
 
 
 def look_at_label(path: Path) -> LabelSeen:
@@ -98,6 +100,7 @@ def _look(path: Path) -> LabelSeen:
         palette=palette,
         hidden=below,
         smooth_alpha=smooth,
+        nodata=tiff.nodata(data),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -164,7 +164,7 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     notes: list[str] = []
     palette = max((s.palette for s in seen), key=len, default=())
     names = _names_of_ids(counted, given, palette)
-    void, kept, stretched = _void_ids(ids, names, reasons)
+    void, kept, stretched = _void_ids(ids, names, {s.nodata for s in seen}, reasons)
     _require_classes(ids, kept, names, seen)
     known = [*kept, *(i for i in names if i not in void)]
     first, last = min(known, default=0), max(known, default=0)
@@ -219,10 +219,16 @@ def _names_of_ids(counted: Counter[int], given: ClassNames, palette: Palette) ->
     return names
 
 
-def _void_ids(ids: Sequence[int], names: Mapping[int, str], reasons: list[str]) -> tuple[list[int], list[int], bool]:
+def _void_ids(
+    ids: Sequence[int], names: Mapping[int, str], nodata: Set[float | None], reasons: list[str]
+) -> tuple[list[int], list[int], bool]:
     """Ids that are void, ids that are classes, and whether those (255 and the like included) are far apart; a reason is
     added for each choice that the list of classes does not make."""
     void = [i for i in {*ids, *names} if names.get(i, "").lower() in VOID_NAMES]
+    tagged = [i for i in ids if i in nodata and i not in names]
+    if tagged:
+        void += tagged
+        reasons.append(f"{ranges(tagged)} is void by the files' own tag (GDAL_NODATA)")
     negative = [i for i in ids if i < 0 and i not in names and i not in void]
     if negative and ids != [-1, 1]:  # some programs write -1 and 1 for two classes
         void += negative

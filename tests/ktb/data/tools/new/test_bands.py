@@ -58,3 +58,39 @@ def test_two_colours_are_sensors_of_their_own_three_are_bands(tmp_path: Path) ->
     (settings,) = modalities(look(tmp_path / "b")).values()
     assert settings["files"] == ["blue/*.tif", "green/*.tif", "red/*.tif", "nir/*.tif"]
     assert settings["show"] == [3, 2, 1]
+
+
+def test_more_channels_than_a_modality_has_are_left_out_with_a_word(tmp_path: Path) -> None:
+    write(tmp_path, {"thermal": SIZE})
+    for i in range(4):
+        save(tmp_path / f"wide/{i}.tif", np.full((80, 80, 65), i, np.uint16), planarconfig="contig")
+    found = look(tmp_path)
+    assert set(modalities(found)) == {"thermal"}
+    assert any("wide/0.tif and others like it have 65 channels and are left out" in note for note in found.notes)
+
+
+def test_what_labels_call_no_data_by_their_tag_is_void(tmp_path: Path) -> None:
+    write(tmp_path, {"thermal": SIZE})
+    for i in range(4):
+        (tmp_path / f"label/{i}.png").unlink()
+        tag = [(42113, "s", 0, "1", True)]
+        save(tmp_path / f"label/{i}.tif", label(0, 1, 2), extratags=tag)
+    found = look(tmp_path)
+    assert [name for name, _ in found.classes] == ["class_0", "class_2"]
+    assert found.label.settings["map"] == {0: 0, 2: 1}
+    assert found.label.settings["ignore"] == [1, 255]
+    assert "1 is void by the files' own tag (GDAL_NODATA)" in found.label.reasons
+
+
+def test_a_tag_in_every_file_is_the_hole_value_unequal_ones_are_read_from_the_tags(tmp_path: Path) -> None:
+    write(tmp_path, {"thermal": SIZE})
+    for name, second in (("equal", -9999), ("unequal", -1)):
+        for i in range(4):
+            value = -9999 if i % 2 else second
+            image = np.random.default_rng(i).normal(290, 5, SIZE).astype(np.float32)
+            image[:3, :5] = value
+            save(tmp_path / f"{name}/{i}.tif", image, extratags=[(42113, "s", 0, str(value), True)])
+    settings = modalities(look(tmp_path))
+    assert (settings["equal"]["hole_value"], settings["equal"]["dtype"]) == (-9999, "float32")
+    assert (settings["unequal"]["hole_value"], settings["unequal"]["dtype"]) == ("nodata", "float32")
+    assert settings["equal"]["scale"] == settings["unequal"]["scale"] == 500
