@@ -14,12 +14,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ktb.cli.data import main
-from ktb.config.compose import compose
 from ktb.data.tools import new as guess
 from ktb.data.tools.fixtures import draw, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera, hha
 from ktb.jobs.train import train
 from tests.ktb.commands import run, start_process
+from tests.ktb.jobs.test_train import configured
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, t
         "trainer.max_epochs=16", "trainer.enable_progress_bar=false", "dataset.num_workers=0", "dataset.batch_size=5",
         "optim.lr=3e-3", "optim.warmup_epochs=1", "loss=ce",
     ]  # fmt: skip
-    cfg = compose("train", overrides)
+    cfg = configured("train", overrides)
     assert list(cfg.modality.streams) == ["nir", "red"]
     nir = OmegaConf.to_container(cfg.dataset.modalities.nir)
     stored = np.stack([np.asarray(Image.open(file)) for file in sorted((fields / "nir").iterdir())])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ktb.data.readers import decode as readers
+from ktb.data.readers import limits
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.check.look import look
@@ -425,7 +425,7 @@ def test_palettes_are_compared_in_labels_above_the_usual_limit_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, palette_of_its_own, [drawn(i, void=False) for i in range(FILES)])
-    monkeypatch.setattr(readers, "_limit", ContextVar("pixel_limit", default=10))
+    monkeypatch.setattr(limits, "_limit", ContextVar("pixel_limit", default=10))
     data = module(tmp_path)
     data.max_pixels = 10**6
     with pytest.raises(DataError, match="palettes that differ"):
