@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ktb.cli import data_look, data_write
+    from ktb.cli import data_align, data_look, data_write
 
     parser = argparse.ArgumentParser(prog="ktb-data", description="Prepare and check data for ktb.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     data_write.add_prepare(commands)
     data_look.add_check(commands)
     data_look.add_preview(commands)
+    data_align.add_align(commands)
     data_write.add_fixture(commands)
     return parser
 

@@ -103,23 +103,24 @@ def finish(planned: Download, target: Path) -> None:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def claim(target: Path, origin: Mapping[str, Any]) -> None:
-    """Make the folder of the results, or find that it was begun from the same download.
+def claim(target: Path, origin: Mapping[str, Any], record: str = MANIFEST) -> None:
+    """Make the folder of the results, or find that it was begun from the same files with the same settings.
 
     Args:
         target: the folder.
-        origin: what it is made from, see `origin_of`.
+        origin: what it is made from, as plain values; see `origin_of`.
+        record: name of the file in it that says so.
 
     Raises:
         DataError: it was made from something else, holds other files, or cannot be made.
     """
-    manifest = target / MANIFEST
+    manifest = target / record
     text = json.dumps(origin, indent=2, sort_keys=True) + "\n"
     if manifest.is_file():
         if manifest.read_text(encoding="utf-8") != text:
             raise DataError(
-                f"{manifest}: says that the folder was made from other files than those given; choose another folder, "
-                "or delete this one"
+                f"{manifest}: says that the folder was made from other files or with other settings than those given; "
+                "choose another folder, or delete this one"
             )
         return
     if target.exists() and (not target.is_dir() or not is_empty(target)):
