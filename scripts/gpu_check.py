@@ -59,7 +59,7 @@ from tests.ktb.reference import DATA, filled_state, inputs, label, load_json  # 
 import bench  # noqa: E402
 from ktb.data.cores import usable_cores  # noqa: E402
 from ktb.engine.draws import per_sample  # noqa: E402
-from ktb.engine.optim import OptimConfig, build_optimizer  # noqa: E402
+from ktb.engine.optim import build_optimizer, published  # noqa: E402
 from ktb.losses.masking import draw_masks  # noqa: E402
 from ktb.losses.pixel import PixelLoss  # noqa: E402
 from ktb.losses.self_teaching import SelfTeachingLoss  # noqa: E402
@@ -235,7 +235,7 @@ def training(
     """Losses of the steps, and the trained parameters after them; dropout, stochastic depth and masking included."""
     model = small_model(device, dtype).train()
     draws, loss, wrapped = per_sample(model), SelfTeachingLoss(), wrap(model)
-    optimizer, schedule = build_optimizer(model, OptimConfig(1e-3, 0.01, 1), epochs=4, steps_per_epoch=5)
+    optimizer, schedule = build_optimizer(model, published(1e-3, 0.01, 1), epochs=4, steps_per_epoch=5)
     images, target = small_batch(device, dtype)
     losses = []
     for step in range(steps):
@@ -321,7 +321,7 @@ def work(setup: Setup) -> dict[str, Callable[[], object]]:
     images, target = small_batch(setup.device)
     metric = ConfusionMatrix(CLASSES).to(setup.device)
     prediction = target.masked_fill(target == 255, 0)
-    optimizer, _ = build_optimizer(model, OptimConfig(1e-3, 0.01, 1), epochs=4, steps_per_epoch=5)
+    optimizer, _ = build_optimizer(model, published(1e-3, 0.01, 1), epochs=4, steps_per_epoch=5)
 
     def evaluate() -> None:
         with torch.no_grad():
@@ -607,7 +607,7 @@ def large_step(setup: Setup, *, recompute: bool, half: bool) -> Callable[[], Non
         FrozenSwin(arch), NAMES, bench.CLASSES, head={"width": head}, side_head={"width": side}, recompute=recompute
     )
     model.to(setup.device).train()
-    optimizer, _ = build_optimizer(model, OptimConfig(1e-6, 0.01, 1), epochs=4, steps_per_epoch=5)
+    optimizer, _ = build_optimizer(model, published(1e-6, 0.01, 1), epochs=4, steps_per_epoch=5)
     images = {m: torch.rand(4, 3, length, length, device=setup.device) for m in NAMES}
     target = torch.randint(0, bench.CLASSES, (4, length, length), device=setup.device)
 

@@ -17,8 +17,11 @@ README = Path(__file__).parents[2] / "README.md"
 HYDRA = ("ktb-train", "ktb-eval")
 
 
-def commands() -> list[list[str]]:
-    blocks = re.findall(r"```bash\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+TRAINING = README.parent / "docs" / "training.md"
+
+
+def commands(page: Path = README) -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0].startswith("ktb-")]
 
@@ -34,7 +37,7 @@ def test_every_linked_file_exists() -> None:
     assert [link for link in links if not (README.parent / link).is_file()] == []
 
 
-@pytest.mark.parametrize("words", [w for w in commands() if w[0] in HYDRA], ids=" ".join)
+@pytest.mark.parametrize("words", [w for w in (*commands(), *commands(TRAINING)) if w[0] in HYDRA], ids=" ".join)
 def test_settings_compose(words: list[str]) -> None:
     if words[1:] == ["--help"]:
         return

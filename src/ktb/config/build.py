@@ -131,7 +131,9 @@ def check_targets(node: Any, origin: str, trust: Trust = _NOBODY) -> None:
         if target in foreign:
             raise ConfigError(f"{origin} names {key}={target}, which is not a class of ktb; {trust.plea(foreign)}")
         try:
-            fits = target in trust.named or (_is_part(target) if _may_be_trusted(target) else _is_own_class(target))
+            fits = target in trust.named or (
+                _is_part(target) if _may_be_trusted(target) else _is_own_class(target) or _only_computes(target)
+            )
         except PartError as error:
             raise ConfigError(f"{origin} names {key}={target}: {error}") from None
         if not fits:
@@ -170,8 +172,9 @@ def named_classes(cfg: DictConfig) -> Iterator[str]:
 
 
 def _may_be_trusted(target: str) -> bool:
-    """Whether this can be the name of a class that is not of ktb."""
-    return "." in target and is_dotted(target) and target.partition(".")[0] != "ktb"
+    """Whether this can be the name of a class that is somebody's own."""
+    own = target.partition(".")[0] != "ktb" and not _only_computes(target)
+    return own and "." in target and is_dotted(target)
 
 
 def _is_part(target: str) -> bool:
@@ -187,6 +190,17 @@ def _is_part(target: str) -> bool:
 
     kinds = (nn.Module, L.LightningDataModule, Callback, optim.Optimizer, optim.lr_scheduler.LRScheduler)
     return issubclass(imported_class(target), kinds)
+
+
+def _only_computes(target: str) -> bool:
+    """Whether it is an optimiser or a schedule of PyTorch's, which a file may name like a class of ktb."""
+    module, _, name = target.rpartition(".")
+    if module not in ("torch.optim", "torch.optim.lr_scheduler"):
+        return False
+    from torch import optim
+
+    found = getattr(optim if module == "torch.optim" else optim.lr_scheduler, name, None)
+    return inspect.isclass(found) and issubclass(found, optim.Optimizer | optim.lr_scheduler.LRScheduler)
 
 
 def _is_own_class(target: str) -> bool:

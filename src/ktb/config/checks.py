@@ -16,7 +16,7 @@ from ktb.config.trust import Trust
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
 
-_GROUPS = ("dataset", "modality", "backbone", "peft", "fusion", "head", "loss", "trainer", "eval")
+_GROUPS = ("dataset", "modality", "backbone", "peft", "fusion", "head", "loss", "optim", "schedule", "trainer", "eval")
 """Groups of which one member is needed."""
 PIXEL_LOSSES = ("ce", "ohem", "dice", "lovasz")
 """Names of losses of one head, as `ktb.losses.pixel` has them."""
@@ -40,9 +40,10 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("head.side.width", 1, math.inf),
     ("optim.lr", 0, math.inf),
     ("optim.weight_decay", 0, math.inf),
-    ("optim.warmup_epochs", 0, math.inf),
-    ("optim.warmup_ratio", 0, 1),
-    ("optim.power", 0, math.inf),
+    ("schedule.warmup_epochs", 0, math.inf),
+    ("schedule.warmup_ratio", 0, 1),
+    ("schedule.power", 0, math.inf),
+    ("schedule.min_ratio", 0, 1),
     ("loss.side_weight", 0, math.inf),
     ("loss.label_smoothing", 0, 1),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.core.override_parser.types import Override
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ktb.config.compose import compose, groups
 from ktb.config.keys import setting_names
+from ktb.config.moved import RENAMED
 from ktb.config.overrides import parse, values
 from ktb.errors import did_you_mean, first_line, nearest
 
@@ -49,10 +51,11 @@ def mistake(
         for value in values(override):
             if value is None and key not in ("experiment", "logger", "robustness"):
                 return f"{key}=null: one of them is needed: {', '.join(offered[key])}"
-            if value is not None and value not in offered[key]:
-                near = did_you_mean(str(value), offered[key], cutoff=0.5, before=": ")
-                return f"unknown {key} '{value}'{near} (there are: {', '.join(offered[key])})"
-        choices += [f"{key}={'null' if value is None else value}" for value in values(override)[:1]]
+            for member in value if isinstance(value, list) and key == "callbacks" else [value]:
+                if member is not None and member not in offered[key]:
+                    near = did_you_mean(str(member), offered[key], cutoff=0.5, before=": ")
+                    return f"unknown {key} '{member}'{near} (there are: {', '.join(offered[key])})"
+        choices += [f"{key}={_written(value)}" for value in values(override)[:1]]
 
     try:
         cfg = compose(config_name, choices, extra)
@@ -67,7 +70,7 @@ def mistake(
         if key in offered or override.is_hydra_override() or override.is_add() or override.is_force_add():
             continue
         if key not in keys:
-            meant = _nearest_key(key, keys)
+            meant = _nearest_key(key, [k for k in keys if k not in RENAMED])
             if meant in offered:
                 members = ", ".join(offered[meant])
                 return f"unknown setting '{key}': did you mean '{meant}'? (there are: {members})"
@@ -109,6 +112,11 @@ def _unreadable(text: str, error: HydraException, config_name: str) -> str:
         f"cannot read the value of '{key}' in '{text}' ({_first_line(error)}); "
         f"text with special characters needs quotes within quotes: '{key}=\"{value}\"'"
     )
+
+
+def _written(value: Any) -> str:
+    """A member of a group, none or several of them, as an override has them."""
+    return f"[{','.join(value)}]" if isinstance(value, list) else "null" if value is None else str(value)
 
 
 def _nearest_key(key: str, keys: Sequence[str]) -> str | None:

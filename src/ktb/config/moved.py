@@ -57,18 +57,19 @@ _PAPER = {
 def with_current_settings(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration of any version, with classes and settings where they are now.
 
-    The parts of a model were settings of `model` before they had groups of their own.
+    The parts of a model were settings of `model` before they had groups of their own, and the schedule of the learning
+    rate of `optim`.
 
     Args:
         config: plain, composed or out of a run; references (`${...}`) are left alone.
 
     Returns:
-        a copy; the older settings of `model` are gone from it where they had a value.
+        a copy; the older settings of `model` are gone from it where they had a value, those of `optim` in any case.
 
     Raises:
         ConfigError: a fusion that there was not.
     """
-    config = with_current_targets(config)
+    config = _with_schedule(with_current_targets(config))
     if isinstance(backbone := config.get("backbone"), dict) and "embed_dim" in backbone:
         config["backbone"] = _SWIN | backbone
     model = config.get("model")
@@ -95,6 +96,22 @@ def with_current_settings(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+def _with_schedule(config: dict[str, Any]) -> dict[str, Any]:
+    """The schedule of the learning rate was a part of `optim`, which was always AdamW, before both were groups."""
+    if not isinstance(optim := config.get("optim"), dict):
+        return config
+    older = {key: optim[key] for key in _OF_SCHEDULE if optim.get(key) is not None}
+    optim = {key: value for key, value in optim.items() if key not in _OF_SCHEDULE}
+    schedule = config.get("schedule") or {"name": "poly", "_target_": "ktb.engine.schedules.Poly"}
+    if not isinstance(schedule, dict):
+        return config
+    adamw = {} if "_target_" in optim else {"name": "adamw", "_target_": "torch.optim.AdamW"}
+    return {**config, "optim": adamw | optim, "schedule": schedule | older}
+
+
+_OF_SCHEDULE = ("warmup_epochs", "warmup_ratio", "power")
+"""Settings of `optim` that belong to the schedule now."""
+
 _OLDER = ("fusion", "prompts", "head_dim", "side_head_dim", "head_init")
 """Settings of `model` that belong to its parts now."""
 
@@ -104,5 +121,6 @@ RENAMED = {
     "model.head_dim": "head.width",
     "model.side_head_dim": "head.side.width",
     "model.head_init": "head.init",
+    **{f"optim.{key}": f"schedule.{key}" for key in _OF_SCHEDULE},
 }
 """The same as names of settings: then, now."""

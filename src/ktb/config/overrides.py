@@ -42,10 +42,10 @@ def user_overrides(cfg: DictConfig) -> list[str]:
     filled = {"inherited", *(cfg.get("inherited") or ())}
     # Not resolved: an override may itself hold a reference, optim.lr='${dataset.recipe.lr}'.
     task = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
-    return [_of_today(text) for text in task if parse(text).key_or_group not in filled]
+    return [of_today(text) for text in task if parse(text).key_or_group not in filled]
 
 
-def _of_today(text: str) -> str:
+def of_today(text: str) -> str:
     """An override of a setting that has another name now, under that name."""
     key, equals, value = text.partition("=")
     name = key.lstrip("+")

@@ -18,7 +18,7 @@ from ktb.config.compose import conf_dir, groups
 from ktb.config.keys import leaves, resolved, setting_names, unresolved
 from ktb.config.modality import settle
 from ktb.config.moved import with_current_settings
-from ktb.config.overrides import parse, parse_or_none, values
+from ktb.config.overrides import of_today, parse, parse_or_none, values
 from ktb.config.references import follow_references
 from ktb.config.trust import Trust
 from ktb.errors import ConfigError
@@ -141,7 +141,7 @@ def resume_saved(
             kept[key] = resolved(composed, str(key))
     parsed = [parse(text) for text in overrides]
     if experiment := next((o for o in parsed if o.key_or_group == "experiment" and not o.is_delete()), None):
-        parsed = [*map(parse, _said_by_experiment(str(experiment.value()), folders)), *parsed]
+        parsed = [*map(parse, map(of_today, _said_by_experiment(str(experiment.value()), folders))), *parsed]
     _override(kept, composed, parsed)
     chosen = {o.key_or_group for o in parsed}
     kept.trust = composed.get("trust")

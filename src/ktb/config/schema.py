@@ -1,7 +1,7 @@
 """The types of a configuration's fixed part, which Hydra checks what is composed against.
 
-Data set, loss, trainer and loggers are keyword arguments of the classes they name, which check them; Hydra's struct
-mode refuses keys that their files do not have.
+Data set, parts of the model, loss, optimiser, schedule, callbacks, trainer and loggers are keyword arguments of the
+classes they name, which check them; Hydra's struct mode refuses keys that their files do not have.
 """
 
 from __future__ import annotations
@@ -38,13 +38,9 @@ class ModelSettings:
     head_init: str | None = None
 
 
-@dataclass
-class OptimSettings:
-    lr: float = MISSING
-    weight_decay: float = MISSING
-    warmup_epochs: float = MISSING
-    warmup_ratio: float = MISSING
-    power: float = MISSING
+def _older_settings_of_optim() -> dict[str, Any]:
+    """Names of settings of the schedule in older sweeps and command lines, which belonged to the optimiser then."""
+    return {"warmup_epochs": None, "warmup_ratio": None, "power": None}
 
 
 @dataclass
@@ -65,7 +61,6 @@ class TrainSettings:
     test: bool = True
     save: SaveSettings = field(default_factory=SaveSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
-    optim: OptimSettings = field(default_factory=OptimSettings)
     dataset: dict[str, Any] = MISSING
     modality: ModalitySettings = field(default_factory=ModalitySettings)
     backbone: dict[str, Any] = MISSING
@@ -73,6 +68,9 @@ class TrainSettings:
     fusion: dict[str, Any] = MISSING
     head: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
+    optim: dict[str, Any] = field(default_factory=_older_settings_of_optim)
+    schedule: dict[str, Any] = MISSING
+    callbacks: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = MISSING
     eval: dict[str, Any] = MISSING
     metrics: dict[str, Any] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ktb.engine.answers import Answers
 from ktb.engine.checkpoint_content import refuse_other_model, without_frozen
 from ktb.engine.draws import per_sample
 from ktb.engine.inference import Inference, whole_image
-from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
+from ktb.engine.optim import Optimisation, SteppedSchedule, build_optimizer
 from ktb.engine.scoring import ScoringModule
 from ktb.engine.seeds import masking_generator, sample_keys
 from ktb.losses.base import Loss
@@ -34,7 +34,7 @@ class SegmentationModule(ScoringModule):
         loss: what is minimised.
         modalities: how each stream is normalised, in the model's order.
         classes: names, for logging.
-        optim: learning rate and schedule.
+        optim: optimiser and schedule.
         seed: with epoch and batch index decides every random draw of a training step.
         inference: how the test split is predicted; validation is one pass over whole images in any case.
         keep_frozen: also write the backbone into checkpoints (needed when its weights exist nowhere else).
@@ -52,7 +52,7 @@ class SegmentationModule(ScoringModule):
         *,
         modalities: Sequence[ModalitySpec],
         classes: Sequence[str],
-        optim: OptimConfig,
+        optim: Optimisation,
         seed: int,
         inference: Inference = whole_image,
         keep_frozen: bool = False,
@@ -127,14 +127,16 @@ class SegmentationModule(ScoringModule):
         optimizer, schedule = build_optimizer(
             self.model, self.optim, epochs=trainer.max_epochs, steps_per_epoch=steps_per_epoch
         )
-        self._optimizer_settings = settings_of(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a schedule that is not one of PyTorch's classes."""
+        scheduler.step()
 
     def on_train_start(self) -> None:
         """A checkpoint's optimiser has been restored by now, with the settings it was saved with."""
-        schedule = self.lr_schedulers()
-        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
-        apply_settings(self.trainer.optimizers[0], schedule, self._optimizer_settings)
+        (schedule,) = self.trainer.lr_scheduler_configs
+        cast(SteppedSchedule, schedule.scheduler).resume()
 
     # ----------------------------------------------------------------------------------------------------- validation
 

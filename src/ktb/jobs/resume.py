@@ -24,6 +24,7 @@ from ktb.distributed import decisions as ranks
 from ktb.engine.checkpoint_files import newest_first
 from ktb.engine.epochs import EpochPlan
 from ktb.errors import CheckpointError, ConfigError
+from ktb.jobs.callbacks import stopped_early
 from ktb.run_folder.names import CHECKPOINTS, LAST, RESULT, run_of
 from ktb.weights.checkpoint import refuse_other_data
 from ktb.weights.files import is_ours, read_file
@@ -68,13 +69,14 @@ class Checkpoint:
             accumulate=config.trainer.accumulate_grad_batches,
         )
 
-    def reached(self, plan: EpochPlan, trainer: DictConfig) -> str | None:
+    def reached(self, plan: EpochPlan, cfg: DictConfig) -> str | None:
         """The limit of training that it has got to, and what sets a further one; None: there is training left.
 
         Args:
             plan: of its epochs.
-            trainer: the settings of the trainer to continue with.
+            cfg: to continue with.
         """
+        trainer = cfg.trainer
         loops = self.content["loops"]["fit_loop"]
         validating = loops["epoch_loop.val_loop.batch_progress"]["total"]["ready"]
         epochs = self.position["epoch"] + (self.position["batch"] >= plan.batches and not validating)
@@ -82,7 +84,7 @@ class Checkpoint:
             return f"epoch {epochs} (trainer.max_epochs={trainer.max_epochs}; a larger one trains on)"
         if 0 <= trainer.max_steps <= self.content["global_step"]:
             return f"step {self.content['global_step']} (trainer.max_steps={trainer.max_steps}; a larger one trains on)"
-        return None
+        return stopped_early(self.content, cfg)
 
 
 def start(cfg: DictConfig) -> tuple[DictConfig, Checkpoint | None]:
@@ -184,6 +186,12 @@ def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:
     """The resumed run's own configuration, with what the user overrode on the command line."""
     saved, typed = point.config, overridden(user_overrides(cfg))
     kept = resume_saved(saved, cfg, user_overrides(cfg), f"{point.path}: its configuration", config_folders())
+    was, now = (OmegaConf.select(config, "optim._target_") for config in (saved, kept))
+    if was != now:
+        raise ConfigError(
+            f"{point.path} was trained with {was}, whose moments are of no use to {now}; leave "
+            f"optim as it was, or start anew from its weights: init_from={point.path}"
+        )
     begun = saved.get("init_from")
     if kept.init_from != begun:
         given = kept.init_from and Path(kept.init_from).expanduser().absolute()  # perhaps the folder of the file

@@ -129,7 +129,7 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
     Raises:
         ConfigError: settings that could have no effect any more, or another run's checkpoint and nothing to train.
     """
-    if (reached := point.reached(plan, cfg.trainer)) is None:
+    if (reached := point.reached(plan, cfg)) is None:
         return False
     text = f"{point.path}: nothing is left to train, its run has got to {reached}"
     if run_of(point.path) != result.parent:

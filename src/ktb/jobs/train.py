@@ -25,13 +25,14 @@ from ktb.engine.checkpoint_files import AtomicIO
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.inference import Inference
 from ktb.engine.module import SegmentationModule
-from ktb.engine.optim import OptimConfig
 from ktb.errors import NotFiniteError, WriteError
 from ktb.jobs import finetune, resume, resume_settings
 from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, training_data
+from ktb.jobs.callbacks import build_callbacks, early_stopping, settle_callbacks
 from ktb.jobs.facts import facts, provenance
 from ktb.jobs.folder import claim_for_training
 from ktb.jobs.loggers import build_loggers, finish_wandb
+from ktb.jobs.optimisation import build_optimisation, try_out
 from ktb.jobs.printed import announce, report
 from ktb.jobs.results import scored, write_failure, write_per_image, write_result
 from ktb.jobs.trainer import build_trainer, unlabelled_predictions
@@ -78,8 +79,12 @@ def train(cfg: DictConfig) -> RunResult:
     check, panels = FiniteCheck(saving), Panels(run_dir, data.spec, data.modalities)
     written = unlabelled_predictions(run_dir, data) if cfg.test else []
     files = AtomicIO(cfg.save.keep, {point.path: point.content} if point else None)
-    trainer = build_trainer(cfg, [saving, check, Speed(), panels, *written], files)
+    chosen = build_callbacks(cfg)
+    trainer = build_trainer(cfg, [saving, check, Speed(), panels, *written, *chosen], files)
     plan = _plan_epochs(cfg, trainer, data)
+    try_out(module.optim, model, plan, cfg.trainer.max_epochs)
+    if point is not None:
+        settle_callbacks(point.content, trainer.callbacks)  # type: ignore[attr-defined]
     if point is not None and resume_settings.is_finished(point, cfg, data, plan, trainer.world_size):
         return read_result(run_dir)
 
@@ -90,7 +95,7 @@ def train(cfg: DictConfig) -> RunResult:
         resume_settings.announce(point, cfg, plan)
     with _failures_told(run_dir, trainer, saving, lambda: facts(cfg, data, model, started)):
         result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
-    result |= _training_facts(trainer, data, saving, run_dir, begun)
+    result = _training_facts(trainer, data, saving, run_dir, begun) | result
     result |= facts(cfg, data, model, started)
     if trainer.is_global_zero:
         if cfg.test:
@@ -118,7 +123,7 @@ def _module(
         classes=data.spec.classes,
         mean_without=data.spec.ids_without,
         metrics=metrics,
-        optim=OptimConfig(**{str(key): value for key, value in cfg.optim.items()}),
+        optim=build_optimisation(cfg),
         seed=cfg.seed,
         inference=inference,
         keep_frozen=cfg.backbone.weights == "random" or model.peft.trains_backbone,
@@ -151,17 +156,18 @@ def _fit_and_test(
     check: FiniteCheck,
     point: resume.Checkpoint | None,
 ) -> RunResult:
-    """Training, then the test scores of the best checkpoint (empty without a test)."""
+    """Training, then the test scores of the best checkpoint (none without a test)."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=point.path if point else None, weights_only=True)
     except RuntimeError as error:
         if explained := check.explain(trainer, error):
             raise explained from None
         raise
+    stopped = early_stopping(trainer)  # before another checkpoint's counts are loaded
     if not cfg.test:
-        return {}
+        return stopped
     trainer.test(module, datamodule=data, ckpt_path=saving.best_path, verbose=False, weights_only=True)
-    return scored(module, data)
+    return stopped | scored(module, data)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,8 @@ class RunResult(Scores, total=False):
     """The one that was scored; of a run, relative to its folder."""
     epochs: int
     steps: int
+    stopped_early: str
+    """Of a training that early stopping ended: why."""
     best_val_miou: float | None
     selection_split: str
     init_from: dict[str, Any]

@@ -92,3 +92,11 @@ def test_what_a_class_does_not_take_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"SyntheticDataModule takes no setting 'stride'; did") as error:
         instantiate(node)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_may_name_optimisers_and_schedules_of_pytorch() -> None:
+    check_targets({"optim": {"_target_": "torch.optim.SGD", "lr": 1}}, "file")
+    check_targets({"schedule": {"_target_": "torch.optim.lr_scheduler.StepLR"}}, "file")
+    for target in ("torch.optim.lr_scheduler.warnings", "torch.optim.swa_utils.AveragedModel", "torch.optim.os.system"):
+        with pytest.raises(ConfigError, match="which is not a class of ktb"):
+            check_targets({"optim": {"_target_": target}}, "file")

@@ -16,7 +16,8 @@ from tests.ktb.config.composed import OWN_DATA, composed
     [
         ("optim.lr=0", "optim.lr=0: expected above 0"),
         ("optim.weight_decay=-0.1", "optim.weight_decay=-0.1: expected 0 or more"),
-        ("optim.warmup_ratio=2", "optim.warmup_ratio=2: expected 0 or more, at most 1"),
+        ("optim.warmup_ratio=2", "schedule.warmup_ratio=2: expected 0 or more, at most 1"),
+        ("schedule.power=-1", "schedule.power=-1: expected 0 or more"),
         ("dataset.batch_size=0", "dataset.batch_size=0: expected 1 or more"),
         ("dataset.batch_size=many", "dataset.batch_size=many: expected a number"),
         ("backbone.drop_path=1.5", "backbone.drop_path=1.5: expected 0 or more, at most 1"),
@@ -35,7 +36,7 @@ from tests.ktb.config.composed import OWN_DATA, composed
         ("modality.streams=[]", "modality.streams is empty"),
         ("modality.streams=[rgb,depth,rgb]", "modality.streams=[rgb, depth, rgb]: 'rgb' appears more than once"),
         ("backbone.depths=[2,2]", "backbone.depths=[2, 2], num_heads=[1, 2, 4, 8]: expected one entry per stage, 4"),
-        ("optim.power=???", "optim.power must be given: optim.power=..."),
+        ("schedule.power=???", "schedule.power must be given: schedule.power=..."),
         ("optim.lr=${dataset.recipe.rate}", "optim.lr: "),
     ],
 )

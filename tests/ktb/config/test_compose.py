@@ -57,7 +57,7 @@ NEEDED = {"folder": OWN_DATA, "timm": ["backbone.timm_name=resnet18"]}
 def test_every_member_composes_and_passes_the_checks(group: str, member: str) -> None:
     cfg = composed(f"{group}={member}", "run_dir=runs/here", *NEEDED.get(member, ()))
     check(cfg)
-    if group in ("dataset", "backbone", "peft", "fusion", "head", "loss"):
+    if group in ("dataset", "backbone", "peft", "fusion", "head", "loss", "optim", "schedule"):
         assert cfg[group].name == ("resnet18" if member == "timm" else member)
     if group == "logger":
         assert cfg.logger.csv.save_dir == "runs/here", "metrics.csv is always written"
@@ -134,7 +134,8 @@ def test_experiment_composes_with_the_published_recipe(name: str) -> None:
     epochs, lr, weight_decay, pixel_loss = RECIPES[dataset]
     assert (cfg.dataset.name, cfg.modality.name, cfg.backbone.name) == (dataset, modality, backbone)
     assert (cfg.trainer.max_epochs, cfg.optim.lr, cfg.optim.weight_decay) == (epochs, lr, weight_decay)
-    assert (cfg.optim.warmup_epochs, cfg.optim.warmup_ratio, cfg.optim.power) == (10, 0.1, 0.9)
+    assert (cfg.schedule.warmup_epochs, cfg.schedule.warmup_ratio, cfg.schedule.power) == (10, 0.1, 0.9)
+    assert (cfg.optim.name, cfg.schedule.name) == ("adamw", "poly")
     assert (cfg.loss.name, cfg.loss.pixel_loss, cfg.loss.side_weight) == ("self_teaching", pixel_loss, 0.01)
     assert (cfg.dataset.batch_size, cfg.seed, cfg.trainer.precision) == (4, 3407, "32-true")
     assert cfg.published.miou == miou

@@ -57,6 +57,36 @@ def test_a_run_of_before_the_groups_has_them() -> None:
     assert with_current_settings(config) == config
 
 
+def test_older_settings_of_the_schedule_are_those_of_its_group() -> None:
+    older = ["optim.warmup_epochs=3", "optim.warmup_ratio=0.5"]
+    cfg = composed("run_dir=x", *older, "schedule=cosine")
+    check(cfg)
+    assert (cfg.schedule.name, cfg.schedule.warmup_epochs, cfg.schedule.warmup_ratio) == ("cosine", 3, 0.5)
+    assert set(cfg.optim) == {"name", "_target_", "lr", "weight_decay", "betas", "eps"}
+    assert OmegaConf.is_interpolation(cfg.optim, "lr"), "references stay"
+    plain = composed("run_dir=x")
+    check(plain)
+    assert (plain.schedule.warmup_epochs, plain.schedule.warmup_ratio, plain.schedule.power) == (1, 0.1, 0.9)
+
+
+def test_a_run_of_before_optimisers_were_a_group_has_them() -> None:
+    optim = {"lr": 1e-4, "weight_decay": 0.1, "warmup_epochs": 5, "warmup_ratio": 0.2, "power": 2.0}
+    config = with_current_settings({"optim": optim, "seed": 1})
+    assert config == {
+        "optim": {"name": "adamw", "_target_": "torch.optim.AdamW", "lr": 1e-4, "weight_decay": 0.1},
+        "schedule": {
+            "name": "poly",
+            "_target_": "ktb.engine.schedules.Poly",
+            "warmup_epochs": 5,
+            "warmup_ratio": 0.2,
+            "power": 2.0,
+        },
+        "seed": 1,
+    }
+    assert with_current_settings(config) == config
+    assert with_current_settings({"dataset": {}}) == {"dataset": {}}, "an evaluation has neither"
+
+
 def test_every_older_name_has_a_name_now() -> None:
     cfg = composed("run_dir=x")
     for then, now in RENAMED.items():

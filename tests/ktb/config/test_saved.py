@@ -180,10 +180,10 @@ def test_a_setting_of_another_member_than_the_runs_is_refused() -> None:
 
 
 def test_an_experiment_given_on_resume_counts_with_all_it_sets() -> None:
-    saved = started("dataset=mfnet", "backbone=swin_b", "optim.power=2")
+    saved = started("dataset=mfnet", "backbone=swin_b", "schedule.power=2")
     kept = resumed(saved, "experiment=mfnet_swin_l", "optim.lr=1.0")
     assert (kept.backbone.name, kept.published.miou) == ("swin_l", 59.2)
-    assert (kept.optim.power, kept.optim.lr) == (2, 1.0)  # not what the experiment sets; what the user said
+    assert (kept.schedule.power, kept.optim.lr) == (2, 1.0)  # not what the experiment sets; what the user said
     assert differences(saved, resumed(saved, "experiment=mfnet_swin_b")).keys() == {
         "published.miou", "published.split", "published.source",
     }  # fmt: skip

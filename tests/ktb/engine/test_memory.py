@@ -16,7 +16,7 @@ from torch import Tensor
 from ktb.data.spec import RGB, Batch, ModalitySpec
 from ktb.engine.draws import SampleDropout
 from ktb.engine.module import SegmentationModule
-from ktb.engine.optim import OptimConfig
+from ktb.engine.optim import published
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion.dscf import DSCF
@@ -46,7 +46,7 @@ def gradients(built: KTBSegmentor, data: Batch, *, index: int = 0, **options: An
     """Of one training step, dropout and masking included."""
     module = SegmentationModule(
         built, SelfTeachingLoss(), modalities=(RGB, ModalitySpec("depth")), classes=list("abcde"), seed=1,
-        optim=OptimConfig(lr=1.0, weight_decay=0.0), **options,
+        optim=published(lr=1.0, weight_decay=0.0), **options,
     )  # fmt: skip
     trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)
     module._trainer = trainer  # type: ignore[assignment]

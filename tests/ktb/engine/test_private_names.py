@@ -6,10 +6,8 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from torch import nn
 
 from ktb.engine.callbacks.finite import norms
-from ktb.engine.optim import OptimConfig, apply_settings, build_optimizer, settings_of
 
 
 def test_lightnings_loop_says_whether_validation_is_due() -> None:
@@ -41,13 +39,3 @@ def test_norms_of_many_tensors(dtype: torch.dtype) -> None:
     found = norms(tensors)
     assert found.dtype == torch.float32
     assert found.tolist() == pytest.approx([float(t.float().norm()) for t in tensors], rel=1e-6)
-
-
-def test_a_schedule_says_the_rate_that_it_was_given() -> None:
-    model = nn.Linear(2, 2)
-    optimizer, schedule = build_optimizer(model, OptimConfig(0.1, 0.0), epochs=2, steps_per_epoch=10)
-    settings = settings_of(optimizer)
-    settings[0]["initial_lr"] = 0.4
-    apply_settings(optimizer, schedule, settings)
-    assert schedule.get_last_lr() == pytest.approx([0.04])  # warm-up begins at a tenth
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.04)

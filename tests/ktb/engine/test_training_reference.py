@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ktb.engine.optim import OptimConfig, build_optimizer
+from ktb.engine.optim import build_optimizer, published
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.weights.checkpoint import load_published
 from ktb.weights.naming import from_published
@@ -28,7 +28,7 @@ def test_trajectory(tag: str) -> None:
     model.train()
     frozen = {k: p.clone() for k, p in model.named_parameters() if not p.requires_grad}
     loss = SelfTeachingLoss("ohem" if "Ohem" in case["loss"] else "ce")
-    config = OptimConfig(case["lr"], case["weight_decay"], case["warmup_epochs"])
+    config = published(case["lr"], case["weight_decay"], case["warmup_epochs"])
     optimizer, schedule = build_optimizer(model, config, epochs=case["epochs"], steps_per_epoch=case["iters_per_epoch"])
     size = (case["batch"], case["height"], case["width"])
     losses, lrs = [], []

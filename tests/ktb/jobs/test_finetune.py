@@ -12,7 +12,7 @@ import torch
 from ktb import load_model
 from ktb.data.spec import ModalitySpec
 from ktb.engine.module import SegmentationModule
-from ktb.engine.optim import OptimConfig
+from ktb.engine.optim import published
 from ktb.errors import CheckpointError, ConfigError
 from ktb.jobs import finetune
 from ktb.losses.pixel import PixelLoss
@@ -148,7 +148,7 @@ def test_frozen_norms_of_a_published_file_are_kept(tmp_path: Path) -> None:
     source = finetune.read(tmp_path / "published.pth", ["rgb", "thermal"])
     finetune.start_from(source, new, classes=["a", "b"], modalities=specs("rgb", "thermal"))
     module = SegmentationModule(
-        new, PixelLoss(), modalities=specs("rgb", "thermal"), classes=["a", "b"], optim=OptimConfig(1e-3, 0.0), seed=0
+        new, PixelLoss(), modalities=specs("rgb", "thermal"), classes=["a", "b"], optim=published(1e-3, 0.0), seed=0
     )
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

@@ -20,7 +20,7 @@ from ktb.data.samples import Samples
 from ktb.engine.callbacks.saving import Saving
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.module import SegmentationModule
-from ktb.engine.optim import OptimConfig, poly_with_warmup
+from ktb.engine.schedules import Poly
 from ktb.errors import CheckpointError, ConfigError, KTBError
 from ktb.jobs import resume
 from ktb.jobs.resume_settings import prepare
@@ -80,9 +80,8 @@ def interrupted(taken: Taken, folder: Path, step: int, *options: str) -> Path:
     return folder
 
 
-def rate(step: float, *, epochs: int, steps: int, **optim: float) -> float:
-    config = OptimConfig(**{"lr": 2e-3, "weight_decay": 0.01, "warmup_epochs": 1, **optim})
-    return config.lr * poly_with_warmup(step, epochs=epochs, steps_per_epoch=steps, config=config)  # type: ignore[arg-type]
+def rate(step: int, *, epochs: int, steps: int, lr: float = 2e-3, **schedule: float) -> float:
+    return lr * Poly(**{"warmup_epochs": 1, **schedule}).factor(step, epochs=epochs, steps_per_epoch=steps)
 
 
 def optimizer_group(folder: Path) -> dict[str, Any]:
@@ -90,17 +89,15 @@ def optimizer_group(folder: Path) -> dict[str, Any]:
     return content["optimizer_states"][0]["param_groups"][0]
 
 
-def test_optimiser_settings_take_effect(tmp_path: Path, taken: Taken, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("group", ["schedule", "optim"])  # now, and in older sweeps
+def test_optimiser_settings_take_effect(
+    tmp_path: Path, taken: Taken, capsys: pytest.CaptureFixture[str], group: str
+) -> None:
     folder = interrupted(taken, tmp_path / "run", 7)  # 6 steps of 2 samples per epoch
-    given = {"lr": 1e-6, "weight_decay": 0.5, "warmup_epochs": 0.5, "warmup_ratio": 0.3, "power": 2.0}
-    train(
-        folder,
-        *QUICK,
-        "ckpt_path=last",
-        "trainer.max_epochs=3",
-        *(f"optim.{key}={value}" for key, value in given.items()),
-    )
-    expected = [rate(step, epochs=3, steps=6, **given) for step in range(7, 18)]
+    given = {"warmup_epochs": 0.5, "warmup_ratio": 0.3, "power": 2.0}
+    options = ["ckpt_path=last", "trainer.max_epochs=3", "optim.lr=1e-6", "optim.weight_decay=0.5"]
+    train(folder, *QUICK, *options, *(f"{group}.{key}={value}" for key, value in given.items()))
+    expected = [rate(step, epochs=3, steps=6, lr=1e-6, **given) for step in range(7, 18)]
     assert taken.rates() == pytest.approx(expected, rel=1e-12)
     group = optimizer_group(folder)
     assert (group["initial_lr"], group["weight_decay"]) == (1e-6, 0.5)
@@ -366,7 +363,7 @@ def test_settings_of_the_machine_leave_the_results_as_they_are(finished: Path) -
     machine = ["dataset.num_workers=1", "save.every_n_minutes=3", "save.keep=1", "trainer.devices=auto"]
     result = train(finished, *QUICK, "trainer.max_epochs=1", "ckpt_path=last", *machine)
     assert (result["steps"], (finished / "result.json").stat().st_mtime_ns) == (6, before)
-    with pytest.raises(ConfigError, match="so optim.power=2.0 would have no effect"):
+    with pytest.raises(ConfigError, match="so schedule.power=2 would have no effect"):
         train(finished, *QUICK, "trainer.max_epochs=1", "ckpt_path=last", "optim.power=2", *machine)
 
 

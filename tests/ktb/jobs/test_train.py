@@ -19,6 +19,7 @@ from PIL import Image
 
 from ktb import load_model
 from ktb.cli.run import run_command
+from ktb.config.checks import check
 from ktb.config.compose import compose
 from ktb.data.balance import CLASS_WEIGHTS, count_pixels
 from ktb.data.spec import normalize
@@ -50,6 +51,7 @@ def configured(name: str, overrides: list[str]) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
+    check(cfg)
     return cfg
 
 

@@ -6,11 +6,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
 from ktb.config.compose import groups
 from ktb.errors import ConfigError
 from tests.ktb.jobs.test_train import metric_rows, train
 
+ALONE = ("modality=rgb", "loss=ce")
 SHORT = ("trainer.max_steps=2", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=0", "test=false")
 
 
@@ -77,3 +80,89 @@ def test_a_loss_that_cannot_work_is_one_line(tmp_path: Path, options: list[str],
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def rates(folder: Path) -> list[float]:
+    return [step["lr"] for step in logged(folder)]
+
+
+@pytest.mark.parametrize("member", groups("train")["optim"])
+def test_every_optimiser(tmp_path: Path, member: str) -> None:
+    train(tmp_path / "run", f"optim={member}", "schedule=constant", "schedule.warmup_epochs=0", *ALONE, *SHORT)
+    losses = [step["loss"] for step in logged(tmp_path / "run")]
+    assert len(losses) == 2
+    assert losses[0] != losses[1]
+    assert rates(tmp_path / "run") == pytest.approx([0.01 if member == "sgd" else 2e-3] * 2, rel=1e-6)
+    config = OmegaConf.load(tmp_path / "run" / "config.yaml")
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    (group,) = state["param_groups"]
+    for key, value in config.optim.items():
+        if key not in ("name", "_target_"):
+            assert list(group[key]) == list(value) if key == "betas" else group[key] == value
+
+
+@pytest.mark.parametrize("member", groups("train")["schedule"])
+def test_every_schedule(tmp_path: Path, member: str) -> None:
+    options = ["schedule.step_size=1"] if member == "step" else []
+    train(tmp_path / "run", f"schedule={member}", *options, *ALONE, *SHORT, "trainer.max_steps=4")
+    found = [rate / 2e-3 for rate in rates(tmp_path / "run")]
+    expected = {"step": [1.0, 1.0, 1.0, 0.1], "onecycle": onecycle(6)[:4]}.get(member, [0.1, 0.4, 0.7, 1.0])
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def onecycle(steps: int) -> list[float]:
+    """Up from 1/25 over 30 % of the steps and down to 1/250000 at the end, along half cosines."""
+    top = 0.3 * steps - 1
+
+    def between(a: float, b: float, share: float) -> float:
+        return b + (a - b) * (1 + math.cos(math.pi * share)) / 2
+
+    return [
+        between(1 / 25, 1, i / top) if i <= top else between(1, 1 / 25e4, (i - top) / (steps - 1 - top))
+        for i in range(steps)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["optim=sgd", "+optim.betas=[0.9,0.99]"], "torch.optim.SGD takes no setting 'betas'"),
+        (["optim._target_=torch.nn.Linear", "~optim.betas"], "torch.nn.Linear takes no setting 'lr'"),
+        (["optim.betas=[2,0.9]"], "optimiser or schedule: Invalid beta parameter at index 0: 2"),
+        (["schedule._target_=torch.optim.lr_scheduler.StepLR"], "StepLR takes no setting 'warmup_epochs'"),
+        (["schedule=step", "schedule.interval=batch"], "schedule.interval=batch: expected what the schedule counts"),
+        (["schedule=poly", "+schedule.interval=step"], "schedule.interval=step: ktb.engine.schedules.Poly goes by"),
+        (["schedule=constant", "+schedule.power=2"], "Constant takes no setting 'power'"),
+        (
+            ["schedule=onecycle", "schedule.pct_start=3"],
+            "optimiser or schedule: Expected float between 0",
+        ),
+    ],
+)
+def test_an_optimiser_or_schedule_that_cannot_work_is_one_line(tmp_path: Path, options: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        train(tmp_path / "run", *options, *ALONE, *SHORT)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_that_follows_a_score_is_refused(tmp_path: Path) -> None:
+    options = ["schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"]
+    with pytest.raises(ConfigError, match="follows a score: .* choose one for which it does"):
+        train(tmp_path / "run", "schedule=step", *options, "~schedule.step_size", "~schedule.gamma", *ALONE, *SHORT)
+
+
+def test_a_continued_run_has_the_rates_of_another_batch_size(tmp_path: Path) -> None:
+    """PyTorch's schedules too stand where they would have stood with it from the start."""
+    options = ["schedule=onecycle", *ALONE, *SHORT[1:], "dataset.train=12"]
+    train(tmp_path / "whole", *options, "dataset.batch_size=4", "trainer.max_epochs=3")
+    train(tmp_path / "run", *options, "dataset.batch_size=2", "trainer.max_epochs=1")
+    train(tmp_path / "run", "dataset.train=12", "ckpt_path=last", "dataset.batch_size=4", "trainer.max_epochs=3")
+    assert rates(tmp_path / "run")[6:] == rates(tmp_path / "whole")[3:]
+
+
+def test_another_optimiser_cannot_go_on_from_the_moments_of_the_first(tmp_path: Path) -> None:
+    train(tmp_path / "run", *ALONE, *SHORT)
+    with pytest.raises(ConfigError, match=r"with torch.optim.AdamW, .* no use to torch.optim.SGD; .*init_from"):
+        train(tmp_path / "run", "optim=sgd", "ckpt_path=last", "trainer.max_steps=3")

@@ -24,7 +24,8 @@ from ktb.engine.callbacks.saving import Saving
 from ktb.engine.callbacks.speed import Speed
 from ktb.engine.checkpoint_files import AtomicIO
 from ktb.engine.module import SegmentationModule
-from ktb.engine.optim import OptimConfig, poly_with_warmup
+from ktb.engine.optim import published
+from ktb.engine.schedules import Poly
 from ktb.errors import NotFiniteError
 from ktb.jobs.trainer import quiet_lightning
 from ktb.losses.self_teaching import SelfTeachingLoss
@@ -33,7 +34,7 @@ from ktb.models.segmentor import KTBSegmentor, SegOutput
 from tests.ktb.distributed.test_ddp import in_processes
 
 NAN, INF = float("nan"), float("inf")
-OPTIM = OptimConfig(lr=0.01, weight_decay=0.01, warmup_epochs=1)
+OPTIM = published(lr=0.01, weight_decay=0.01, warmup_epochs=1)
 
 
 class Loss(SelfTeachingLoss):
@@ -162,7 +163,7 @@ def test_a_term_of_the_loss_that_is_nan(tmp_path: Path) -> None:
     """Said before the step is taken: step, epoch, learning rate, term, last good checkpoint and how to go on."""
     training = Training(tmp_path, side_loss)
     text = training.error()
-    lr = 0.01 * poly_with_warmup(5, epochs=2, steps_per_epoch=4, config=OPTIM)
+    lr = 0.01 * Poly(1).factor(5, epochs=2, steps_per_epoch=4)
     assert text.startswith(f"step 6 (epoch 2, learning rate {lr:.3g}): loss_depth is nan; last good checkpoint: ")
     assert f"{training.saving.folder / 'last.ckpt'}; lower optim.lr or set trainer.gradient_clip_val=1, " in text
     assert text.endswith(f"then continue with ckpt_path=last run_dir={tmp_path}")
@@ -236,9 +237,7 @@ def test_the_learning_rate_of_a_step_is_the_one_it_used(tmp_path: Path, options:
     training = Training(tmp_path)
     training.fit(Watch(), limit_val_batches=0, **options)
     steps = 8 // options.get("accumulate_grad_batches", 1)
-    assert used == [
-        0.01 * poly_with_warmup(step, epochs=2, steps_per_epoch=steps // 2, config=OPTIM) for step in range(steps)
-    ]
+    assert used == [0.01 * Poly(1).factor(step, epochs=2, steps_per_epoch=steps // 2) for step in range(steps)]
     rows = [row for row in training.rows.rows if "train/lr" in row]
     assert [row["step"] for row in rows] == list(range(steps))
     assert [row["epoch"] for row in rows] == [step // (steps // 2) for step in range(steps)]

@@ -80,7 +80,7 @@ def test_what_is_written_trains_with_these_settings(tmp_path: Path, backbone: st
     overrides = ["dataset=mine", f"backbone={backbone}", "run_dir=x", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
     cfg = compose("train", overrides)
     check(cfg)
-    assert (cfg.optim.lr, cfg.optim.warmup_epochs, cfg.trainer.max_epochs) == (lr, 15, 300)
+    assert (cfg.optim.lr, cfg.schedule.warmup_epochs, cfg.trainer.max_epochs) == (lr, 15, 300)
     assert (cfg.loss.class_weights, cfg.head.init, cfg.dataset.batch_size) == ("auto", "small", 3)
 
 

@@ -1,0 +1,84 @@
+"""Callbacks of the group callbacks, and what of them a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from ktb.config.build import instantiate
+from ktb.engine.callbacks.early_stopping import EarlyStopping, has_stopped
+from ktb.engine.callbacks.ema import EMA, without_average
+from ktb.engine.callbacks.gradient_clipping import GradientClipping
+from ktb.errors import ConfigError
+from ktb.run_folder.result import RunResult
+
+
+def build_callbacks(cfg: DictConfig) -> list[Callback]:
+    """The callbacks that the user chose.
+
+    Args:
+        cfg: of ktb-train.
+
+    Raises:
+        ConfigError: no callback, or one that can't work with the other settings.
+    """
+    found = []
+    for name, node in cfg.callbacks.items():
+        if node is None:
+            continue
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise ConfigError(f"callbacks.{name}={node}: expected a class, +callbacks.{name}._target_=...")
+        callback = instantiate(node)
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks.{name}._target_={node._target_} is no lightning.pytorch.callbacks.Callback")
+        if isinstance(callback, EarlyStopping) and cfg.trainer.limit_val_batches == 0:
+            raise ConfigError(f"callbacks.{name} goes by the validation mIoU, but trainer.limit_val_batches=0")
+        if isinstance(callback, GradientClipping) and cfg.trainer.gradient_clip_val is not None:
+            raise ConfigError(
+                f"callbacks.{name} and trainer.gradient_clip_val={cfg.trainer.gradient_clip_val} both clip gradients: "
+                "give one of them"
+            )
+        found.append(callback)
+    if twice := {type(c).__name__ for c in found if sum(c.state_key == other.state_key for other in found) > 1}:
+        raise ConfigError(f"callbacks: {', '.join(sorted(twice))} is there more than once")
+    return found
+
+
+def settle_callbacks(content: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Take out of a checkpoint what callbacks have put into it that training goes on without.
+
+    Args:
+        content: changed in place.
+        callbacks: those of the training to come.
+    """
+    here = {callback.state_key for callback in callbacks}
+    for key in [key for key in content["callbacks"] if key not in here]:
+        state = content["callbacks"].pop(key)
+        if key == EMA.__qualname__:
+            without_average(content, state)
+
+
+def stopped_early(content: dict[str, Any], cfg: DictConfig) -> str | None:
+    """Where a checkpoint's training was stopped early; None also where early stopping is more patient now."""
+    state = content["callbacks"].get(EarlyStopping.__qualname__)
+    own = f"{EarlyStopping.__module__}.{EarlyStopping.__qualname__}"
+    for name, node in cfg.callbacks.items() if state else ():
+        if node is not None and node.get("_target_") == own and has_stopped(state, node.patience):
+            patience = f"callbacks.{name}.patience={node.patience}"
+            return f"epoch {state['epochs']}, where it was stopped early ({patience}; a larger one trains on)"
+    return None
+
+
+def early_stopping(trainer: L.Trainer) -> RunResult:
+    """What result.json says of a training that early stopping has just ended; nothing of any other."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and (why := callback.reason()) is not None:
+            assert callback.epochs is not None
+            if trainer.is_global_zero:
+                print(f"stopped early, in epoch {callback.epochs}: {why}", flush=True)
+            return {"stopped_early": why, "epochs": callback.epochs}
+    return {}
