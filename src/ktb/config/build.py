@@ -55,9 +55,9 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
 
 
 def _nodes(plain: Any) -> Iterator[dict[str, Any]]:
-    """Everything in plain values that names a class, what holds others first."""
+    """Everything in plain values that names a class, but by a reference, what holds others first."""
     if isinstance(plain, dict):
-        if isinstance(plain.get("_target_"), str):
+        if isinstance(target := plain.get("_target_"), str) and "${" not in target:
             yield plain
         plain = list(plain.values())
     if isinstance(plain, list):

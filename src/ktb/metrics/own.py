@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 from torchmetrics import Metric
 
 from ktb.data.spec import ignore_index
+from ktb.distributed.collectives import world_size
 from ktb.errors import ConfigError, PartError
 from ktb.metrics.scores import MEANS
 from ktb.models.parts import Spec, check_settings, class_of, made
@@ -63,11 +66,13 @@ class OwnMetrics:
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self._metrics = {name: copy.deepcopy(metric) for name, metric in metrics.items()}
+        self._counted = False
 
     def begin(self, device: torch.device) -> None:
         """Forget what was counted, on the device where predictions will be."""
         for metric in self._metrics.values():
             metric.to(device).reset()
+        self._counted = False
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Count a batch.
@@ -77,6 +82,7 @@ class OwnMetrics:
         """
         for metric in self._metrics.values():
             metric.update(prediction.long(), target.long())
+        self._counted = True
 
     def compute(self) -> dict[str, float]:
         """Name → value, over the images of all processes; every one of them has to call it.
@@ -84,11 +90,46 @@ class OwnMetrics:
         Raises:
             PartError: a value that is not one number.
         """
-        return {name: _number(name, metric, metric.compute()) for name, metric in self._metrics.items()}
+        values: dict[str, Any] = {}
+        with _counting(self._counted) as group:
+            if self._counted:
+                for name, metric in self._metrics.items():
+                    metric.process_group = group
+                    values[name] = metric.compute()
+        values = _of_first(values if self._counted else None)
+        return {name: _number(name, self._metrics[name], value) for name, value in values.items()}
 
     def nothing(self) -> dict[str, float]:
         """The values of a split without labels."""
         return dict.fromkeys(self._metrics, float("nan"))
+
+
+@contextmanager
+def _counting(counted: bool) -> Iterator[Any]:
+    """The processes that have counted anything, as a group, None if all have: a state that is a list of batches cannot
+    be gathered from a process that has none.
+
+    Args:
+        counted: whether this process has.
+    """
+    group = None
+    if world_size() > 1:
+        parts: list[Any] = [None] * world_size()
+        torch.distributed.all_gather_object(parts, counted)
+        members = [rank for rank, part in enumerate(parts) if part]
+        group = None if len(members) == len(parts) else torch.distributed.new_group(members)
+    yield group
+    if group is not None and counted:
+        torch.distributed.destroy_process_group(group)
+
+
+def _of_first(values: dict[str, Any] | None) -> dict[str, Any]:
+    """The values of the first process that has any, on all of them."""
+    parts: list[Any] = [values]
+    if world_size() > 1:
+        parts = [None] * world_size()
+        torch.distributed.all_gather_object(parts, values)
+    return next((part for part in parts if part is not None), {})
 
 
 def _number(name: str, metric: Metric, value: Any) -> float:

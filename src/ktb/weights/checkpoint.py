@@ -127,7 +127,9 @@ def model_from_checkpoint(
     except Exception as error:
         if not own:
             raise
-        said = str(error) if isinstance(error, PartError) else told(error, own[0].partition(".")[0])
+        said = (
+            str(error) if isinstance(error, PartError) else told(error, *(target.partition(".")[0] for target in own))
+        )
         raise CheckpointError(
             f"{where}: its model cannot be built with {', '.join(own)} as found here: {said}"
         ) from None

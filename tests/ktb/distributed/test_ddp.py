@@ -25,7 +25,10 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 from torch.distributed import TCPStore
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from ktb.data.balance import softened_weights
 from ktb.data.sets.synthetic import SyntheticDataModule
@@ -334,8 +337,26 @@ SAMPLES = (1, 2, 3, 4, 5, 7)
 """Fewer than 2 to 4 processes, as many, and one more or less than a multiple of them."""
 
 
+class Right(Metric):
+    """Share of pixels that are right, by a state that is summed and by one that is a list of batches."""
+
+    def __init__(self, by: str, ignore_index: int) -> None:
+        super().__init__()
+        self.by, self.ignore_index = by, ignore_index
+        self.add_state("counts", torch.zeros(2) if by == "sum" else [], dist_reduce_fx="sum" if by == "sum" else "cat")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        counts = target != self.ignore_index
+        found = torch.stack([(prediction == target)[counts].sum(), counts.sum()]).float()
+        self.counts = self.counts + (found if self.by == "sum" else [found[None]])
+
+    def compute(self) -> Tensor:
+        counts = self.counts if self.by == "sum" else dim_zero_cat(self.counts).sum(0)
+        return counts[0] / counts[1]
+
+
 def count_as(rank: int, world: int, file: Path) -> None:
-    """Confusion matrices of so many test samples."""
+    """Confusion matrices of so many test samples; two metrics beside them say the same."""
     torch.manual_seed(0)
     model = KTBSegmentor(
         FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 10, head={"width": 16}
@@ -343,7 +364,8 @@ def count_as(rank: int, world: int, file: Path) -> None:
     matrices = []
     for count in SAMPLES:
         data = SyntheticDataModule(size=(32, 40), train=1, val=1, test=count, streams=["rgb", "depth"], num_workers=0)
-        module = ScoringModule(model, modalities=data.modalities, classes=data.spec.classes)
+        own = {by: Right(by, data.spec.ignore_index) for by in ("sum", "list")}
+        module = ScoringModule(model, modalities=data.modalities, classes=data.spec.classes, metrics=own)
         options: dict[str, Any] = {"strategy": "ddp", "devices": world} if world > 1 else {"devices": 1}
         trainer = L.Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -351,6 +373,8 @@ def count_as(rank: int, world: int, file: Path) -> None:
         )  # fmt: skip
         trainer.test(module, datamodule=data, verbose=False)
         matrices.append(module.evaluation.total.matrix)
+        share = pytest.approx(np.trace(matrices[-1]) / matrices[-1].sum(), rel=1e-6)
+        assert module.own_scores == {"sum": share, "list": share}
     if rank == 0:
         np.save(file, np.stack(matrices))
 
