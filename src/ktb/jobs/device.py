@@ -157,7 +157,14 @@ def frames_of(file: OnnxFile, data: RGBXDataModule, split: str, most: int | None
 
     Raises:
         DataError: the split cannot be opened.
+        ConfigError: its files are not what sensors give.
     """
+    for name, steps in file.about.get("preparation", {}).items():
+        if file.takes_frames and any(step["do"] == "mark no-data" for step in steps):
+            raise ConfigError(
+                f"{name}: files of {data.spec.name} say by a tag what is no data, which sensors give as NaN; export "
+                "without --raw to quantise or score on them"
+            )
     number = len(data.dataset(split))
     chosen = np.linspace(0, number - 1, min(number, most or number)).round().astype(int).tolist()
     read = _as_sensors_give if file.takes_frames else _prepared

@@ -19,7 +19,7 @@ from ktb import Predictor
 from ktb.cli import model_export
 from ktb.cli.model import main
 from ktb.data.module import RGBXDataModule
-from ktb.errors import CheckpointError
+from ktb.errors import ConfigError
 from ktb.export.session import OnnxFile, operations
 from ktb.jobs.device import frames_of, open_with_data, score, write_int8
 from ktb.weights.files import find_checkpoint
@@ -216,6 +216,14 @@ def test_a_file_that_cannot_be_measured_is_one_line(
 
 def test_frames_of_another_size_or_type_say_how_to_export(raw: Path, bundle: Path) -> None:
     other, _ = open_with_data(find_checkpoint(bundle), ["dataset.size=[32,64]"], [])
-    with pytest.raises(Exception, match="is 32x64 .* but the file takes 64x64; export with --size 32x64") as caught:
+    with pytest.raises(ConfigError, match="is 32x64 .* but the file takes 64x64; export with --size 32x64"):
         score(OnnxFile(raw), other, None, silent)
-    assert not isinstance(caught.value, CheckpointError)
+
+
+def test_files_with_a_no_data_tag_are_not_taken_for_what_sensors_give(
+    raw: Path, data: RGBXDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = OnnxFile(raw)
+    monkeypatch.setitem(file.about["preparation"], "depth", [{"do": "mark no-data"}])
+    with pytest.raises(ConfigError, match="depth: files of synthetic say by a tag .* export without --raw"):
+        frames_of(file, data, "test", None)
