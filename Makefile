@@ -3,22 +3,39 @@
 VENV   ?= .venv
 PYTHON ?= python3
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check -qq
-STAMP  := $(VENV)/.ktb-installed
+
+# What is installed: the releases of requirements/, compared with the hashes there, so that a clone of this commit is set
+# up alike at any time. With LATEST=1: the newest releases that pyproject.toml allows.
+LOCKS := requirements/build.txt requirements/dev.txt
+ifdef LATEST
+STAMP := $(VENV)/.ktb-latest
+else
+STAMP := $(VENV)/.ktb-installed
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format wheel clean
+.PHONY: help setup demo test quick check format lock dist clean
+.PHONY: release-tools
 
 help: ## list the targets
-	@echo "make TARGET, with VENV=path to use another virtual environment (now: $(VENV))"
+	@echo "make TARGET; VENV=path: another virtual environment (now: $(VENV)); LATEST=1: not the releases of requirements/"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create the virtual environment and install ktb into it, once
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCKS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python >= 3.11 is needed, %s is %d.%d: set PYTHON=/path/to/python" % (sys.executable, v[0], v[1]))'
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing ktb and what it needs into $(VENV) (some 5 GB with PyTorch; a few minutes, once)"
-	@$(PIP) install --editable '.[dev]'
+	@rm -f $(VENV)/.ktb-installed $(VENV)/.ktb-latest
+ifdef LATEST
+	@$(PIP) install --upgrade --upgrade-strategy eager --editable '.[dev]'
+else
+# First what builds packages: of antlr4-python3-runtime, which Hydra needs, there is only a source package.
+	@$(PIP) install --require-hashes --requirement requirements/build.txt
+	@$(PIP) install --require-hashes --no-build-isolation --requirement requirements/dev.txt
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+endif
 	@touch $@
 
 demo: setup ## train and test on the embedded synthetic data: no download, 3 to 5 minutes on 2 CPU cores
@@ -44,9 +61,22 @@ format: setup ## put the code into the form that check asks for
 	@$(VENV)/bin/ruff check --fix --quiet .
 	@$(VENV)/bin/ruff format --quiet .
 
-wheel: setup ## build dist/ktb-*.whl
-	@$(PIP) wheel --no-deps --wheel-dir dist .
-	@ls dist/ktb-*.whl
+# One file for all Pythons and systems; the header would name the machine's own settings.
+UV = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+UV_TOOLS = $(UV) $(if $(UPGRADE),--upgrade) --constraints requirements/dev.txt
+
+lock: release-tools ## resolve pyproject.toml into requirements/, keeping releases there that still fit; UPGRADE=1: none
+	@$(UV) $(if $(UPGRADE),--upgrade) --extra dev --output-file requirements/dev.txt pyproject.toml
+	@printf 'hatchling\nsetuptools\n' | $(UV_TOOLS) --output-file requirements/build.txt -
+	@printf 'twine\nuv\n' | $(UV_TOOLS) --output-file requirements/release.txt -
+
+dist: release-tools ## build dist/ktb-*.whl and dist/ktb-*.tar.gz, and check them as a package index would
+	@rm -rf dist
+	@$(VENV)/bin/python -m hatchling build --directory dist
+	@$(VENV)/bin/python -m twine check --strict dist/*
+
+release-tools: setup
+	@$(PIP) install --require-hashes --requirement requirements/release.txt
 
 clean: ## remove the virtual environment, builds and caches; runs/ stays
 	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache

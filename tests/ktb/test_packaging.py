@@ -96,6 +96,33 @@ def test_makefile_lists_its_targets() -> None:
     assert {"demo", "test", "check"} <= listed
 
 
+def test_what_is_installed_is_locked_unless_the_latest_is_asked_for(tmp_path: Path) -> None:
+    """In an environment whose pip only writes down how it was called."""
+    env = tmp_path / "env" / "bin"
+    env.mkdir(parents=True)
+    calls = tmp_path / "calls"
+    for name in ("pip", "python"):
+        (env / name).write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+        (env / name).chmod(0o755)
+
+    def installs(*options: str) -> list[str]:
+        calls.write_text("")
+        make("setup", f"VENV={env.parent}", f"PYTHON={sys.executable}", *options)
+        return [line.partition(" install ")[2] for line in calls.read_text(encoding="utf-8").splitlines()]
+
+    locked = [
+        "--require-hashes --requirement requirements/build.txt",
+        "--require-hashes --no-build-isolation --requirement requirements/dev.txt",
+        "--no-build-isolation --no-deps --editable .",
+    ]
+    latest = ["--upgrade --upgrade-strategy eager --editable .[dev]"]
+    assert installs() == locked
+    assert installs() == []
+    assert installs("LATEST=1") == latest
+    assert installs("LATEST=1") == []
+    assert installs() == locked
+
+
 def test_ci_runs_what_the_readme_says() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o100
