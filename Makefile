@@ -67,7 +67,7 @@ UV_TOOLS = $(UV) $(if $(UPGRADE),--upgrade) --constraints requirements/dev.txt
 
 lock: release-tools ## resolve pyproject.toml into requirements/, keeping releases there that still fit; UPGRADE=1: none
 	@$(UV) $(if $(UPGRADE),--upgrade) --extra dev --output-file requirements/dev.txt pyproject.toml
-	@printf 'hatchling\nsetuptools\n' | $(UV_TOOLS) --output-file requirements/build.txt -
+	@printf 'editables\nhatchling\nsetuptools\n' | $(UV_TOOLS) --output-file requirements/build.txt -
 	@printf 'twine\nuv\n' | $(UV_TOOLS) --output-file requirements/release.txt -
 
 dist: release-tools ## build dist/ktb-*.whl and dist/ktb-*.tar.gz, and check them as a package index would

@@ -60,7 +60,9 @@ def test_every_release_is_pinned_and_hashed_and_no_index_is_named(name: str) -> 
         assert [s.operator for s in Requirement(requirement).specifier] == ["=="], requirement
         assert hashes, requirement
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", text) for text in hashes), requirement
-    assert not re.search(r"https?:|^-[a-z-]|@", re.sub(r"^ +--hash=", "", FILES[name], flags=re.MULTILINE), re.MULTILINE)
+    assert not re.search(
+        r"https?:|^-[a-z-]|@", re.sub(r"^ +--hash=", "", FILES[name], flags=re.MULTILINE), re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("python", PYTHONS)

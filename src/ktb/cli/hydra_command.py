@@ -23,7 +23,8 @@ from ktb.cli.run import run_command
 from ktb.cli.train_help import help_text
 from ktb.cli.train_sweep import run_sweep, sweep_overrides, sweep_word
 from ktb.config.checks import check
-from ktb.config.compose import conf_dir, config_folders
+from ktb.config.compose import config_folders
+from ktb.config.conf_folder import conf_dir
 from ktb.config.mistakes import composition_error, mistake
 from ktb.config.modality import settle
 from ktb.config.overrides import as_override, at_home, overridden, quoted_paths, user_overrides
@@ -31,6 +32,7 @@ from ktb.config.saved import inherit
 from ktb.errors import ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import CHECKPOINTS, LAST, LOG
+from ktb.weights.named import fetched
 
 
 def hydra_command(command: str, config_name: str) -> int:
@@ -69,7 +71,7 @@ def hydra_command(command: str, config_name: str) -> int:
             print(help_text(config_name, own), end="")
             return 0
         if config_name == "eval":
-            overrides = inherit(overrides, own)
+            overrides = inherit(overrides, own, fetched=fetched)
         sweep = None
         if args.multirun:
             overrides = [sweep_word(text) for text in overrides]

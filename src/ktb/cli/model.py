@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ktb.cli import model_export, model_files, model_info, model_zoo
+    from ktb.cli import model_export, model_files, model_info, model_push, model_zoo
 
     parser = argparse.ArgumentParser(prog="ktb-model", description="Look at models, translate, ship and export them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     model_files.add_convert(commands)
     model_files.add_bundle(commands)
     model_export.add_export(commands)
+    model_push.add_push(commands)
     model_zoo.add_zoo(commands)
     return parser
 

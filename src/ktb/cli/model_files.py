@@ -61,7 +61,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         save_tensors(state, output)
         print(f"{output}: backbone in timm's naming, {len(state)} tensors")
         return
-    model = open_source(arguments, str(file)).model
+    model = open_source(arguments, arguments.input).model
     if arguments.to == "ktb":
         save_file_of(model, output, whole=True)
         print(f"{output}: whole model, {len(model.state_dict())} tensors")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ktb.models.backbones.base import Backbone
     from ktb.models.segmentor import KTBSegmentor
 
-SOURCE = "a run folder, a checkpoint of ktb-train, a published file or a bundle"
+SOURCE = "a run folder, a checkpoint of ktb-train, a published file, a bundle, OWNER/NAME or zoo:NAME"
 
 
 def add_source_options(sub: argparse.ArgumentParser) -> None:
@@ -74,6 +74,7 @@ def open_source(arguments: argparse.Namespace, path: str) -> Source:
         CheckpointError: there is no such file, or no model in it.
         ConfigError: --modalities that the file cannot have.
     """
+    from ktb.config.zoo import is_of_zoo, zoo_model
     from ktb.weights.checkpoint import load_published, model_from_checkpoint
     from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
     from ktb.weights.naming import is_published
@@ -91,7 +92,8 @@ def open_source(arguments: argparse.Namespace, path: str) -> Source:
             f"{file}: neither a checkpoint of ktb nor a published one (names like {next(iter(state))}); backbone "
             "weights can only be converted"
         )
-    streams = arguments.modalities or {"rgb": 3, "depth": 3}
+    ours = zoo_model(path).modalities if is_of_zoo(path) else ("rgb", "depth")
+    streams = arguments.modalities or dict.fromkeys(ours, 3)
     if next(iter(streams)) != "rgb" or list(streams.values()) != [3, 3]:
         raise ConfigError(f"--modalities {','.join(streams)}: a published file has rgb and one other of 3 channels")
     model = load_published(content, ("rgb", list(streams)[1]))
@@ -166,7 +168,7 @@ def group_members(group: str) -> list[tuple[Path, dict[str, Any]]]:
     """The files of a configuration group by name, and what stands in them."""
     import yaml
 
-    from ktb.config.compose import conf_dir
+    from ktb.config.conf_folder import conf_dir
 
     files = sorted((conf_dir() / group).glob("*.yaml"))
     return [(file, yaml.safe_load(file.read_text(encoding="utf-8"))) for file in files]

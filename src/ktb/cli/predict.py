@@ -52,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="run folder, .ckpt, or a published .pth (dataset=...)")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="run folder, .ckpt, bundle, published .pth (dataset=...), zoo:NAME"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -286,12 +288,10 @@ def _open(arguments: argparse.Namespace) -> tuple[Path, dict[str, Any], RGBXData
     """The checkpoint's file, the configuration of its data set, its data and its model, as ktb-eval would have them."""
     from ktb.config.trust import Trust
     from ktb.jobs.saved_model import open_for_pictures
-    from ktb.weights.files import find_checkpoint
 
-    file = find_checkpoint(arguments.checkpoint)
     trusted = Trust.of(arguments.trust, spelling="flag").modules
     given = [*arguments.overrides, *([f"trust=[{','.join(trusted)}]"] if trusted else [])]
-    return file, *open_for_pictures(file, given, config_dirs(arguments.config_dir), spelling="flag")
+    return open_for_pictures(arguments.checkpoint, given, config_dirs(arguments.config_dir), spelling="flag")
 
 
 if __name__ == "__main__":

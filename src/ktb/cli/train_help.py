@@ -24,7 +24,7 @@ Often used:
   backbone.weights=FILE      Swin weights from a file in timm, Microsoft, OpenMMLab or Hugging Face naming
   run_dir=DIR                where results go; default runs/DATASET/MODALITY_BACKBONE_LOSS/DATE
   ckpt_path=last run_dir=DIR continue that run
-  init_from=RUN|FILE|BUNDLE  start from the weights of another model (fine-tuning), as far as they fit
+  init_from=RUN|FILE|NAME    start from the weights of another model (fine-tuning), as far as they fit
   fusion._target_=my_lab.MyFusion
                              a class of your own in my_lab.py of this folder, for any part (docs/extend.md)
   -m seed=1,2,3              a sweep: one job per value, all combinations of several lists. The same command again
@@ -43,9 +43,9 @@ With -m also:
 A run folder holds config.yaml, result.json, metrics.csv, checkpoints/, pictures and report.html.
 """
 _EVAL_HELP = """\
-Score a checkpoint: a run of ktb-train (with its own config) or a published state dict.
+Score a checkpoint: a run of ktb-train (with its own config), a published state dict, or a model by name.
 
-Usage: ktb-eval checkpoint=RUN_FOLDER|FILE [key=value ...]
+Usage: ktb-eval checkpoint=RUN_FOLDER|FILE|zoo:NAME|OWNER/NAME [key=value ...]
 """
 _EVAL_EXAMPLES = """\
 Often used:
@@ -56,11 +56,12 @@ Often used:
   dataset.root=DIR           where the data set lies
   trust=my_lab               whose classes, beside those of ktb, the checkpoint may name (docs/extend.md)
   panels=8                   how many pictures of the best, the worst and random samples, each
-  run_dir=DIR                where results go; default RUN_FOLDER/eval/DATE, beside the checkpoint
+  run_dir=DIR                where results go; default eval/DATE beside the checkpoint, by name runs/NAME/eval/DATE
 
 Examples:
   ktb-eval checkpoint=runs/synthetic/rgb_d_swin_nano_self_teaching/2025-06-01_12-00-00
   ktb-eval checkpoint=nyu_b.pth experiment=nyu_swin_b dataset.root=/data/NYUDepthv2
+  ktb-eval checkpoint=zoo:nyu_swin_b dataset.root=/data/NYUDepthv2     (ktb-model zoo lists the names)
 
 For a run of ktb-train its config.yaml counts, with what you set here put over it; for a published file the groups do.
 """

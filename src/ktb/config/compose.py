@@ -1,4 +1,4 @@
-"""Where `conf/` lies, what its groups offer, and composing a configuration out of it."""
+"""What the groups of `conf/` offer, and composing a configuration out of it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 import ktb.config.schema  # noqa: F401  what is composed is checked against
+from ktb.config.conf_folder import conf_dir
 from ktb.config.overrides import parse
-from ktb.errors import ConfigError
 from ktb.io import expanded, is_hidden
-
-
-def conf_dir() -> Path:
-    """The folder with train.yaml: inside the package of an installed wheel, else at the top of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    places = (package / "conf", package.parents[1] / "conf")
-    for place in places:
-        if (place / "train.yaml").is_file():
-            return place
-    raise ConfigError(f"no train.yaml in {places[0]} nor in {places[1]}: this installation of ktb is incomplete")
 
 
 def groups(config_name: str, extra: Sequence[Path] = ()) -> dict[str, tuple[str, ...]]:

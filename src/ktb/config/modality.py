@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ktb.config.compose import conf_dir, groups
+from ktb.config.compose import groups
+from ktb.config.conf_folder import conf_dir
 from ktb.config.keys import resolved
 from ktb.errors import ConfigError
 

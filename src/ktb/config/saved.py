@@ -3,7 +3,7 @@ training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,13 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ktb.config.build import check_targets, named_classes, refuse_references
 from ktb.config.checks import check
-from ktb.config.compose import conf_dir, groups
+from ktb.config.compose import groups
+from ktb.config.conf_folder import conf_dir
 from ktb.config.keys import leaves, resolved, setting_names, unresolved
 from ktb.config.modality import settle
 from ktb.config.moved import with_current_settings
 from ktb.config.overrides import of_today, parse, parse_or_none, values
 from ktb.config.references import follow_references
 from ktb.config.trust import Trust
+from ktb.config.zoo import is_of_zoo, zoo_model
 from ktb.errors import ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import CHECKPOINTS, CONFIG, run_of
@@ -46,20 +48,35 @@ def saved_config(checkpoint: str | Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
+def inherit(
+    overrides: Sequence[str],
+    extra: Sequence[Path] = (),
+    *,
+    fetched: Callable[[str], Path | None] = lambda _: None,
+) -> list[str]:
     """`overrides` of ktb-eval, completed by the group members of the run that `checkpoint=` names.
 
     Without them `ktb-eval checkpoint=runs/x dataset.root=/data` would be composed with the default data set, which may
     not have a `root` at all. They only serve composition: `inherited=` lists the groups that `merge_saved` takes from
-    the run. Of several runs (a sweep over checkpoints) a member is filled in where all agree.
+    the run. Of several runs (a sweep over checkpoints) a member is filled in where all agree. A published file of the
+    zoo has no run, but an experiment.
+
+    Args:
+        overrides: as the user wrote them.
+        extra: further config folders of the user (--config-dir).
+        fetched: the file of a checkpoint that is given by name; None: it is a path.
+
+    Raises:
+        CheckpointError: of `fetched`.
     """
     parsed = {o.key_or_group: o for o in map(parse_or_none, overrides) if o is not None}
     if "checkpoint" not in parsed or "inherited" in parsed or "experiment" in parsed:
         return list(overrides)
+    checkpoints = [str(value) for value in values(parsed["checkpoint"])]
     runs = []
-    for value in values(parsed["checkpoint"]):
+    for checkpoint in checkpoints:
         try:
-            path = saved_config(str(value))
+            path = saved_config(fetched(checkpoint) or checkpoint)
             saved = OmegaConf.load(path) if path else OmegaConf.create()
             names = {g: OmegaConf.select(saved, f"{g}.name") for g in _RUN_GROUPS if g not in parsed}
             runs.append({g: name for g, name in names.items() if isinstance(name, str)})
@@ -69,7 +86,9 @@ def inherit(overrides: Sequence[str], extra: Sequence[Path] = ()) -> list[str]:
     offered = groups("eval", extra)
     agreed = [g for g in inherited if len({run[g] for run in runs}) == 1 and runs[0][g] in offered[g]]
     if not inherited:
-        return list(overrides)
+        rows = {zoo_model(text).experiment if is_of_zoo(text) else None for text in checkpoints}
+        experiment = rows.pop() if len(rows) == 1 else None
+        return [*overrides, *([f"experiment={experiment}", "inherited=[experiment]"] if experiment else [])]
     return [*overrides, *(f"{group}={runs[0][group]}" for group in agreed), f"inherited=[{','.join(inherited)}]"]
 
 

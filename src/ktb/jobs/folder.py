@@ -14,6 +14,7 @@ from ktb.errors import ConfigError
 from ktb.jobs import resume
 from ktb.run_folder.files import write_text
 from ktb.run_folder.names import CHECKPOINTS, CONFIG, EVALUATIONS, PAGE, PER_IMAGE, RESULT, WRITTEN, run_of
+from ktb.weights.named import name_of
 
 
 def claim_for_training(run_dir: Path, cfg: DictConfig, point: resume.Checkpoint | None) -> None:
@@ -33,7 +34,8 @@ def claim_for_training(run_dir: Path, cfg: DictConfig, point: resume.Checkpoint 
 
 
 def claim_for_evaluation(cfg: DictConfig, checkpoint: Path) -> Path:
-    """Create the folder of an evaluation, by default beside the checkpoint, and put it into `cfg.run_dir`.
+    """Create the folder of an evaluation, by default beside the checkpoint (of a model by name: in runs/NAME), and put
+    it into `cfg.run_dir`.
 
     Raises:
         ConfigError: it holds results already, or can't be written.
@@ -41,7 +43,8 @@ def claim_for_evaluation(cfg: DictConfig, checkpoint: Path) -> Path:
 
     def chosen() -> str:
         day = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        return str(cfg.run_dir or run_of(checkpoint) / EVALUATIONS / day)
+        named = name_of(cfg.checkpoint)  # its file lies in a cache, or in a folder that many share
+        return str(cfg.run_dir or (Path("runs", named) if named else run_of(checkpoint)) / EVALUATIONS / day)
 
     run_dir = Path(ranks.decide("run folder", chosen, processes=resume.processes(cfg)))
     if (run_dir / CHECKPOINTS).exists() or (run_dir / RESULT).exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.outputs import greatest_probability, overlay_of, probabilities_of
 from ktb.predict.reading import PictureReader, as_argument
 from ktb.predict.tiled_model import TiledModel, device_called
-from ktb.weights.files import find_checkpoint
-from ktb.weights.hub import fetch_bundle
 
 Precision = Literal["float32", "bf16"]
 Stored = NDArray[Any] | tuple[NDArray[Any], ...] | None
@@ -69,8 +66,9 @@ class Predictor:
 
     Args:
         source: a run folder of ktb-train (its best checkpoint is taken), a .ckpt, a bundle's folder, a published .pth
-            file, or the name of a bundle on the Hugging Face hub (OWNER/NAME).
-        dataset: the data set that a published file was trained on ("nyu"); every other source knows its own.
+            file, or a name: of a bundle on the Hugging Face hub (OWNER/NAME), of a model of the zoo (zoo:nyu_swin_b).
+        dataset: the data set that a published file was trained on ("nyu"); every other source knows its own, and so
+            does a name of the zoo.
         settings: further settings of ktb-eval that decide how arrays are read, as it takes them:
             ["dataset.depth_source=depth", "modality=rgb_t"].
         config_dir: your own configurations, as DIR/dataset/mine.yaml.
@@ -122,7 +120,7 @@ class Predictor:
         ]
         self._source = str(source)
         with _opening:
-            _, data, model = open_for_pictures(_checkpoint(source), given, folders, spelling="argument")
+            _, _, data, model = open_for_pictures(source, given, folders, spelling="argument")
         tiled = TiledModel(
             model.to(where).eval(),
             data,
@@ -258,14 +256,6 @@ def _check(
             raise ConfigError(f"{name}={value!r}: expected a whole number of 1 or more")
     if not 0 <= overlap <= 0.9:
         raise ConfigError(f"overlap={overlap!r}: expected a share from 0 to 0.9")
-
-
-def _checkpoint(source: str | Path) -> Path:
-    """The file of weights that a path or a name on the hub means."""
-    path = expanded(source)
-    if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.exists():
-        return fetch_bundle(source)
-    return find_checkpoint(path)
 
 
 def _label_sizes(source: str, data: RGBXDataModule, model: KTBSegmentor) -> label_size.LabelSizes:

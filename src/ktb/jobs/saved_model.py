@@ -22,7 +22,7 @@ from ktb.errors import CheckpointError, KTBError, first_line
 from ktb.jobs.build import build_data
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
-from ktb.weights.files import is_ours, read_file, read_state_dict
+from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
 from ktb.weights.naming import is_published
 
 
@@ -86,28 +86,31 @@ def open_checkpoint(
 
 
 def open_for_pictures(
-    file: Path, settings: Sequence[str], folders: Sequence[Path], *, spelling: Spelling
-) -> tuple[dict[str, str], RGBXDataModule, KTBSegmentor]:
+    source: str | Path, settings: Sequence[str], folders: Sequence[Path], *, spelling: Spelling
+) -> tuple[Path, dict[str, str], RGBXDataModule, KTBSegmentor]:
     """The model of a checkpoint, and the data set as which the user's own pictures are read.
 
     Args:
-        file: the checkpoint.
+        source: the checkpoint's path or name, see `ktb.weights.files.find_checkpoint`.
         settings: of ktb-eval, as the user wrote them.
         folders: further config folders of the user (--config-dir).
         spelling: how the user says which classes the file may name; settings has it as trust=.
 
     Returns:
-        the settings of the data set that decide how a file is read, the DataModule, and the model.
+        the checkpoint's file, the settings of the data set that decide how a file is read, the DataModule, the model.
 
     Raises:
         KTBError: a setting is wrong, or the checkpoint cannot be used with them.
     """
+    file = find_checkpoint(source)
     overrides = quoted_paths(at_home(settings))
-    cfg = checked("eval", inherit([as_override("checkpoint", str(file)), *overrides], folders), folders)
+    completed = inherit([as_override("checkpoint", str(source)), *overrides], folders, fetched=lambda _: file)
+    cfg = checked("eval", completed, folders)
     cfg, data, model = open_checkpoint(file, cfg, overrides, spelling=spelling)
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
-    return {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}, data, model
+    read_as = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}
+    return file, read_as, data, model
 
 
 def state_preparation(model: KTBSegmentor, file: Path, trust: Trust) -> None:

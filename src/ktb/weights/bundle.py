@@ -17,8 +17,8 @@ from ktb.errors import CheckpointError
 from ktb.io import expanded
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.card import model_card
-from ktb.weights.files import BUNDLE_WEIGHTS, save_safetensors, written
-from ktb.weights.hub import TO_BE_HAD
+from ktb.weights.files import save_safetensors, written
+from ktb.weights.hub import BUNDLE_WEIGHTS, TO_BE_HAD
 from ktb.weights.states import fingerprint, refuse_not_finite
 
 FORMAT = 1

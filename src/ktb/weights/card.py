@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -121,6 +122,21 @@ ktb-model info {name}{info_base}
 
 ktb is Apache-2.0. These weights follow from the base weights and from the training data, whose own licences apply; say here which one you publish under.
 """  # noqa: E501
+
+
+def called(card: str, name: str) -> str:
+    """A model card whose title and examples call the model by another name, such as OWNER/NAME on the hub.
+
+    Args:
+        card: of `model_card`; what its owner has changed in it stays.
+        name: the new name.
+    """
+    title = re.search(r"^# (\S+)$", card, re.MULTILINE)
+    if title is None:
+        return card
+    old = re.escape(title[1])
+    examples = rf'(?:from_pretrained\(|Predictor\()"(?={old}")|checkpoint=(?={old}\s)|ktb-model info (?={old}\s)'
+    return re.sub(rf"(^# (?={old}$)|{examples}){old}", lambda found: found[1] + name, card, flags=re.MULTILINE)
 
 
 def _hub_results(about: Mapping[str, Any]) -> list[EvalResult]:

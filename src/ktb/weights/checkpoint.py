@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ktb.config.trust import Trust, is_dotted
+from ktb.config.zoo import is_of_zoo, zoo_model
 from ktb.errors import CheckpointError, PartError, first_line
-from ktb.io import expanded
 from ktb.models import segmentor
 from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
@@ -22,7 +22,7 @@ from ktb.models.segmentor import PARTS, backbone_of, own_classes
 from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
-from ktb.weights.hub import TO_BE_HAD, fetch_bundle
+from ktb.weights.hub import TO_BE_HAD
 from ktb.weights.naming import from_published, is_published, published_names
 from ktb.weights.states import depths_in, fingerprint, listing, load_exactly, refuse_misfit
 
@@ -43,7 +43,8 @@ class KTBSegmentor(segmentor.KTBSegmentor):
     def from_pretrained(
         cls, source: str | Path, *, weights: str | None = None, trust: str | Sequence[str] = ()
     ) -> KTBSegmentor:
-        """The model of a bundle: a local folder, or the name of a model on the Hugging Face hub (OWNER/NAME).
+        """The model of a bundle: a local folder, or the name of a model on the Hugging Face hub (OWNER/NAME) or in the
+        zoo (zoo:NAME, also of a published file).
 
         Args:
             source: the folder or name.
@@ -57,8 +58,7 @@ class KTBSegmentor(segmentor.KTBSegmentor):
         Raises:
             CheckpointError: not such a bundle, no network, or base weights other than in training.
         """
-        folder = expanded(source)
-        return load_model(folder if folder.exists() else fetch_bundle(str(source)), weights=weights, trust=trust)
+        return load_model(source, weights=weights, trust=trust)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a bundle into a new folder: model.safetensors, config.json and a model card, README.md.
@@ -78,7 +78,8 @@ def load_model(path: str | Path, *, weights: str | None = None, trust: str | Seq
     """The model of a run folder or checkpoint file of `ktb-train`, or of a bundle, in evaluation mode.
 
     Args:
-        path: a run folder (its best checkpoint is taken), a .ckpt file, a bundle's folder or its .safetensors file.
+        path: a run folder (its best checkpoint is taken), a .ckpt file, a bundle's folder or its .safetensors file; or
+            a name: OWNER/NAME on the hub, zoo:NAME.
         weights: the backbone's weights, if they are no longer where they were in training.
         trust: modules or packages of your own (or one), whose classes the file may name: "my_lab", "my_lab.fusion".
             Without it nothing but ktb itself is imported.
@@ -89,6 +90,8 @@ def load_model(path: str | Path, *, weights: str | None = None, trust: str | Seq
     trusted = Trust.of(trust, spelling="argument")
     file = find_checkpoint(path)
     content = read_file(file)
+    if not is_ours(content) and isinstance(path, str) and is_of_zoo(path):
+        return load_published(content, zoo_model(path).modalities)
     if not is_ours(content):
         raise CheckpointError(f"{file}: not a checkpoint of ktb-train; published ones are read by load_published")
     return model_from_checkpoint(content, str(file), weights=weights, trust=trusted).eval()

@@ -28,11 +28,10 @@ from torch import Tensor
 from ktb.errors import CheckpointError, first_line
 from ktb.io import absent, atomic_file, expanded
 from ktb.run_folder.names import CHECKPOINTS
+from ktb.weights.hub import BUNDLE_WEIGHTS
+from ktb.weights.named import fetched
 from ktb.weights.older import upgraded
 from ktb.weights.states import StateDict, refuse_not_finite
-
-BUNDLE_WEIGHTS = "model.safetensors"
-"""The file of a bundle that holds tensors and, in its header under "ktb", everything about the model as JSON."""
 
 
 def read_file(path: str | Path) -> Any:
@@ -157,10 +156,10 @@ def is_ours(content: Any) -> bool:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file of weights that a path means.
+    """The file of weights that a path or a name means.
 
     Args:
-        path: a file, a run folder or a bundle's folder.
+        path: a file, a run folder or a bundle's folder; as text also a name, see `ktb.weights.named`.
 
     Returns:
         the file itself, the best (else the last) checkpoint of the run, or the tensors' file of the bundle.
@@ -168,6 +167,8 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         CheckpointError: nothing there, or a folder of another kind.
     """
+    if isinstance(path, str) and (file := fetched(path)) is not None:
+        return file
     path = expanded(path)
     if not path.is_dir():
         if not path.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ktb.jobs.evaluate import evaluate
 from ktb.jobs.train import train
 from ktb.weights.files import read_file, read_state_dict
 from ktb.weights.naming import backbone_to_timm
+from tests.ktb.hub_stand_in import hub_stand_in
 from tests.ktb.reference import fill, inputs, load_json
 
 
@@ -65,13 +67,13 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def evaluated(checkpoint: Path, run_dir: Path, *overrides: str) -> list[list[int]]:
+def evaluated(checkpoint: Path | str, run_dir: Path | None, *overrides: str) -> list[list[int]]:
     tiny = ["dataset.size=[40,48]", "dataset.train=2", "dataset.val=2", "dataset.test=3"]
     quiet = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "panels=0"]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose(
             "eval",
-            overrides=[f"checkpoint={checkpoint}", f"run_dir={run_dir}", *tiny, *quiet, *overrides],
+            overrides=[f"checkpoint={checkpoint}", f"run_dir={run_dir or 'null'}", *tiny, *quiet, *overrides],
             return_hydra_config=True,
         )
     HydraConfig.instance().set_config(cfg)
@@ -228,7 +230,11 @@ def test_info_measures_and_counts_by_hand(published: Path, capsys: pytest.Captur
     assert f"{large['flops'] / 1e9:.1f}" in capsys.readouterr().out
 
 
-def test_zoo_rows_are_the_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_zoo_rows_are_the_experiments(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KTB_ZOO", str(tmp_path))
+    (tmp_path / "nyu_swin_b.pth").touch()
     rows = {row["experiment"]: row for row in zoo()}
     assert set(rows) == {f.stem for f in (conf_dir() / "experiment").glob("*.yaml")}
     assert rows["nyu_swin_b"]["miou"] == 59.0
@@ -236,12 +242,68 @@ def test_zoo_rows_are_the_experiments(capsys: pytest.CaptureFixture[str]) -> Non
     ktb_model("zoo")
     out = capsys.readouterr().out
     assert all(name in out for name in rows)
+    assert [line.split()[1] for line in out.splitlines() if " here " in line] == ["nyu_swin_b"]
+    assert f"KTB_ZOO={tmp_path}" in out
+    assert {name: row["path"] for name, row in rows.items() if row["path"]} == {
+        "nyu_swin_b": str(tmp_path / "nyu_swin_b.pth")
+    }
     ktb_model("zoo", "--json")
     assert json.loads(capsys.readouterr().out) == list(rows.values())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         for row in rows.values():
             settings = row["train"].split()[1:]
             assert compose("train", overrides=settings).published.miou == row["miou"]
+
+
+def test_a_file_by_name_is_used_by_every_subcommand_and_its_folder_left_alone(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, here = tmp_path / "zoo", tmp_path / "here"
+    shelf.mkdir()
+    here.mkdir()
+    (shelf / "mfnet_swin_b.pth").write_bytes(published.read_bytes())
+    monkeypatch.setenv("KTB_ZOO", str(shelf))
+    monkeypatch.chdir(here)
+    ktb_model("convert", "zoo:mfnet_swin_b", here / "ours.safetensors", "--to", "ktb")
+    assert list(read_file(here / "ours.safetensors")["ktb"]["model"]["modalities"]) == ["rgb", "thermal"]
+    evaluated("zoo:mfnet_swin_b", None)
+    (result,) = (here / "runs" / "mfnet_swin_b" / "eval").glob("*/result.json")
+    assert json.loads(result.read_text())["checkpoint"] == str(shelf / "mfnet_swin_b.pth")
+    assert [file.name for file in shelf.iterdir()] == ["mfnet_swin_b.pth"]
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # between the hub's client and its own library
+def test_a_bundle_is_uploaded_with_its_card_and_taken_by_name(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "shipped"
+    ktb_model("bundle", published, bundle)
+    (bundle / "LICENSE").write_text("mine")
+    (bundle / "notes.txt").write_text("for me")
+    with hub_stand_in() as hub:
+        hub.lead(monkeypatch, tmp_path / "cache")
+        monkeypatch.chdir(tmp_path)
+        capsys.readouterr()
+        ktb_model("push", bundle, "someone/mine")
+        assert f"{hub.url}/someone/mine/commit/" in (said := capsys.readouterr().out)
+        assert "ktb-eval checkpoint=someone/mine" in said
+        there = hub.repositories["someone/mine"]
+        assert set(there) == {".gitattributes", "model.safetensors", "config.json", "README.md", "LICENSE"}
+        card = there["README.md"].decode()
+        assert 'KTBSegmentor.from_pretrained("someone/mine")' in card
+        assert "ktb-model info someone/mine\n" in card
+        assert "shipped" not in card.partition("model-index")[2].partition("\n---\n")[2]
+        assert hub.validated == [card]
+        found = KTBSegmentor.from_pretrained("someone/mine")
+        assert same(found.state_dict(), load_published(published).state_dict())
+        assert "--update" in refused(capsys, "push", bundle, "someone/mine")
+        ktb_model("push", bundle, "someone/mine", "--update")
+        capsys.readouterr()
+        assert "no such folder" in refused(capsys, "push", tmp_path / "nothing", "someone/other")
+        assert "no bundle, as there is no" in refused(capsys, "push", tmp_path, "someone/other")
+        shutil.copy(published, bundle / "model.safetensors")
+        assert "not a readable checkpoint" in refused(capsys, "push", bundle, "someone/other")
+        assert list(hub.repositories) == ["someone/mine"]
 
 
 @pytest.mark.parametrize(

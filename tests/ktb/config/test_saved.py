@@ -159,6 +159,24 @@ def test_nothing_is_inherited_from_what_is_no_run(overrides: list[str]) -> None:
     assert inherit(overrides) == overrides
 
 
+def test_a_published_file_of_the_zoo_has_an_experiment() -> None:
+    file = Path("somewhere", "nyu_swin_b.pth")
+    asked = ["checkpoint=zoo:nyu_swin_b", "split=val"]
+    assert inherit(asked, fetched=lambda _: file) == [*asked, "experiment=nyu_swin_b", "inherited=[experiment]"]
+    assert inherit(["checkpoint=zoo:nyu_swin_b,zoo:nyu_swin_b"], fetched=lambda _: file)[1] == "experiment=nyu_swin_b"
+    for other in (["checkpoint=zoo:nyu_swin_b,zoo:nyu_swin_l"], [*asked, "experiment=nyu_swin_l"]):
+        assert inherit(other, fetched=lambda _: file) == other
+
+
+def test_a_bundle_by_name_brings_the_configuration_that_was_fetched_with_it(tmp_path: Path) -> None:
+    run, _ = saved_run(tmp_path, "modality=rgb_d")
+    weights = run / "model.safetensors"
+    weights.touch()
+    for name in ("zoo:nyu_swin_b", "someone/model"):
+        found = inherit([f"checkpoint={name}"], fetched={name: weights}.__getitem__)
+        assert found[1:] == inherit([f"checkpoint={run}"])[1:]
+
+
 def test_a_sweep_over_runs_inherits_what_they_share(tmp_path: Path) -> None:
     first, _ = saved_run(tmp_path, "modality=rgb_d")
     second = tmp_path / "second"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ktb import Predictor, load_model
+from ktb import KTBSegmentor, Predictor, load_model
 from ktb.cli.predict import main
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 from ktb.weights.naming import to_published
@@ -177,10 +177,15 @@ def test_a_published_file_is_told_its_data_set_and_a_hub_name_is_fetched(
     cache = tmp_path / "cache" / fetched.name  # the hub's cache holds this file alone
     cache.parent.mkdir()
     fetched.rename(cache)
-    monkeypatch.setattr("ktb.jobs.predictor.fetch_bundle", {"someone/nyu": cache}.__getitem__)
+    monkeypatch.setattr("ktb.weights.named.fetch", {"someone/nyu": cache}.__getitem__)
     np.testing.assert_array_equal(
         Predictor("someone/nyu", device="cpu")(arrays_in(files)), Predictor(cache, device="cpu")(arrays_in(files))
     )
+    monkeypatch.setenv("KTB_ZOO", str(tmp_path))
+    (tmp_path / "nyu.pth").rename(tmp_path / "nyu_swin_b.pth")
+    by_name = Predictor("zoo:nyu_swin_b", settings=settings, device="cpu")
+    np.testing.assert_array_equal(by_name(arrays_in(files)), expected["index"])
+    assert KTBSegmentor.from_pretrained("zoo:nyu_swin_b").modalities == ("rgb", "depth")
 
 
 RGB = np.zeros((45, 60, 3), np.uint8)
