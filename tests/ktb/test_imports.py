@@ -37,7 +37,7 @@ OF_OTHERS = {  # module → what beside the standard library it may import
 }
 PASSES = ("ktb.__version__",)
 """Names that are imported upwards."""
-TOP = ("__init__", "errors", "io")
+TOP = ("__init__", "__main__", "errors", "io")
 """The only modules beside the rooms."""
 
 
@@ -62,7 +62,7 @@ def below(name: str, parts: tuple[str, ...]) -> bool:
 def room(name: str) -> int | None:
     """The floor of a dotted name; the package itself (what users import) and the plugins stand above all."""
     parts = name.split(".")
-    if parts[0] == "hydra_plugins" or name == "ktb" or (parts[0] == "ktb" and parts[1] == "__init__"):
+    if parts[0] == "hydra_plugins" or name == "ktb" or (parts[0] == "ktb" and parts[1] in ("__init__", "__main__")):
         return len(ROOMS)
     return ROOMS.index(parts[1]) if parts[0] == "ktb" and parts[1] in ROOMS else None
 

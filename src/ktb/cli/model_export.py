@@ -128,12 +128,11 @@ def _export(arguments: argparse.Namespace) -> None:
         return
     from ktb.export.file import require_onnx
     from ktb.jobs.device import open_with_data
-    from ktb.weights.files import find_checkpoint
 
     if arguments.modalities:
         raise ConfigError("--modalities: with --raw and --int8 the data set says them: dataset=NAME modality=NAME")
     data, model = open_with_data(
-        find_checkpoint(arguments.source),
+        arguments.source,
         arguments.settings,
         config_dirs(arguments.config_dir),
         base=arguments.base,

@@ -75,10 +75,9 @@ def show(arguments: argparse.Namespace) -> None:
 def _data(arguments: argparse.Namespace) -> RGBXDataModule:
     """The data set of a run, opened before anything is measured."""
     from ktb.jobs.device import open_with_data
-    from ktb.weights.files import find_checkpoint
 
     data, _ = open_with_data(
-        find_checkpoint(arguments.source), arguments.settings, [], base=arguments.base, trust=trusted(arguments).modules
+        arguments.source, arguments.settings, [], base=arguments.base, trust=trusted(arguments).modules
     )
     data.dataset(data.spec.report_split)
     return data

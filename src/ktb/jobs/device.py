@@ -42,12 +42,17 @@ COMPARED = 3
 
 
 def open_with_data(
-    file: Path, settings: Sequence[str], folders: Sequence[Path], *, base: str | None = None, trust: Sequence[str] = ()
+    source: str | Path,
+    settings: Sequence[str],
+    folders: Sequence[Path],
+    *,
+    base: str | None = None,
+    trust: Sequence[str] = (),
 ) -> tuple[RGBXDataModule, KTBSegmentor]:
     """A checkpoint's model and its data set.
 
     Args:
-        file: the checkpoint.
+        source: the checkpoint's path or name, see `ktb.weights.files.find_checkpoint`.
         settings: of ktb-eval, as the user wrote them.
         folders: further configuration folders.
         base: the frozen backbone's weights, where they are not where the checkpoint says.
@@ -61,7 +66,7 @@ def open_with_data(
         *([f"trust=[{','.join(trust)}]"] if trust else []),
         *settings,
     ]
-    _, data, model = open_for_pictures(file, given, folders, spelling="flag")
+    _, _, data, model = open_for_pictures(source, given, folders, spelling="flag")
     model.about["preparation"] = preparation(data)
     return data, model.eval()
 

@@ -25,6 +25,8 @@ def program(command: str) -> list[str]:
     if os.name == "nt":  # the commands are .exe files there, nothing that Python reads
         return [str(Path(sys.executable).with_name(f"{command}.exe"))]
     script = own if own.name == command and own.is_file() else Path(sys.executable).with_name(command)
+    if not script.is_file():  # ktb is on the path, but not installed
+        return [sys.executable, "-m", "ktb", command.removeprefix("ktb-")]
     return [sys.executable, str(script.absolute())]
 
 
