@@ -15,17 +15,12 @@ import pytest
 import timm.models
 import torch
 import torch.utils.data
-from torch.optim.lr_scheduler import LambdaLR
 
 ROOT = Path(__file__).parents[1]
 
 
 def _trainer() -> lightning.Trainer:
     return lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-
-
-def _schedule() -> LambdaLR:
-    return LambdaLR(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), lambda _: 1.0)
 
 
 def _module(name: str) -> Any:
@@ -55,7 +50,10 @@ USED: dict[tuple[str, str], tuple[Callable[[], Any], str]] = {
         lambda: _trainer().fit_loop.epoch_loop,
         "_should_check_val_fx",
     ),
-    ("src/ktb/engine/optim.py", "_last_lr"): (_schedule, "_last_lr"),
+    ("src/ktb/engine/callbacks/early_stopping.py", "_should_skip_check"): (
+        lambda: lightning.pytorch.callbacks.EarlyStopping,
+        "_should_skip_check",
+    ),
     ("src/ktb/models/backbones/pyramid.py", "_pos_embed"): (
         lambda: _module("timm.models.hieradet_sam2").HieraDet,
         "_pos_embed",
