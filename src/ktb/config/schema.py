@@ -61,6 +61,7 @@ class TrainSettings:
     test: bool = True
     save: SaveSettings = field(default_factory=SaveSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    optim: dict[str, Any] = field(default_factory=_older_settings_of_optim)
     dataset: dict[str, Any] = MISSING
     modality: ModalitySettings = field(default_factory=ModalitySettings)
     backbone: dict[str, Any] = MISSING
@@ -68,7 +69,6 @@ class TrainSettings:
     fusion: dict[str, Any] = MISSING
     head: dict[str, Any] = MISSING
     loss: dict[str, Any] = MISSING
-    optim: dict[str, Any] = field(default_factory=_older_settings_of_optim)
     schedule: dict[str, Any] = MISSING
     callbacks: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = MISSING

@@ -41,7 +41,9 @@ MISTAKES = {
     "trainer=slurm": f"unknown trainer 'slurm' {THERE['trainer']}",
     "loss=null": f"loss=null: one of them is needed: {', '.join(groups('train')['loss'])}",
     "+dataset=nyu": "'+dataset=nyu' adds a group that is there already: write dataset=nyu",
-    "optim.lrr=1": "unknown setting 'optim.lrr': did you mean 'optim.lr'? (+optim.lrr=1 adds a new one)",
+    "optim.lrr=1": (
+        "unknown setting 'optim.lrr' of optim=adamw: did you mean 'optim.lr'? (+optim.lrr=1 adds a new one)"
+    ),
     "lr=1e-3": "unknown setting 'lr': did you mean 'optim.lr'? (+lr=1e-3 adds a new one)",
     "dataset=nyu dataset.rot=/x": (
         "unknown setting 'dataset.rot' of dataset=nyu: did you mean 'dataset.root'? (+dataset.rot=/x adds a new one)"
@@ -50,7 +52,7 @@ MISTAKES = {
         "unknown setting 'trainer.max_epoch': did you mean 'trainer.max_epochs'? (+trainer.max_epoch=3 adds a new one)"
     ),
     "zzzzzz=1": "unknown setting 'zzzzzz' (+zzzzzz=1 adds a new one)",
-    "~optim.lrr": "unknown setting 'optim.lrr': did you mean 'optim.lr'?",
+    "~optim.lrr": "unknown setting 'optim.lrr' of optim=adamw: did you mean 'optim.lr'?",
     "+seed=1": "'+seed=1' adds a setting that is there already: write seed=1",
     "seed=abc": f"seed=abc: Value 'abc' {NO_INTEGER}",
     "test=maybe": "test=maybe: Value 'maybe' is not a valid bool (type str)",
