@@ -66,8 +66,11 @@ def _convert(arguments: argparse.Namespace) -> None:
         save_file_of(model, output, whole=True)
         print(f"{output}: whole model, {len(model.state_dict())} tensors")
     elif arguments.to == "timm":
-        save_tensors(model.backbone.state_dict(), output)
-        print(f"{output}: backbone in timm's naming, {len(model.backbone.state_dict())} tensors")
+        from ktb.weights.timm_names import to_timm_names
+
+        state = to_timm_names(model.backbone)
+        save_tensors(state, output)
+        print(f"{output}: backbone in timm's naming, {len(state)} tensors")
     else:
         save_tensors(_published_state(model, file), output)
         print(f"{output}: published naming")

@@ -98,12 +98,12 @@ def _info(arguments: argparse.Namespace) -> None:
         "machine": {"device": arguments.device, "threads": torch.get_num_threads(), "torch": torch.__version__},
         "sizes": [],
     }
-    console = Console(stderr=True)
+    console, merged = Console(stderr=True), model.merged()
     for size in arguments.size or SIZES:
         row: dict[str, Any] = {"size": list(size), "flops": profile.flops(model, size)}
         if not arguments.no_measure:
             with console.status(f"{size[0]}x{size[1]}: {arguments.repeat} runs"):
-                row |= measure(model, size, repeat=arguments.repeat, device=torch.device(arguments.device))
+                row |= measure(merged, size, repeat=arguments.repeat, device=torch.device(arguments.device))
         report["sizes"].append(row)
     if arguments.json:
         print(json.dumps(report, indent=2, default=str))

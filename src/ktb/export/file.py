@@ -76,7 +76,8 @@ def export(model: KTBSegmentor, file: Path, size: tuple[int, int], *, dynamic: b
     """Write `model` as `file`, ONNX for .onnx and torch.export for .pt2.
 
     Args:
-        model: in evaluation mode, float32, on the CPU.
+        model: in evaluation mode, float32, on the CPU. It is not changed; what its PEFT method can fold into the
+            backbone is folded in the file.
         file: where to; what is there is replaced when all went well.
         size: height and width; with `dynamic` only the example that is traced.
         dynamic: any height and width that are multiples of 32, from 64 to 4096.
@@ -97,7 +98,7 @@ def export(model: KTBSegmentor, file: Path, size: tuple[int, int], *, dynamic: b
         )
     return _write(
         file,
-        _ByPosition(model, dynamic=dynamic),
+        _ByPosition(model.merged(), dynamic=dynamic),
         _inputs(model, size, 0),
         _metadata(model, size, dynamic=dynamic),
         lambda run: _compare(model, run, size, file, dynamic=dynamic),

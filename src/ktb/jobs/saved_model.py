@@ -97,7 +97,8 @@ def open_for_pictures(
         spelling: how the user says which classes the file may name; settings has it as trust=.
 
     Returns:
-        the checkpoint's file, the settings of the data set that decide how a file is read, the DataModule, the model.
+        the checkpoint's file, the settings of the data set that decide how a file is read, the DataModule, the model
+        as `merged` has it.
 
     Raises:
         KTBError: a setting is wrong, or the checkpoint cannot be used with them.
@@ -110,7 +111,7 @@ def open_for_pictures(
     # Where the data set lies and how its training is fed says nothing about how a file is read.
     ignored = ("root", "batch_size", "eval_batch_size", "num_workers", "crop", "seed", "recipe", "max_pixels")
     read_as = {str(key): str(value) for key, value in cfg.dataset.items() if key not in ignored}
-    return file, read_as, data, model
+    return file, read_as, data, model.merged()
 
 
 def state_preparation(model: KTBSegmentor, file: Path, trust: Trust) -> None:

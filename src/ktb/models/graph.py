@@ -45,7 +45,7 @@ class CudaGraph:
             raise ValueError(f"a CUDA graph needs model and inputs on one GPU, got {sorted(map(str, devices))}")
         if model.training:
             raise ValueError("a CUDA graph is for inference: call model.eval() first")
-        self._model = copy.deepcopy(model)
+        self._model = copy.deepcopy(model.merged())
         self._inputs = {m: x.detach().clone() for m, x in inputs.items()}
         self._graph = torch.cuda.CUDAGraph()
         # The cache of autocast would keep casts that were made while recording, and so belong to the recording.

@@ -11,7 +11,8 @@ from ktb.models.fusion.dscf import DSCF
 from ktb.models.segmentor import KTBSegmentor, own_classes
 
 COUNTED = "matrix products, convolutions and attention, two per multiply-add; one image, without side heads"
-"""What `flops` counts. Sums, normalisations, softmax and sampling are left out: together a few percent."""
+"""What `flops` counts, with LoRA folded into the weights as in predictions. Sums, normalisations, softmax and sampling
+are left out: together a few percent."""
 
 
 def parameters(model: KTBSegmentor) -> list[dict[str, Any]]:
@@ -53,12 +54,12 @@ def flops(model: KTBSegmentor, size: tuple[int, int]) -> int:
     """
     try:
         with torch.device("meta"):
-            shapes_only = KTBSegmentor.from_config(model.config).eval()
+            shapes_only = KTBSegmentor.from_config(model.config).merged().eval()
         return _counted(shapes_only, size)
     except Exception:
         if not own_classes(model.config):
             raise
-        return _counted(model.eval(), size)
+        return _counted(model.merged().eval(), size)
 
 
 def _counted(model: KTBSegmentor, size: tuple[int, int]) -> int:

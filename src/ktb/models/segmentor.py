@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -18,6 +19,7 @@ from ktb.models.parts import Spec, build, check_settings, class_of, completed, i
 from ktb.models.peft.base import Peft
 
 PEFT = {"_target_": "ktb.models.peft.mapa.MAPA"}
+NO_PEFT = {"_target_": "ktb.models.peft.base.Peft"}
 FUSION = {"_target_": "ktb.models.fusion.dscf.DSCF"}
 HEAD = {"_target_": "ktb.models.heads.mlp.MLPHead", "width": 512}
 SIDE_HEAD = {"_target_": "ktb.models.heads.mlp.MLPHead", "width": 256}
@@ -128,6 +130,9 @@ class KTBSegmentor(nn.Module):
         self.backbone = backbone
         self.patch_embeds = nn.ModuleDict({m: backbone.entry_for(c) for m, c in channels.items() if m != "rgb"})
         self.peft: Peft = build(peft, names, backbone)
+        if "rgb" not in channels:
+            for layer in backbone.own_entry():
+                layer.requires_grad_(False)
         self.necks = backbone.necks()
         self.norms = nn.ModuleDict({m: nn.ModuleList(nn.LayerNorm(c) for c in dims) for m in names})
         self.fused_norms = nn.ModuleList(nn.LayerNorm(c) for c in dims)
@@ -147,6 +152,18 @@ class KTBSegmentor(nn.Module):
         """Rebuild the model a `config` attribute describes, with fresh weights."""
         options = dict(config)
         return cls(backbone_of(options.pop("backbone")), **options)
+
+    def merged(self) -> Self:
+        """The model for inference: a copy whose backbone holds what the PEFT method has learned, where the method can
+        be folded into it (LoRA); else the model itself. The copy computes the same for less, and is saved with its
+        whole backbone, as a model without PEFT."""
+        if not self.peft.merges:
+            return self
+        merged = copy.deepcopy(self)
+        merged.peft.merge()
+        merged.peft = Peft(merged.modalities, merged.backbone)
+        merged.config = {**merged.config, "peft": in_full(NO_PEFT)}
+        return merged
 
     def forward(
         self, inputs: Mapping[str, Tensor], *, side: bool | None = None, masked: Tensor | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ktb.errors import CheckpointError
+from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.pyramid import Pyramid
 from ktb.models.backbones.timm_model import create
 from ktb.models.backbones.vit import ViT
@@ -51,8 +52,9 @@ def from_timm_names(backbone: Pyramid | ViT, state: Mapping[str, Tensor]) -> Sta
     return {f"model.{name}": value for name, value in found.items()}
 
 
-def to_timm_names(backbone: Pyramid | ViT) -> StateDict:
-    """The backbone's state dict in timm's names."""
+def to_timm_names(backbone: Backbone) -> StateDict:
+    """The backbone's state dict in timm's names; of what timm's model has besides (last norm, classifier) it has
+    none."""
     return {name.removeprefix("model."): value for name, value in backbone.state_dict().items()}
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,18 +23,19 @@ SIZES = ((64, 128), (96, 96), (160, 64))
 """Windows of 5 patches fit none of the maps of these, so that padding and shift masks matter."""
 
 
-def small(depths: tuple[int, int, int, int] = (1, 1, 2, 1)) -> KTBSegmentor:
+def small(depths: tuple[int, int, int, int] = (1, 1, 2, 1), **parts: Any) -> KTBSegmentor:
     """A model whose attention shows: gains of one, every parameter random."""
     torch.manual_seed(0)
     arch = SwinArch(32, depths, (1, 2, 4, 8), 5)
-    model = KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "lidar": 1}, 4, head={"width": 8}, side_head={"width": 8})
+    given = {"head": {"width": 8}, "side_head": {"width": 8}, **parts}
+    model = KTBSegmentor(FrozenSwin(arch), {"rgb": 3, "lidar": 1}, 4, **given)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if "table" in name:
                 p.normal_(std=0.2)
             elif name.endswith("_gain"):
                 p.fill_(1.0)
-            elif name.startswith("adapters"):
+            elif name.startswith("peft."):
                 p.normal_(std=0.1)
     model.about = {"classes": ["a", "b", "c", "d"], "palette": [[i, i, i] for i in range(4)]}
     return model.eval()
@@ -100,6 +102,23 @@ def test_a_fixed_size_may_be_any(tmp_path: Path, size: tuple[int, int]) -> None:
         expected = model(x).logits
         assert torch.allclose(loaded(*x.values()), expected, atol=1e-4)
     assert not is_plain()  # models are as they were
+
+
+def test_lora_leaves_nothing_in_the_file(tmp_path: Path) -> None:
+    """As many operations as without PEFT, no tensor of it; and the model is as it was."""
+    programs = []
+    for name, peft in (("lora", {"_target_": "ktb.models.peft.lora.LoRA", "rank": 2}),
+                       ("none", {"_target_": "ktb.models.peft.base.Peft"})):  # fmt: skip
+        model = small((1, 1, 1, 1), peft=peft, fusion={"_target_": "ktb.models.fusion.simple.PlainSum"})
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        export(model, tmp_path / f"{name}.pt2", (64, 64), dynamic=False)
+        assert {k for k, v in model.state_dict().items() if torch.equal(v, before[k])} == before.keys()
+        programs.append(torch.export.load(tmp_path / f"{name}.pt2"))
+    lora, none = programs
+    assert [node.target for node in lora.graph.nodes] == [node.target for node in none.graph.nodes]
+    assert lora.state_dict.keys() == none.state_dict.keys()
+    weight = "model.backbone.layers.2.blocks.0.attn.qkv.weight"
+    assert not torch.equal(lora.state_dict[weight], none.state_dict[weight])
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from ktb import KTBSegmentor, Predictor, load_model
 from ktb.cli.predict import main
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
+from ktb.models.peft.lora import LoRAConv2d, LoRALinear
 from ktb.weights.naming import to_published
 from tests.ktb.jobs.saved import (
     FIXTURE_CASES,
@@ -68,6 +69,33 @@ def test_so_do_those_of_ones_own_sensors(case: str, tmp_path: Path) -> None:
     files = files_of_first(data)
     expected = command(tmp_path / "bundle", files, tmp_path / "out")
     compare(Predictor(tmp_path / "bundle", device="cpu"), arrays_in(files), expected)
+
+
+def test_lora_is_folded_away_with_the_same_masks(tmp_path: Path) -> None:
+    data = save(tmp_path / "bundle", [*own_data(tmp_path / "data", OWN_CASES["fill"]), "peft=lora"])
+    model = load_model(tmp_path / "bundle")
+    for p in model.peft.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    model.save_pretrained(tmp_path / "trained")
+    files = files_of_first(data)
+    found = {}
+    for name in ("folded", "beside"):
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "beside":
+                patch.setattr("ktb.models.segmentor.KTBSegmentor.merged", lambda self: self)
+            predictor = Predictor(tmp_path / "trained", device="cpu")
+            assert any(map(is_lora, predictor._model.model.modules())) == (name == "beside")
+            found[name] = command(tmp_path / "trained", files, tmp_path / name)
+            compare(predictor, arrays_in(files), found[name])
+    np.testing.assert_array_equal(found["folded"]["index"], found["beside"]["index"])
+    np.testing.assert_allclose(found["folded"]["probabilities"], found["beside"]["probabilities"], atol=2e-3)
+    assert len(np.unique(found["folded"]["probabilities"])) > 10
+    without = command(tmp_path / "bundle", files, tmp_path / "without")
+    assert not np.array_equal(without["probabilities"], found["folded"]["probabilities"])
+
+
+def is_lora(module: object) -> bool:
+    return isinstance(module, LoRALinear | LoRAConv2d)
 
 
 @pytest.fixture(scope="module")

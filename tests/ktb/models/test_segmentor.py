@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion.dscf import DSCF
+from ktb.models.profile import flops
 from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.bundle import save_bundle
+from ktb.weights.checkpoint import load_model
 
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=4, mlp_ratio=2.0)
 SWIN_B = SwinArch(128, (2, 2, 18, 2), (4, 8, 16, 32), 12)
@@ -147,35 +150,50 @@ def test_x_of_other_channel_counts_starts_from_the_rgb_filters() -> None:
     assert out.logits.shape == (1, 5, 32, 32)
 
 
-def test_only_trained_parameters_move_in_a_step() -> None:
-    model = build().train()
-    before = copy.deepcopy(model.state_dict())
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(2):  # the adapters' Down has no gradient before Up has left zero
-        optimizer.zero_grad()
-        out = model(images(model, 2, 40, 48))
-        (out.logits.square().mean() + sum(z.square().mean() for z in out.side.values())).backward()
-        optimizer.step()
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    running = {n for n in before if "running_" in n or "num_batches" in n}
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name]) == (name not in trained | running), name
-    assert not any(n.startswith(("backbone.", "norms.", "fused_norms.")) for n in trained | running)
-
-
 def test_an_untrained_adapter_adds_nothing() -> None:
     model = build().eval()
     tokens, add = torch.randn(2, 4, 5, 6, 32)
     assert torch.equal(model.peft.adapters[0][0](tokens, add), add)
 
 
-def test_save_and_rebuild_from_config() -> None:
-    model = build(("rgb", "depth", "event"), peft={"prompts": False}).eval()
-    again = KTBSegmentor.from_config(model.config).eval()
-    again.load_state_dict(model.state_dict())
-    x = images(model, 1, 33, 47)
+LORA = {"_target_": "ktb.models.peft.lora.LoRA", "rank": 2}
+
+
+def test_lora_is_folded_away_for_inference_and_the_model_stays_as_it_is(tmp_path: Path) -> None:
+    model = build(peft=LORA).double()
+    for p in model.peft.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x = {m: v.double() for m, v in images(model, 1, 40, 56).items()}
     with torch.no_grad():
-        assert torch.equal(model(x).logits, again(x).logits)
+        expected = model.eval()(x).logits
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        merged = model.merged()
+        assert torch.allclose(merged(x).logits, expected, rtol=1e-9, atol=1e-9)
+        assert not list(merged.peft.parameters())
+        assert torch.equal(model(x).logits, expected)
+    assert list(merged.state_dict()) == [k for k in before if not k.startswith("peft.")]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.config["peft"]["_target_"] == LORA["_target_"]
+    out = model.train()(x)  # and can be trained on
+    out.logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.peft.parameters())
+    # What was folded is saved as what it is: a model without PEFT, and with its own backbone.
+    merged.about = {"backbone": {"name": "a", "timm_name": None, "weights": "bundled", "sha256": "of another"}}
+    save_bundle(merged.float(), tmp_path / "bundle")
+    again = load_model(tmp_path / "bundle")
+    with torch.no_grad():
+        assert torch.allclose(again({m: v.float() for m, v in x.items()}).logits, expected.float(), atol=1e-4)
+
+
+def test_what_cannot_be_folded_is_the_model_itself() -> None:
+    for peft in ({}, {"_target_": "ktb.models.peft.base.Peft"}, {"_target_": "ktb.models.peft.full.Full"}):
+        model = build(peft=peft)
+        assert model.merged() is model
+
+
+def test_lora_costs_no_operations_in_inference() -> None:
+    counts = [flops(build(peft=peft), (64, 64)) for peft in (LORA, {"_target_": "ktb.models.peft.base.Peft"})]
+    assert counts[0] == counts[1]
 
 
 def test_recomputed_blocks_give_the_same_gradients() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
@@ -56,6 +56,11 @@ class Backbone(nn.Module):
             channels: C of the modality's images.
         """
         raise NotImplementedError
+
+    def own_entry(self) -> Iterable[nn.Module]:
+        """The layers that nothing but RGB passes, of which `entry_for` gives copies: without RGB they are not trained,
+        whatever the PEFT method trains."""
+        return ()
 
     def embed(self, images: Tensor, entry: nn.Module | None = None) -> Tokens:
         """Images as they enter the first stage.

@@ -6,7 +6,7 @@ finds is tried on an example and compared with what timm itself computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,6 +71,9 @@ class Pyramid(OfTimm):
 
     def entry_for(self, channels: int) -> Entry:
         return Entry({name.replace(".", "_"): layer for name, layer in self._entry.items()}, channels)
+
+    def own_entry(self) -> Iterable[nn.Module]:
+        return self._entry.values()
 
     def embed(self, images: Tensor, entry: nn.Module | None = None) -> Tokens:
         if entry is None:

@@ -15,7 +15,8 @@ All streams go through a stage as one batch. Exact savings over the usual wiring
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Self, cast
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ktb.models.backbones.base import Adapt, Backbone, Tokens
+from ktb.models.backbones.entry import exact_on_cpu
 from ktb.models.layers.forms import is_plain
 from ktb.models.layers.window_attention import Constants, relative_bias, window_attention
 from ktb.models.layers.wrapped import through, through_gelu
@@ -160,10 +162,14 @@ class FrozenSwin(Backbone):
             entry.proj = new
         return entry.requires_grad_(True)
 
+    def own_entry(self) -> Iterable[nn.Module]:
+        return (self.patch_embed,)
+
     def embed(self, images: Tensor, entry: nn.Module | None = None) -> Tokens:
         embed = self.patch_embed if entry is None else cast(PatchEmbed, entry)
         h, w = images.shape[-2:]
-        return Tokens(embed.norm(embed.proj(F.pad(images, (0, -w % PATCH, 0, -h % PATCH))).movedim(1, -1)))
+        with nullcontext() if entry is None else exact_on_cpu(images):
+            return Tokens(embed.norm(embed.proj(F.pad(images, (0, -w % PATCH, 0, -h % PATCH))).movedim(1, -1)))
 
     def blocks(self, stage: int) -> Sequence[SwinTransformerBlock]:
         return cast(Sequence[SwinTransformerBlock], self.layers[stage].blocks)
@@ -278,5 +284,6 @@ def _add_branch(x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: Callab
     if len(kept) == len(x):
         return torch.addcmul(x, branch(x), factor)
     if len(kept) == 0:
-        return x
+        # One sample, times 0: what is trained in the branch needs a gradient in every process, or DDP would stop.
+        kept = kept.new_zeros(1)
     return x.index_add(0, kept, branch(x[kept]) * factor[kept])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -94,6 +94,9 @@ class ViT(OfTimm):
 
     def entry_for(self, channels: int) -> Entry:
         return Entry({"patch_embed": self.model.patch_embed}, channels)
+
+    def own_entry(self) -> Iterable[nn.Module]:
+        return (self.model.patch_embed,)
 
     def embed(self, images: Tensor, entry: nn.Module | None = None) -> Tokens:
         if entry is None:

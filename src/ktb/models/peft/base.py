@@ -42,6 +42,8 @@ class Peft(nn.Module):
     """
 
     trains_backbone: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+    """Whether `merge` puts all that the method does into the backbone's own weights."""
 
     def __init__(self, modalities: Sequence[str], backbone: Adaptable) -> None:
         super().__init__()
@@ -59,5 +61,5 @@ class Peft(nn.Module):
         return {}
 
     def merge(self) -> None:
-        """Fold into the backbone's own weights what can be folded, for inference: the model then computes the same for
-        less, and is not for training or saving any more."""
+        """Of a method that `merges`: fold what it has learned into the backbone's own weights, which then compute the
+        same without it. Called by the model on a copy, where nothing is left of the method afterwards."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +127,8 @@ class LoRA(Peft):
     Raises:
         ValueError: a rank below 1, or layers that no block has.
     """
+
+    merges: ClassVar[bool] = True
 
     def __init__(
         self,

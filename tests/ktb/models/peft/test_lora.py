@@ -148,6 +148,19 @@ def test_our_own_swin_passes_no_product_by(lean: bool, training: bool, monkeypat
     assert (merged - found).abs().max() <= 1e-9 * found.abs().max()
 
 
+def test_a_branch_that_all_samples_drop_has_gradients_of_zero() -> None:
+    """Not none, for which DDP would stop; and nothing is added."""
+    torch.manual_seed(0)
+    backbone = FrozenSwin(SwinArch(16, (1, 1, 1, 1), (1, 2, 2, 4), 4, mlp_ratio=2, drop_path=0.999999)).train()
+    peft = disturbed(LoRA(("rgb",), backbone, rank=2))
+    tokens = backbone.stage(3, Tokens(x := torch.randn(2, 2, 2, 128)))  # the last block drops most
+    assert torch.equal(tokens.map, x)
+    tokens.map.sum().backward()
+    last = list(cast(nn.ModuleList, peft.lora[3]).parameters())
+    assert last
+    assert all(p.grad is not None and not p.grad.any() for p in last)
+
+
 def test_numbers_of_parameters() -> None:
     backbone = Timm("convnext_atto")  # per block a Linear C → 4C and back
     peft = lora(backbone, rank=3)

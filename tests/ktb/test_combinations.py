@@ -1,0 +1,190 @@
+"""What every model does, whatever it is made of: any backbone, PEFT method, fusion block and head, for one modality or
+several. A member of the groups is found by its file; a new one needs no line here."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from torch import Tensor
+
+from ktb.config.compose import conf_dir
+from ktb.export.file import export
+from ktb.models.peft.full import Full
+from ktb.models.profile import flops, parameters
+from ktb.models.segmentor import KTBSegmentor
+from ktb.weights.bundle import save_bundle
+from ktb.weights.checkpoint import load_model
+from tests.ktb.combinations import (
+    BACKBONES,
+    COMBINATIONS,
+    MODALITIES,
+    OFFERED,
+    Combination,
+    build,
+    built,
+    images,
+    small_backbone,
+)
+from tests.ktb.models.backbones.members import ALL
+
+every = pytest.mark.parametrize("one", COMBINATIONS, ids=str)
+
+
+def logits(model: KTBSegmentor, x: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(x).logits
+
+
+def test_every_pair_of_parts_is_among_them() -> None:
+    lists = (BACKBONES, OFFERED["peft"], OFFERED["fusion"], OFFERED["head"], tuple(MODALITIES))
+    for (i, first), (j, second) in itertools.combinations(enumerate(lists), 2):
+        assert {(one[i], one[j]) for one in COMBINATIONS} == set(itertools.product(first, second))
+    assert len(COMBINATIONS) < 1.5 * len(BACKBONES) * len(OFFERED["peft"])
+
+
+@pytest.mark.parametrize("name", OFFERED["backbone"])
+def test_every_backbone_on_offer_has_a_small_one_of_its_kind(name: str) -> None:
+    """The same class of ktb's, and the same file of timm's."""
+    offered = yaml.safe_load((conf_dir() / "backbone" / f"{name}.yaml").read_text())
+    if offered["timm_name"] in (None, "???") or offered["_target_"].endswith("FrozenSwin"):
+        assert "swin" in BACKBONES
+        return
+    entry = timm.models.model_entrypoint(offered["timm_name"].partition(".")[0])
+    kinds = {timm.models.model_entrypoint(small.partition(".")[0]).__module__ for small in ALL}
+    assert entry.__module__ in kinds
+
+
+@every
+def test_any_size_and_a_gradient_for_all_that_is_trained(one: Combination) -> None:
+    model = build(one)
+    assert logits(model, images(model, 1, 45, 70)).shape == (1, 5, 45, 70)
+    out = model.train()(images(model, 2, 32, 32))
+    assert out.logits.shape == (2, 5, 32, 32)
+    assert {m: z.shape for m, z in out.side.items()} == dict.fromkeys(model.modalities, (2, 5, 32, 32))
+    (
+        out.logits.square().mean() + sum(z.square().mean() for z in out.side.values()) + sum(out.losses.values())
+    ).backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is not None) == p.requires_grad, name
+        assert p.grad is None or p.grad.isfinite().all(), name
+
+
+@every
+def test_what_is_declared_is_trained_and_nothing_else_moves(one: Combination) -> None:
+    model = build(one).train()
+    frozen = ("norms.", "fused_norms.") if isinstance(model.peft, Full) else ("norms.", "fused_norms.", "backbone.")
+    declared = {n for n, _ in model.named_parameters() if not n.startswith(frozen)}
+    if "rgb" not in model.modalities:  # nothing passes the backbone's own entry
+        entry = {id(p) for layer in model.backbone.own_entry() for p in layer.parameters()}
+        assert entry
+        declared -= {n for n, p in model.named_parameters() if id(p) in entry}
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == declared
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    out = model(images(model, 2, 32, 32))
+    (out.logits.square().mean() + sum(z.square().mean() for z in out.side.values())).backward()
+    optimizer.step()
+    moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
+    statistics = {n for n in before if n.startswith(("fusion.", "head.", "side_heads.")) and n not in declared}
+    assert moved == declared | statistics
+
+
+@every
+def test_without_a_modality_it_answers_as_with_it_masked(one: Combination) -> None:
+    model = built(one)
+    x = images(model, 2, 32, 40)
+    for missing in model.modalities if len(x) > 1 else ():
+        rest = {m: v for m, v in x.items() if m != missing}
+        masked = torch.tensor([[m == missing] * 2 for m in model.modalities])
+        with torch.no_grad():
+            assert torch.equal(logits(model, rest), model(x, masked=masked).logits)
+            of_one = model(x, masked=masked & torch.tensor([True, False])).logits
+        assert torch.allclose(of_one[0], logits(model, rest)[0], atol=1e-4)
+        assert torch.allclose(of_one[1], logits(model, x)[1], atol=1e-4)
+        assert not torch.allclose(of_one[0], logits(model, x)[0], atol=1e-4)
+
+
+@every
+def test_it_can_be_copied_described_and_shipped(one: Combination, tmp_path: Path) -> None:
+    model = built(one)
+    x = images(model, 1, 33, 47)
+    expected = logits(model, x)
+    described = KTBSegmentor.from_config(json.loads(json.dumps(model.config))).eval()
+    described.load_state_dict(model.state_dict())
+    assert torch.equal(logits(described, x), expected)
+    save_bundle(model, tmp_path / "bundle")
+    shipped = load_model(tmp_path / "bundle")
+    assert torch.equal(logits(shipped, x), expected)
+    assert shipped.config == model.config
+    copied = copy.deepcopy(described)
+    for p in itertools.chain(described.parameters(), described.buffers()):
+        p.data.zero_()
+    assert torch.equal(logits(copied, x), expected)
+
+
+@every
+def test_it_is_counted_in_full(one: Combination) -> None:
+    model = built(one)
+    parts = parameters(model)
+    assert sum(part["total"] for part in parts) == sum(p.numel() for p in model.parameters())
+    assert sum(part["trained"] for part in parts) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert flops(model, (64, 64)) > 0
+
+
+@every
+def test_half_precision(one: Combination) -> None:
+    model = build(one)
+    x = images(model, 1, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(x, side=True)
+        rounded = out.logits
+    (out.logits.float().square().mean() + sum(z.float().square().mean() for z in out.side.values())).backward()
+    exact = logits(model, x)
+    assert (rounded.detach().float() - exact).norm() < 0.1 * exact.norm()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+@pytest.mark.parametrize("name", ["swin", "vit_small_patch16_dinov3", "convnext_atto"])
+def test_half_precision_of_sensors_with_many_channels(name: str, channels: int) -> None:
+    """For which PyTorch's own convolution in bfloat16 is wrong on some CPUs."""
+    backbone = small_backbone(name)
+    entry = backbone.entry_for(channels)
+    images = torch.rand(1, channels, 64, 64)
+    with torch.no_grad():
+        expected = backbone.embed(images, entry).map
+        with torch.autocast("cpu", torch.bfloat16):
+            found = backbone.embed(images, entry).map
+    assert (found.float() - expected).norm() < 0.02 * expected.norm()
+
+
+FAMILIES = (
+    Combination("swin", "mapa", "dscf", "mlp", "rgb_polar"),
+    Combination("tf_efficientnet_lite0", "lora", "cmx", "linear", "nir_rgb_polar"),
+    Combination("vit_small_patch14_reg4_dinov2", "prompts", "concat", "mlp", "rgb_polar"),
+)
+"""One of each of ktb's classes of backbones."""
+
+
+@pytest.mark.parametrize("one", FAMILIES, ids=str)
+def test_it_compiles_without_a_break(one: Combination) -> None:
+    model = build(one)
+    x = images(model, 1, 64, 96)
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
+    with torch.no_grad():
+        assert torch.allclose(compiled(x).logits, model(x).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("one", FAMILIES, ids=str)
+def test_it_is_exported_and_compared(one: Combination, tmp_path: Path) -> None:
+    model = built(one)
+    compared = export(model, tmp_path / "model.onnx", (64, 96), dynamic=False)
+    assert len(compared) == 3
+    assert all(difference <= 1e-4 for _, difference in compared)
