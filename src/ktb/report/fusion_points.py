@@ -1,11 +1,12 @@
-"""What the page shows of DSCF fusion: sampling points over the pictures, which its script draws, and mean weights."""
+"""What the page shows of the fusion: DSCF's sampling points over the pictures, which its script draws, and its mean
+weights; and the maps that any block names."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from ktb.report.run_sections import picture_id, samples_with_pictures
+from ktb.report.run_sections import picture_id, picture_uri, samples_with_pictures
 from ktb.report.runs import Run, listed, mapping, number
 
 _SHADES = ((242, 120, 30), (40, 120, 220), (40, 160, 90), (170, 70, 190), (220, 50, 80), (120, 120, 120))
@@ -45,6 +46,29 @@ def fusion(run: Run, key: str) -> dict[str, Any] | None:
             for i in stages
         ],
     }
+
+
+def fusion_maps(run: Run, key: str) -> dict[str, Any] | None:
+    """What `fusion_maps.html` shows of a run: the maps that its fusion blocks name, over the samples.
+
+    Args:
+        run, key: as of `fusion`.
+
+    Returns:
+        The template's content; None: no block names any.
+    """
+    panels = listed(run.panels.get("samples"))
+    samples = []
+    for entry in listed(run.fusion.get("maps")):
+        index = mapping(entry).get("panel")
+        stages: dict[int, list[dict[str, Any]]] = {}
+        for drawn in map(mapping, listed(mapping(entry).get("maps"))):
+            uri, stage, mean = picture_uri(run, drawn.get("file")), drawn.get("stage"), number(drawn.get("mean"))
+            if uri and isinstance(stage, int) and mean is not None:
+                stages.setdefault(stage, []).append({"title": str(drawn.get("title")), "uri": uri, "mean": mean})
+        if stages and isinstance(index, int) and 0 <= index < len(panels):
+            samples.append({"id": str(mapping(panels[index]).get("id", "")), "stages": sorted(stages.items())})
+    return {"samples": samples} if samples else None
 
 
 def _samples(run: Run, key: str, modalities: dict[str, str]) -> list[dict[str, Any]]:

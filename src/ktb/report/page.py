@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ktb.report.fusion_points import fusion
+from ktb.report.fusion_points import fusion, fusion_maps
 from ktb.report.overview import classes, comparison, head, jobs, notice_list, training
 from ktb.report.plots import colour
 from ktb.report.run_sections import about, conditions, confusion, pictures, robustness
 from ktb.report.runs import Run
 from ktb.report.sweep_summary import SweepSummary
-from ktb.report.table_formats import Spread, Value, shown
+from ktb.report.table_formats import Amount, Spread, Value, shown
 
 
 class Section(NamedTuple):
@@ -62,6 +62,7 @@ def page(runs: Sequence[Run], sweep: SweepSummary | None = None) -> str:
             _each_run(runs, "conditions", "Conditions", "conditions.html", conditions),
             _each_run(runs, "panels", "Pictures", "pictures.html", pictures),
             _each_run(runs, "fusion", "Fusion", "fusion.html", fusion),
+            _each_run(runs, "fusion_maps", "Fusion maps", "fusion_maps.html", fusion_maps),
             _each_run(runs, "robustness", "Robustness", "robustness.html", robustness),
             _each_run(runs, "about", "About", "about.html", about),
         ]
@@ -124,5 +125,5 @@ def _tenths(value: float) -> str:
 
 def _sort_key(value: Value) -> str:
     """The number that a column is sorted by, in full; empty for any other value."""
-    number = value.mean if isinstance(value, Spread) else value
+    number = value.mean if isinstance(value, Spread) else value.value if isinstance(value, Amount) else value
     return str(number) if isinstance(number, int | float) else ""

@@ -90,7 +90,7 @@ def samples_with_pictures(run: Run) -> list[dict[str, Any]]:
     for sample in listed(run.panels.get("samples")):
         entries = mapping(sample).get("pictures")
         if isinstance(entries, list):
-            seen = [(str(mapping(p).get("title", "")), _data_uri(run, mapping(p).get("file"))) for p in entries]
+            seen = [(str(mapping(p).get("title", "")), picture_uri(run, mapping(p).get("file"))) for p in entries]
             found.append({**sample, "pictures": [{"title": title, "uri": uri} for title, uri in seen if uri]})
     return found
 
@@ -100,7 +100,7 @@ def picture_id(key: str, sample: int, picture: int) -> str:
     return f"{key}-{sample}-{picture}"
 
 
-def _data_uri(run: Run, name: Any) -> str:
+def picture_uri(run: Run, name: Any) -> str:
     """A picture of the run's panels folder as text; empty if it is none."""
     if not isinstance(name, str) or PurePath(name).name != name or "\\" in name:
         return ""

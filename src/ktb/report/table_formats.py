@@ -33,7 +33,15 @@ class Spread:
         return cls(mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)), len(values))
 
 
-Value = str | int | float | Spread | None
+@dataclass(frozen=True)
+class Amount:
+    """A number that is no share: shown as it is, with so many decimals."""
+
+    value: float
+    decimals: int = 1
+
+
+Value = str | int | float | Spread | Amount | None
 """A float is a fraction and shown as percent with two decimals (CSV: as it is); None is a dash (CSV: empty)."""
 
 
@@ -78,6 +86,8 @@ def shown(value: Value) -> str:
     """The value for the eye."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
+    if isinstance(value, Amount):
+        return f"{value.value:,.{value.decimals}f}"
     if isinstance(value, Spread):
         return f"{100 * value.mean:.2f}" + ("" if value.std is None else f" ± {100 * value.std:.2f}")
     return f"{100 * value:.2f}" if isinstance(value, float) else str(value)
@@ -138,7 +148,8 @@ def comma_separated(table: Table) -> str:
             if isinstance(value, Spread):
                 cells += [value.mean, value.std]
             else:
-                cells += [value, None] if two else [value]
+                plain = value.value if isinstance(value, Amount) else value
+                cells += [plain, None] if two else [plain]
         writer.writerow(cells)
     return out.getvalue()
 

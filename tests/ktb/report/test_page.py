@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,33 @@ def test_odd_content_leaves_a_section_out(tmp_path: Path, damage: dict[str, Any]
     assert ('id="fusion"' in page([read_run(folder)])) == ("panels" in damage)
 
 
+def with_maps(folder: Path, name: str = "share of rgb") -> Path:
+    """A run folder whose fusion blocks named maps instead of points."""
+    with_panels(folder)
+    maps = [{"stage": stage, "title": name, "file": "a.png", "mean": 0.25 * stage} for stage in (2, 1, 1)]
+    fusion = {"modalities": {"rgb": "RGB"}, "samples": [], "maps": [{"panel": 0, "maps": maps}]}
+    (folder / "panels" / "fusion.json").write_text(json.dumps(fusion))
+    return folder
+
+
+def test_maps_that_fusion_blocks_name_stand_by_stage(tmp_path: Path) -> None:
+    folder = with_maps(tmp_path / "run", EVIL)
+    text = page([read_run(folder)])
+    section = text.partition('id="fusion_maps"')[2].partition("</section>")[0]
+    assert 'id="fusion"' not in text
+    assert section.count("<img ") == 3
+    assert EVIL not in text
+    assert re.findall(r"stage \d</p>", section) == ["stage 1</p>", "stage 2</p>"]
+    assert re.findall(r"(\d\.\d\d)</figcaption>", section) == ["0.25", "0.25", "0.50"]
+    file = folder / "panels" / "fusion.json"
+    content = json.loads(file.read_text())
+    (tmp_path / "secret.png").write_bytes((folder / "panels" / "a.png").read_bytes())
+    for change in ({"file": "../../secret.png"}, {"file": 3}, {"stage": "x"}, {"mean": None}):
+        damaged = [{**m, **change} for m in content["maps"][0]["maps"]]
+        file.write_text(json.dumps({**content, "maps": [{"panel": 0, "maps": damaged}, None, 3]}))
+        assert 'id="fusion_maps"' not in page([read_run(folder)])
+
+
 def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where every value of nested dicts and lists is."""
     yield path
@@ -185,9 +212,16 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
         yield from places(value, (*path, key))
 
 
-@pytest.mark.parametrize("name", ["result.json", "panels/panels.json", "panels/fusion.json", "robustness.json"])
-def test_no_content_breaks_the_page(tmp_path: Path, name: str) -> None:
-    file = with_panels(tmp_path / "run") / name
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        *((name, with_panels) for name in ("result.json", "panels/panels.json", "panels/fusion.json")),
+        ("robustness.json", with_panels),
+        ("panels/fusion.json", with_maps),
+    ],
+)
+def test_no_content_breaks_the_page(tmp_path: Path, name: str, made: Callable[[Path], Path]) -> None:
+    file = made(tmp_path / "run") / name
     content = json.loads(file.read_text())
     odd = itertools.cycle([None, True, -1, 1e308, float("nan"), "x", "\ud800", [], [[]], {}, [{}]])
     for path in places(content):

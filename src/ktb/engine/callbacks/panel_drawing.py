@@ -1,20 +1,17 @@
-"""Pictures of test samples and of what the fusion does with them: which are kept, how they look, how stored."""
+"""Pictures of test samples: which are kept, how they look, how stored."""
 
 from __future__ import annotations
 
 import bisect
 import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -22,15 +19,11 @@ from torch import Tensor
 from ktb.data.pictures import RGBImage, paint
 from ktb.data.spec import DatasetSpec, ModalitySpec
 from ktb.io import atomic_file
-from ktb.models.fusion.dscf import DSCF
-from ktb.models.segmentor import KTBSegmentor
 
 Item = TypeVar("Item")
 
 LONG_SIDE = 960
 """Pixels of a stored picture's longer side at most: enough for the eye."""
-EXPLAINED_PIXELS = 1 << 20
-"""Larger images are scaled down to this before the fusion is drawn over them."""
 NAMED = 64
 """Classes that the legend of a sheet names at most, the most frequent ones."""
 GROUPS = ("best", "worst", "random")
@@ -201,65 +194,3 @@ def sheet(chosen: Sequence[tuple[str, Panel]], spec: DatasetSpec) -> Any:
     columns = max(1, min(len(handles), 2 * len(titles)))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
     return figure
-
-
-# -------------------------------------------------------------------------------------------------------------- fusion
-
-
-@torch.no_grad()
-def explain_fusion(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """Sampling points and modality weights of every DSCF block on one image, as plain values; empty without DSCF.
-
-    Args:
-        inputs: modality → (1, C, H, W), normalised.
-
-    Returns:
-        Per stage: `map` [rows, columns]; `groups`; `gain`, the mean magnitudes of the factors on the attention branch
-        and on the fused features; per proposing modality its `points` (x and y in 1/10000 of the image's width and
-        height, group after group) and the `weights` of every modality in 1/1000 (those of one group; all groups share
-        them); and `mean`, each modality's mean weight over all points.
-    """
-    features, (h, w) = model.features(inputs)
-    stages = []
-    for i, block in enumerate(model.fusion):
-        if not isinstance(block, DSCF):
-            return []
-        maps = torch.stack([features.streams[m][i] for m in model.modalities])
-        points, weights = (t[0].float().cpu() for t in block.explain(maps))  # g, M·N, 2 and M, M·N
-        rows, columns = maps.shape[2:4]
-        extent = torch.tensor([rows, columns])
-        # [-1, 1] spans pixel centres of the map, `stride` pixels wide each, and may reach beyond the image.
-        position = ((points + 1) / 2 * (extent - 1) + 0.5) * block.stride / torch.tensor([h, w])
-        position = (position.clamp(0, 1) * 10_000).round().int()
-        count = len(model.modalities)
-        by_modality = zip(position.chunk(count, 1), weights.chunk(count, 1), strict=True)
-        stages.append(
-            {
-                "map": [rows, columns],
-                "groups": block.groups,
-                "gain": {
-                    "attention": float(block.attention_gain.abs().mean()),
-                    "features": float(block.identity_gain.abs().mean()),
-                },
-                "points": {
-                    m: {
-                        "y": p[..., 0].flatten().tolist(),
-                        "x": p[..., 1].flatten().tolist(),
-                        "weights": dict(zip(model.modalities, (1000 * v).round().int().tolist(), strict=True)),
-                    }
-                    for m, (p, v) in zip(model.modalities, by_modality, strict=True)
-                },
-                "mean": dict(zip(model.modalities, weights.mean(1).tolist(), strict=True)),
-            }
-        )
-    return stages
-
-
-def within(inputs: Mapping[str, Tensor], pixels: int) -> dict[str, Tensor]:
-    """Normalised inputs (1, C, H, W), scaled down to at most `pixels`."""
-    h, w = next(iter(inputs.values())).shape[-2:]
-    if h * w <= pixels:
-        return dict(inputs)
-    scale = math.sqrt(pixels / (h * w))
-    size = (max(1, int(h * scale)), max(1, int(w * scale)))
-    return {m: F.interpolate(x, size=size, mode="area") for m, x in inputs.items()}

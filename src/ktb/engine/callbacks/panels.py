@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -19,16 +18,14 @@ from PIL import Image
 
 from ktb.data.pictures import RGBImage, to_picture
 from ktb.data.spec import IGNORE, Batch, DatasetSpec, ModalitySpec, normalize
+from ktb.engine.callbacks.fusion_drawing import write_fusion
 from ktb.engine.callbacks.panel_drawing import (
-    EXPLAINED_PIXELS,
     Panel,
     Selection,
-    explain_fusion,
     pictures,
     sheet,
     shrink,
     titles,
-    within,
     write_panels,
 )
 from ktb.engine.scoring import ScoringModule
@@ -40,7 +37,8 @@ from ktb.run_folder.names import PANELS, PANELS_SHEET
 class Panels(Callback):
     """Pictures of the best, the worst and some random test samples, and of what the fusion does with a few of them.
 
-    Writes into `panels/` one file per picture, panels.json and, with DSCF, fusion.json, which `ktb-report` reads;
+    Writes into `panels/` one file per picture, panels.json and, if the fusion has something to show, fusion.json, which
+    `ktb-report` reads;
     beside it `panels.png`, a sheet with a legend; and shows them in the loggers that can show pictures: `panels`
     (masks over the first modality) and `predictions` (a table) in wandb, `panels/ID` in TensorBoard.
 
@@ -131,18 +129,13 @@ class Panels(Callback):
             self._show(logger, chosen)
 
     def _write_fusion(self, folder: Path, chosen: Sequence[tuple[str, Panel]], pl_module: L.LightningModule) -> None:
-        """fusion.json: over which panels (by their number), and what `explain_fusion` says of each."""
+        """What the fusion does with a few random samples, see `write_fusion`."""
         numbered = [(i, panel) for i, (group, panel) in enumerate(chosen) if group == "random" or len(chosen) < 3]
         explained = []
         for i, panel in numbered[: self.EXPLAINED]:
             batch = {m: x[None].to(pl_module.device) for m, x in panel.stored.items()}
-            inputs = within(normalize(batch, self.modalities), EXPLAINED_PIXELS)
-            if stages := explain_fusion(cast(ScoringModule, pl_module).model, inputs):
-                explained.append({"panel": i, "stages": stages})
-        if explained:
-            content = {"modalities": titles(self.modalities), "samples": explained}
-            with atomic_file(folder / "fusion.json") as file:
-                file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            explained.append((i, normalize(batch, self.modalities), next(iter(panel.images.values()))))
+        write_fusion(folder, cast(ScoringModule, pl_module).model, titles(self.modalities), explained)
 
     def _show(self, logger: Logger, chosen: Sequence[tuple[str, Panel]]) -> None:
         if isinstance(logger, TensorBoardLogger):

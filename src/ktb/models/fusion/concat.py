@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ktb.models.fusion.base import Fusion
@@ -21,3 +22,13 @@ class Concat(Fusion):
     def forward(self, streams: Tensor) -> Tensor:
         """(M, B, H, W, C) → (B, H, W, C)."""
         return self.mix(torch.cat(streams.unbind(0), dim=-1))
+
+    def pictures(self, streams: Tensor) -> dict[str, Tensor]:
+        """The share of each modality in what the Linear adds up: its vector's length over the sum of all lengths."""
+        if len(streams) == 1:
+            return {}
+        weights = self.mix.weight.chunk(len(streams), dim=1)
+        parts = [F.linear(x, w) for x, w in zip(streams.unbind(0), weights, strict=True)]
+        lengths = torch.stack(parts).norm(dim=-1)
+        shares = lengths / lengths.sum(0).clamp_min(1e-12)
+        return {f"share of {m}": share for m, share in zip(self.modalities, shares, strict=True)}
