@@ -5,8 +5,8 @@
     python scripts/claims.py run potholes --root DIR              real sensors; DIR holds the potholes data
 
 Each claim is one or more commands of this repository, run as a user would; this script reads the figures out of what
-they leave, and writes them with date, commit and machine into OUT/NAME.json. A study (ablation, potholes) that was
-interrupted goes on where it stopped, and robustness takes the demo of the same --out, both only at the same commit;
+they leave, and writes them with date, commit and machine into OUT/NAME.json. Of several runs (ablation, potholes) those
+that have finished are not trained again, and robustness takes the demo of the same --out, both only at the same commit;
 give another --out, or remove the runs, to measure anew.
 """
 
@@ -59,7 +59,15 @@ def _python(script: str, *arguments: str) -> list[str]:
 
 
 def _ktb(command: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-c", f"from ktb.cli.train import {command}; {command}()", *arguments]
+    module, function = _COMMANDS[command]
+    return [sys.executable, "-c", f"import sys; from {module} import {function}; sys.exit({function}())", *arguments]
+
+
+_COMMANDS = {
+    "ktb-train": ("ktb.cli.train", "train"),
+    "ktb-eval": ("ktb.cli.train", "evaluate"),
+    "ktb-report": ("ktb.cli.report", "main"),
+}
 
 
 def _study(name: str, seeds: Sequence[int], *settings: str) -> Callable[[Run], list[list[str]]]:
@@ -76,12 +84,18 @@ def _jobs(name: str) -> Callable[[Run], list[Path]]:
 
 
 def _demo(run: Run) -> list[list[str]]:
-    return [_ktb("train", f"run_dir={run.out / 'demo'}", "overwrite=true", *run.overrides)]
+    return [_ktb("ktb-train", f"run_dir={run.out / 'demo'}", "overwrite=true", *run.overrides)]
 
 
 def _robustness(run: Run) -> list[list[str]]:
-    evaluate = ["evaluate", f"checkpoint={run.out / 'demo'}", f"run_dir={run.out / 'robustness'}", "robustness=all"]
+    evaluate = ["ktb-eval", f"checkpoint={run.out / 'demo'}", f"run_dir={run.out / 'robustness'}", "robustness=all"]
     return [*([] if finished(run.out / "demo") else _demo(run)), _ktb(*evaluate)]
+
+
+def _ablation(run: Run) -> list[list[str]]:
+    out = str(run.out / "ablation")
+    sweep = ["-m", "experiment=glob(ablation_*)", "seed=1,2,3", f"sweep={out}", f"jobs={run.jobs}", *run.overrides]
+    return [_ktb("ktb-train", *sweep), _ktb("ktb-report", "sweep", out, "--format", "markdown")]
 
 
 def _bench(name: str, *arguments: str) -> Claim:
@@ -125,9 +139,7 @@ def _last_line(run: Run, printed: str) -> dict[str, Any]:
 
 CLAIMS = {
     "demo": Claim("README.md", "**The demo** (`make demo`", _demo, _demo_figures),
-    "ablation": Claim(
-        "README.md", "**Both modalities are needed**", _study("ablation", [1]), _table, _jobs("ablation")
-    ),
+    "ablation": Claim("README.md", "**Both modalities are needed**", _ablation, _table, _jobs("ablation")),
     "robustness": Claim(
         "README.md", "**A sensor fails**", _robustness, _robustness_figures, lambda run: [run.out / "demo"]
     ),

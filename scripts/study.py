@@ -1,6 +1,5 @@
 """Run a study: several settings of ktb-train, several seeds each, one table.
 
-    python scripts/study.py ablation                     the ablation table of the README (synthetic data)
     python scripts/study.py potholes --root DIR          RGB + disparity against each alone on real road frames
 
 Every job is a ktb-train process of its own. A job that has finished is not run again, so a study that was interrupted
@@ -28,22 +27,10 @@ from ktb.report.runs import read_json
 class Study(NamedTuple):
     rows: dict[str, list[str]]
     common: list[str]
-    score: str  # a class whose IoU is compared, or "mIoU"
+    score: str  # a class whose IoU is compared
 
 
 STUDIES = {
-    "ablation": Study(
-        rows={
-            "full model, RGB + depth": [],
-            "RGB only": ["modality=rgb"],
-            "depth only": ["modality=depth"],
-            "without DSCF (plain sum)": ["fusion=sum"],
-            "without MAPA prompts": ["peft=adapters"],
-            "without self-teaching and masking": ["loss=ce"],
-        },
-        common=[],
-        score="mIoU",
-    ),
     "potholes": Study(
         rows={
             "RGB + disparity": [],
@@ -113,8 +100,7 @@ def _folder(out: Path, name: str, seed: int) -> Path:
 
 def table(study: Study, seeds: list[int], out: Path) -> str:
     """Markdown: mean ± standard deviation over the seeds that have finished, and the difference to the first row."""
-    metric = "mIoU" if study.score == "mIoU" else f"IoU of {study.score}"
-    lines = [f"| | {metric}, % | difference | seeds | minutes per run |", "|---|---|---|---|---|"]
+    lines = [f"| | IoU of {study.score}, % | difference | seeds | minutes per run |", "|---|---|---|---|---|"]
     first: float | None = None
     for name in study.rows:
         folders = [_folder(out, name, seed) for seed in seeds]
@@ -133,7 +119,7 @@ def table(study: Study, seeds: list[int], out: Path) -> str:
 
 
 def _score(result: dict[str, Any], name: str) -> float:
-    value = result["metrics"]["miou"] if name == "mIoU" else result["per_class"][name]["iou"]
+    value = result["per_class"][name]["iou"]
     return 0.0 if value is None else float(value)
 
 

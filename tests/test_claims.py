@@ -55,7 +55,10 @@ def planted(folder: Path, **content: object) -> None:
 
 def test_runs_of_another_commit_are_not_written_down_as_of_this_one(tmp_path: Path) -> None:
     git = {"commit": "0123456" + 33 * "0", "changed": True}
-    found = {"robustness": tmp_path / "found" / "demo", "ablation": tmp_path / "found" / "ablation" / "rgb_only_seed1"}
+    found = {
+        "robustness": tmp_path / "found" / "demo",
+        "ablation": tmp_path / "found" / "ablation" / "ablation_full_seed1",
+    }
     for folder in found.values():
         planted(folder, status="finished", git=git, metrics={"miou": 0.5})
     done = claims(tmp_path, "run", *found, "--out", "found", "--override", "dataset.train=-1")

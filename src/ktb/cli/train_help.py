@@ -24,6 +24,7 @@ Often used:
   backbone.weights=FILE      Swin weights from a file in timm, Microsoft, OpenMMLab or Hugging Face naming
   run_dir=DIR                where results go; default runs/DATASET/MODALITY_BACKBONE_LOSS/DATE
   ckpt_path=last run_dir=DIR continue that run
+  robustness=emm             the final test also with sensors missing
   init_from=RUN|FILE|NAME    start from the weights of another model (fine-tuning), as far as they fit
   fusion._target_=my_lab.MyFusion
                              a class of your own in my_lab.py of this folder, for any part (docs/extend.md)

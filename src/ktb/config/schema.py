@@ -74,6 +74,7 @@ class TrainSettings:
     trainer: dict[str, Any] = MISSING
     eval: dict[str, Any] = MISSING
     metrics: dict[str, Any] | None = None
+    robustness: dict[str, Any] | None = None
     logger: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
     """What an experiment of the model zoo reproduces: miou, split, source."""

@@ -13,6 +13,7 @@ from ktb.config.schema import spec_of_backbone
 from ktb.data.balance import CLASS_WEIGHTS, count_pixels
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
+from ktb.engine.callbacks.robustness import Robustness
 from ktb.engine.inference import Inference, inference
 from ktb.errors import ConfigError
 from ktb.jobs import resume
@@ -142,6 +143,27 @@ def backbone_spec(cfg: DictConfig) -> Spec:
 def build_inference(cfg: DictConfig) -> Inference:
     """How the group eval has images predicted."""
     return inference(**plain(without(cfg.eval, "name", "scoring")))
+
+
+def build_robustness(cfg: DictConfig, data: RGBXDataModule) -> Robustness | None:
+    """What the group robustness asks for; None where it asks for nothing.
+
+    Args:
+        cfg: of ktb-train or ktb-eval.
+        data: set up for the test.
+
+    Raises:
+        ConfigError: a value that cannot work, or a split without labels.
+    """
+    if not cfg.robustness:
+        return None
+    spec = data.spec
+    if not data.labelled(spec.report_split):
+        raise ConfigError(
+            f"robustness= compares scores, but the {spec.report_split} split of {spec.name} has no labels; "
+            f"choose another: {'split' if 'split' in cfg else 'dataset.report_split'}={spec.selection_split}"
+        )
+    return Robustness(plain(cfg.robustness), data.modalities, cfg.seed)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:

@@ -14,10 +14,8 @@ from ktb.data import values
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.panels import Panels
-from ktb.engine.callbacks.robustness import Robustness
 from ktb.engine.scoring import ScoringModule
-from ktb.errors import ConfigError
-from ktb.jobs.build import build_inference, build_metrics, plain
+from ktb.jobs.build import build_inference, build_metrics, build_robustness
 from ktb.jobs.facts import facts
 from ktb.jobs.folder import claim_for_evaluation
 from ktb.jobs.printed import report
@@ -50,8 +48,9 @@ def evaluate(cfg: DictConfig) -> RunResult:
     inference = build_inference(cfg)
     check_targets({"metrics": cfg.metrics}, f"{file}: its configuration", trust)
     metrics = build_metrics(cfg, data.spec.num_classes)
-    robustness = Robustness(plain(cfg.robustness), data.modalities, cfg.seed) if cfg.robustness else None
-    _prepare_data(data, model, needs_labels=robustness is not None)
+    data.setup("test")
+    robustness = build_robustness(cfg, data)
+    _warn_of_other_values(data, model)
 
     run_dir = claim_for_evaluation(cfg, file)
     module = ScoringModule(
@@ -79,20 +78,8 @@ def evaluate(cfg: DictConfig) -> RunResult:
     return result
 
 
-def _prepare_data(data: RGBXDataModule, model: KTBSegmentor, *, needs_labels: bool) -> None:
-    """Set up the split that is scored, and warn of values unlike those that the model was trained on.
-
-    Raises:
-        ConfigError: it has no labels, and they are needed.
-        DataError: a mistake in the data.
-    """
-    spec = data.spec
-    data.setup("test")
-    if needs_labels and not data.labelled(spec.report_split):
-        raise ConfigError(
-            f"robustness= compares scores, but the {spec.report_split} split of {spec.name} has no labels; "
-            f"choose another split=, such as {spec.selection_split}"
-        )
+def _warn_of_other_values(data: RGBXDataModule, model: KTBSegmentor) -> None:
+    """Warn of values in the split that is scored that are unlike those that the model was trained on."""
     if ranks.is_first():
-        for line in values.compare(data, spec.report_split, model.about.get("values")):
+        for line in values.compare(data, data.spec.report_split, model.about.get("values")):
             print(f"warning: {line}", file=sys.stderr, flush=True)

@@ -21,8 +21,9 @@ from ktb.data.preparation import preparation
 from ktb.engine.inference import describe
 from ktb.jobs.build import plain, without
 from ktb.jobs.measure import peak_memory
+from ktb.models.profile import flops
 from ktb.models.segmentor import KTBSegmentor
-from ktb.run_folder.result import Protocol, RunResult
+from ktb.run_folder.result import Operations, Protocol, RunResult
 from ktb.weights.hub import TO_BE_HAD
 
 PACKAGE = Path(__file__).parents[1]
@@ -41,6 +42,7 @@ def facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: f
         "backbone": cfg.backbone.name,
         "seed": cfg.seed,
         "parameters": parameters,
+        "operations": _operations(data, model) if cfg.get("test", True) else None,
         "wall_time_s": round(time.time() - started, 1),
         "peak_memory_mb": None if (peak := peak_memory()) is None else round(peak / 2**20),
         "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
@@ -48,6 +50,16 @@ def facts(cfg: DictConfig, data: RGBXDataModule, model: KTBSegmentor, started: f
         "git": git_state(),
         "command": sys.argv,
     }
+
+
+def _operations(data: RGBXDataModule, model: KTBSegmentor) -> Operations | None:
+    """Operations for one image of the report split, as large as the model gets it; None where they can't be counted."""
+    samples = data.dataset(data.spec.report_split)
+    height, width = next(iter(samples[0]["inputs"].values())).shape[-2:]
+    try:
+        return {"size": [height, width], "flops": flops(model, (height, width))}
+    except Exception:  # a part of the user's own may ask for values, which tensors that only have a shape do not have
+        return None
 
 
 def git_state(package: Path = PACKAGE) -> dict[str, Any] | None:

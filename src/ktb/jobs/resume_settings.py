@@ -105,7 +105,7 @@ def _refuse_other_shares(point: Checkpoint, changed: Iterable[str]) -> None:
             )
 
 
-_TEST = ("test", "eval", "dataset.report_split", "dataset.eval_batch_size")
+_TEST = ("test", "eval", "robustness", "dataset.report_split", "dataset.eval_batch_size")
 """Settings, or groups of them, that play a part after the training only."""
 
 _ENDS = ("trainer.max_epochs", "trainer.max_steps")

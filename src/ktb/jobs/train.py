@@ -27,14 +27,14 @@ from ktb.engine.inference import Inference
 from ktb.engine.module import SegmentationModule
 from ktb.errors import NotFiniteError, WriteError
 from ktb.jobs import finetune, resume, resume_settings
-from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, training_data
+from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, build_robustness, training_data
 from ktb.jobs.callbacks import build_callbacks, early_stopping, settle_callbacks
 from ktb.jobs.facts import facts, provenance
 from ktb.jobs.folder import claim_for_training
 from ktb.jobs.loggers import build_loggers, finish_wandb
 from ktb.jobs.optimisation import build_optimisation, try_out
 from ktb.jobs.printed import announce, report
-from ktb.jobs.results import scored, write_failure, write_per_image, write_result
+from ktb.jobs.results import scored, write_failure, write_per_image, write_result, write_robustness
 from ktb.jobs.trainer import build_trainer, unlabelled_predictions
 from ktb.jobs.trial import try_own_parts
 from ktb.losses.base import Loss
@@ -78,9 +78,11 @@ def train(cfg: DictConfig) -> RunResult:
     saving = Saving(run_dir / CHECKPOINTS, every_steps=cfg.save.every_n_steps, every_minutes=cfg.save.every_n_minutes)
     check, panels = FiniteCheck(saving), Panels(run_dir, data.spec, data.modalities)
     written = unlabelled_predictions(run_dir, data) if cfg.test else []
+    robustness = build_robustness(cfg, data) if cfg.test else None
     files = AtomicIO(cfg.save.keep, {point.path: point.content} if point else None)
+    tested = [*([robustness] if robustness else []), panels, *written]
     chosen = build_callbacks(cfg)
-    trainer = build_trainer(cfg, [saving, check, Speed(), panels, *written, *chosen], files)
+    trainer = build_trainer(cfg, [saving, check, Speed(), *tested, *chosen], files)
     plan = _plan_epochs(cfg, trainer, data)
     try_out(module.optim, model, plan, cfg.trainer.max_epochs)
     if point is not None:
@@ -100,8 +102,9 @@ def train(cfg: DictConfig) -> RunResult:
     if trainer.is_global_zero:
         if cfg.test:
             write_per_image(run_dir, module.evaluation.images)
+        disturbed = write_robustness(run_dir, result, robustness.result) if robustness else None
         write_result(run_dir, result)
-        report(result, run_dir, panels if cfg.test else None)
+        report(result, run_dir, panels if cfg.test else None, disturbed)
     return result
 
 

@@ -185,7 +185,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         curves=_read_curves(folder / METRICS),
         panels=read_json(folder / PANELS_INDEX),
         fusion=read_json(folder / FUSION_INDEX),
-        robustness=read_json(_newest_robustness(folder)),
+        robustness=read_json(newest_robustness(folder)),
     )
 
 
@@ -195,7 +195,7 @@ def check_readable(folder: Path) -> None:
         raise ReportError(f"{folder}: not readable; expected a folder that you may open")
 
 
-def _newest_robustness(folder: Path) -> Path:
+def newest_robustness(folder: Path) -> Path:
     """Of the run itself, else of its latest evaluation that has one."""
     later = [file for file in folder.glob(f"{EVALUATIONS}/*/{ROBUSTNESS}") if not is_hidden(file.parent.name)]
     found = [folder / ROBUSTNESS, *sorted(later, reverse=True)]

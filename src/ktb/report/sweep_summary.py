@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 
 from ktb.errors import ReportError
 from ktb.io import absent
-from ktb.report.runs import check_readable, left_out, mapping, number, scored_how, without
-from ktb.report.table_formats import Spread, Table, Value, as_rich
+from ktb.report.result_tables import MISSING_WAYS
+from ktb.report.runs import check_readable, left_out, listed, mapping, newest_robustness, number, scored_how, without
+from ktb.report.table_formats import Amount, Spread, Table, Value, as_rich
 from ktb.run_folder.files import read_json
 from ktb.run_folder.names import JOB, SWEEP
 from ktb.run_folder.result import read_result
@@ -38,6 +41,13 @@ class JobSummary:
     """What the scores are of: data set, split, protocol."""
     mean_without: tuple[str, ...] = ()
     """Classes that the means leave out."""
+    missing: dict[str, float] = field(default_factory=dict)
+    """How missing modalities are given to the model → mean mIoU over all cases of them, none missing included."""
+    trained: int | None = None
+    """Parameters that were trained."""
+    operations: tuple[str, float] | None = None
+    """Size of one image, and what it costs."""
+    seconds: float | None = None
 
     @property
     def setting(self) -> tuple[str, ...]:
@@ -98,25 +108,51 @@ class SweepSummary:
         return sorted(found.items(), key=rank)
 
     def score_table(self) -> Table:
-        """Mean ± sample standard deviation over the seeds of each setting that have scores."""
+        """Mean ± sample standard deviation over the seeds of each setting that have scores; beside them, where jobs
+        know it, the scores with sensors missing and what the setting costs."""
         left = self._without()
         keys = {"miou": f"mIoU{left}", "macc": f"mAcc{left}", "pixel_acc": "pixel accuracy"}
-        rows: list[list[Value]] = []
-        for setting, jobs in self.groups():
-            row: list[Value] = [self.told_apart(setting)]
-            done = [job for job in jobs if job.scores]
-            for key in keys:
-                scores = [job.scores[key] for job in done if key in job.scores]
-                row.append(Spread.of(scores) if scores else None)
-            rows.append([*row, f"{len(done)}/{len(jobs)}"])
+        ways = dict.fromkeys(way for job in self.jobs for way in job.missing)
+        groups = [(setting, jobs, [job for job in jobs if job.scores]) for setting, jobs in self.groups()]
+
+        def spreads(of: Callable[[JobSummary], Mapping[str, float]], key: str) -> list[Value]:
+            found = [[of(job)[key] for job in done if key in of(job)] for _, _, done in groups]
+            return [Spread.of(values) if values else None for values in found]
+
+        columns: dict[str, list[Value]] = {"setting": [self.told_apart(setting) for setting, _, _ in groups]}
+        columns |= {head: spreads(lambda job: job.scores, key) for key, head in keys.items()}
+        for way in ways:
+            head = f"mIoU{left}, sensors missing, {MISSING_WAYS.get(way, way)}"
+            columns[head] = spreads(lambda job: job.missing, way)
+        costs = zip(*(_costs(done) for _, _, done in groups), strict=True)
+        heads = ("trained, M", f"GFLOP{self._at()}", "minutes")
+        columns |= {head: list(cost) for head, cost in zip(heads, costs, strict=False) if any(cost)}
+        columns["scored"] = [f"{len(done)}/{len(jobs)}" for _, jobs, done in groups]
         title = "Mean ± standard deviation over seeds, %, best first"
-        return Table(self._titled(title), ["setting", *keys.values(), "scored"], rows)
+        return Table(self._titled(title), list(columns), list(zip(*columns.values(), strict=True)))
+
+    def _at(self) -> str:
+        """Behind the operations of an image: its size, where it is the same for all jobs."""
+        sizes = {job.operations[0] for job in self.jobs if job.operations}
+        return f" at {sizes.pop()}" if len(sizes) == 1 else ""
 
     def counts(self) -> str:
         """ "5 jobs: 4 finished, 1 failed"."""
         states = Counter(job.status for job in self.jobs)
         parts = [f"{states[state]} {state}" for state in dict.fromkeys((*STATES, *states)) if states[state]]
         return f"{len(self.jobs)} job{'' if len(self.jobs) == 1 else 's'}: {', '.join(parts) or 'none'}"
+
+
+def _costs(jobs: Sequence[JobSummary]) -> tuple[Value, Value, Value]:
+    """Millions of trained parameters and 10⁹ operations of an image, of the first job that knows them; mean minutes."""
+    trained = next((job.trained for job in jobs if job.trained is not None), None)
+    operations = next((job.operations[1] for job in jobs if job.operations), None)
+    seconds = [job.seconds for job in jobs if job.seconds is not None]
+    return (
+        None if trained is None else Amount(trained / 1e6, 3),
+        None if operations is None else Amount(operations / 1e9, 2),
+        Amount(fmean(seconds) / 60) if seconds else None,
+    )
 
 
 def _is_seed(override: str) -> bool:
@@ -156,6 +192,8 @@ def _job(sweep: Path, name: str, overrides: Any) -> JobSummary:
     overrides = state.get("overrides", overrides)
     metrics = {key: number(value) for key, value in mapping(result.get("metrics")).items()}
     attempts = state.get("attempts")
+    emm = mapping(read_json(newest_robustness(folder)).get("emm"))
+    averages = {way: number(mapping(mapping(group).get("summary")).get("avg")) for way, group in emm.items()}
     error = state.get("error")
     return JobSummary(
         name=name,
@@ -167,7 +205,17 @@ def _job(sweep: Path, name: str, overrides: Any) -> JobSummary:
         scores={key: value for key, value in metrics.items() if value is not None},
         scored=scored_how(result) if metrics else "",
         mean_without=left_out(result),
+        missing={way: value for way, value in averages.items() if value is not None},
+        trained=mapping(result.get("parameters")).get("trained"),
+        operations=_operations(mapping(result.get("operations"))),
+        seconds=number(result.get("wall_time_s")),
     )
+
+
+def _operations(found: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Size and cost of an image, of what result.json says of them."""
+    size, flops = listed(found.get("size")), number(found.get("flops"))
+    return None if flops is None else ("x".join(map(str, size)), flops)
 
 
 def show(folder: Path, console: Console) -> None:

@@ -29,7 +29,7 @@ WANDB, TENSORBOARD = "wandb", "tensorboard"
 
 WRITTEN = (
     CONFIG, RESULT, METRICS, WANDB_ID, PER_IMAGE, CHECKPOINTS, PANELS, PANELS_SHEET, PAGE, TENSORBOARD, WANDB,
-    EVALUATIONS, PREDICTIONS,
+    EVALUATIONS, PREDICTIONS, ROBUSTNESS, ROBUSTNESS_PLOT,
 )  # fmt: skip
 """What a training writes into its folder, and `overwrite=true` removes."""
 

@@ -38,6 +38,15 @@ class Protocol(TypedDict, total=False):
     """Classes that the means leave out."""
 
 
+class Operations(TypedDict, total=False):
+    """What one image costs in inference."""
+
+    size: list[int]
+    """Its height and width in pixels, as the model gets it."""
+    flops: int
+    """Two per multiply-add, see `ktb.models.profile`."""
+
+
 class RunResult(Scores, total=False):
     """What result.json holds. Any key may be missing: it was written by an earlier version, or by a failed run."""
 
@@ -78,6 +87,8 @@ class RunResult(Scores, total=False):
 
     parameters: dict[str, int]
     """"total" and "trained"."""
+    operations: Operations | None
+    """None where they could not be counted."""
     wall_time_s: float
     peak_memory_mb: int | None
     peak_gpu_memory_mb: int | None

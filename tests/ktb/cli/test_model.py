@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
@@ -18,15 +19,20 @@ from torch import Tensor
 
 from ktb import KTBSegmentor, load_model, load_published
 from ktb.cli.model import main
+from ktb.cli.model_source import backbones
 from ktb.cli.model_zoo import zoo
 from ktb.config.compose import conf_dir
 from ktb.data.scenes.scene import CLASSES
 from ktb.errors import CheckpointError
 from ktb.jobs.evaluate import evaluate
 from ktb.jobs.train import train
+from ktb.weights.bundle import save_bundle
 from ktb.weights.files import read_file, read_state_dict
 from ktb.weights.naming import backbone_to_timm
+from tests.ktb.combinations import Combination, built
+from tests.ktb.combinations import images as images_of
 from tests.ktb.hub_stand_in import hub_stand_in
+from tests.ktb.models.backbones.members import ALL
 from tests.ktb.reference import fill, inputs, load_json
 
 
@@ -230,13 +236,54 @@ def test_info_measures_and_counts_by_hand(published: Path, capsys: pytest.Captur
     assert f"{large['flops'] / 1e9:.1f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["convnext_atto", "tf_efficientnet_lite0", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize("peft", ["none", "full"])
+def test_a_model_of_timm_goes_back_to_timm(name: str, peft: str, tmp_path: Path) -> None:
+    """All that its features need, under timm's names, as trained; counted and shipped like any other model."""
+    model = built(Combination(name, peft, "sum", "linear", "rgb_polar"))
+    save_bundle(model, tmp_path / "bundle")
+    ktb_model("convert", tmp_path / "bundle", tmp_path / "timm.safetensors", "--to", "timm")
+    state = read_state_dict(read_file(tmp_path / "timm.safetensors"))
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in ALL[name].items()}
+    if name.startswith("vit"):
+        options["dynamic_img_size"] = True
+    theirs = timm.create_model(name, num_classes=0, **options).eval()
+    found = theirs.load_state_dict(state, strict=False)
+    assert found.unexpected_keys == []
+    backbone: Any = model.backbone
+    assert {k.partition(".")[0] for k in found.missing_keys} <= set(backbone.left_out)
+    ktb_model("bundle", tmp_path / "bundle", tmp_path / "again")
+    images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    pixels = backbone._normalise(images)
+    with torch.no_grad():
+        tokens = backbone.embed(images)
+        for i in range(4):
+            tokens = backbone.stage(i, backbone.enter(i, tokens) if i else tokens)
+        expected = theirs.forward_intermediates(pixels, intermediates_only=True)[-1]
+        assert torch.allclose(tokens.map.movedim(-1, 1), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+        x = images_of(model, 1, 32, 32)
+        assert torch.equal(load_model(tmp_path / "again")(x).logits, model(x).logits)
+
+
+@pytest.mark.parametrize("name", [n for n in backbones() if n != "timm"])
+def test_every_backbone_on_offer_can_be_counted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--classes", 3, "--modalities", "rgb,depth:1", "--no-measure", "--size", "64x64", "--json")
+    ktb_model("info", "--backbone", name, *small)
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"]["total"] == sum(part["total"] for part in report["parameters"]["parts"])
+    frozen = next(part for part in report["parameters"]["parts"] if part["part"] == "backbone")
+    assert frozen["total"] > 500_000
+    assert frozen["trained"] == 0
+    assert report["sizes"][0]["flops"] > 1e8
+
+
 def test_zoo_rows_are_the_experiments(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KTB_ZOO", str(tmp_path))
     (tmp_path / "nyu_swin_b.pth").touch()
     rows = {row["experiment"]: row for row in zoo()}
-    assert set(rows) == {f.stem for f in (conf_dir() / "experiment").glob("*.yaml")}
+    assert set(rows) == {f.stem for f in (conf_dir() / "experiment").glob("*_swin_?.yaml")}
     assert rows["nyu_swin_b"]["miou"] == 59.0
     assert rows["deliver_rgb_e_swin_b"]["split"] == "val"
     ktb_model("zoo")

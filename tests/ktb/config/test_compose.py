@@ -108,9 +108,44 @@ def test_swin_b_is_the_papers() -> None:
     assert (b.window_size, b.mlp_ratio, b.drop_path, b.head_dim, b.side_head_dim) == (12, 4, 0.3, 512, 256)
 
 
+ABLATIONS: dict[str, dict[str, object]] = {
+    "full": {},
+    "without_prompts": {"peft.prompts": False},
+    "without_adapters": {"peft.adapters": False},
+    "without_dscf": {"fusion": {"name": "sum", "_target_": "ktb.models.fusion.simple.PlainSum"}},
+    "without_masking": {"loss.masking": False},
+    "without_self_teaching": {"loss.side_weight": 0.0},
+    "without_mmst": {"loss.name": "ce"},
+    "first_alone": {"dataset.streams": ["rgb"]},
+    "second_alone": {"dataset.streams": ["depth"]},
+    "fusion_concat": {"fusion.name": "concat"},
+    "fusion_cmx": {"fusion.name": "cmx"},
+    "peft_none": {"peft.name": "none"},
+    "peft_lora": {"peft.name": "lora"},
+    "peft_full": {"peft.name": "full"},
+}
+"""Ablation → what is other than in the paper's model."""
+
+
 def test_the_model_zoo_has_its_twelve_rows() -> None:
-    assert set(GROUPS["experiment"]) == set(ZOO)
+    assert {name for name in GROUPS["experiment"] if not name.startswith("ablation_")} == set(ZOO)
+    assert {name.removeprefix("ablation_") for name in GROUPS["experiment"]} - set(ZOO) == set(ABLATIONS)
     assert len(ZOO) == 12
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_what_its_name_says_and_nothing_else(name: str) -> None:
+    full, cfg = composed("run_dir=x"), composed(f"experiment=ablation_{name}", "run_dir=x")
+    check(cfg)
+    alone = name.endswith("_alone")
+    expected = {"robustness.name": None if alone else "emm", **ABLATIONS[name]}
+    found = {key: OmegaConf.select(cfg, key) for key in expected}
+    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in found.items()}
+    assert plain == expected
+    changed = {key.partition(".")[0] for key in expected} - {"dataset", "robustness"}
+    for group in ("backbone", "peft", "fusion", "head", "loss", "optim", "trainer"):
+        same = OmegaConf.to_container(cfg[group]) == OmegaConf.to_container(full[group])
+        assert same == (group not in changed), group
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -30,6 +30,7 @@ from ktb.jobs import train as training
 from ktb.jobs.build import build_data
 from ktb.metrics.counts import ConfusionMatrix
 from ktb.metrics.scores import scores
+from ktb.models.profile import flops
 from ktb.weights.naming import to_published
 
 TINY = (
@@ -207,7 +208,7 @@ def test_a_split_without_labels_gets_predictions_in_stored_ids(
     assert list(counts.values()) == np.sum(scored["confusion_matrix"], axis=0).tolist()
     page = (tmp_path / "test/report.html").read_text()
     assert "no scores: the test split has no labels; predictions in stored ids" in page
-    with pytest.raises(ConfigError, match="the test split of folder has no labels; choose another split="):
+    with pytest.raises(ConfigError, match="the test split of folder has no labels; choose another: split="):
         evaluate(tmp_path / "run", tmp_path / "r", "split=test", "robustness=nm")
 
 
@@ -244,6 +245,35 @@ def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path
     evaluate(folder, tmp_path / "b", "robustness=all", "dataset.eval_batch_size=1")
     other = json.loads((tmp_path / "b" / "robustness.json").read_text())
     assert [other["rmm"], other["nm"]] == [found["rmm"], found["nm"]], "batches do not matter"
+
+
+def test_a_training_can_end_with_sensors_that_fail(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ktb-eval scores them; and the training is the same."""
+    result = train(tmp_path / "run", "robustness=emm")
+    assert "missing (EMM, mIoU)" in capsys.readouterr().out
+    assert result["metrics"] == finished[1]["metrics"]
+    found = json.loads((tmp_path / "run" / "robustness.json").read_text())
+    evaluate(finished[0], tmp_path / "eval", "robustness=emm", "seed=3407")
+    expected = json.loads((tmp_path / "eval" / "robustness.json").read_text())
+    assert [found[key] for key in ("full", "emm")] == [expected[key] for key in ("full", "emm")]
+    assert "robustness" not in evaluate(tmp_path / "run", tmp_path / "again")
+    assert not (tmp_path / "again" / "robustness.json").exists()
+    # A run that is there already can have them added, without training; overwriting it removes them.
+    train(tmp_path / "run", "robustness=nm", "ckpt_path=last")
+    assert json.loads((tmp_path / "run" / "robustness.json").read_text()).keys() >= {"nm"}
+    train(tmp_path / "run", "overwrite=true", "trainer.max_epochs=1", "test=false", "robustness=emm")
+    assert not (tmp_path / "run" / "robustness.json").exists()
+    with pytest.raises(ConfigError, match="a model of rgb alone cannot do without it"):
+        train(tmp_path / "one", "robustness=emm", "modality=rgb")
+    assert not (tmp_path / "one").exists()
+
+
+def test_the_result_says_what_an_image_costs(finished: tuple[Path, dict[str, Any]]) -> None:
+    model = load_model(finished[0])
+    assert finished[1]["operations"] == {"size": [40, 48], "flops": flops(model, (40, 48))}
+    assert finished[1]["operations"]["flops"] > 1e6
 
 
 @pytest.mark.slow

@@ -54,6 +54,52 @@ def test_states_and_scores_over_seeds(sweep: Path, capsys: pytest.CaptureFixture
     assert float(ce["mIoU std"]) == pytest.approx(statistics.stdev(scores), abs=1e-15)
 
 
+def test_what_settings_cost_and_how_they_do_without_sensors(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the scores, of jobs that know it; where sizes differ, none is named."""
+    missing = {"0": (0.4, 0.3), "1": (0.5, 0.4), "2": (0.6, 0.5)}
+    for name, (zeros, masked) in missing.items():
+        emm = {"zeros": {"summary": {"avg": zeros}}, "masked": {"summary": {"avg": masked}}}
+        (sweep / name / "robustness.json").write_text(json.dumps({"emm": emm}))
+    for name, seconds in {"0": 60, "1": 120, "2": 240, "3": 30}.items():
+        file = sweep / name / "result.json"
+        about = {"parameters": {"total": 5_000_000, "trained": 412_345}, "wall_time_s": seconds}
+        about["operations"] = {"size": [96, 128], "flops": 1_234_000_000}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **about}))
+    assert main(["sweep", str(sweep), "--format", "markdown"]) == 0
+    heads, _, ohem, ce = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("|")
+    ]
+    assert heads == [
+        "setting", "mIoU", "mAcc", "pixel accuracy", "mIoU, sensors missing, as zeros",
+        "mIoU, sensors missing, left out", "trained, M", "GFLOP at 96x128", "minutes", "scored",
+    ]  # fmt: skip
+    assert ce == [
+        "loss=ce",
+        "64.00 ± 2.65",
+        "32.00 ± 1.32",
+        "-",
+        "50.00 ± 10.00",
+        "40.00 ± 10.00",
+        "0.412",
+        "1.23",
+        "2.3",
+        "3/3",
+    ]
+    assert ohem == ["loss=ohem", "70.00", "35.00", "-", "-", "-", "0.412", "1.23", "0.5", "1/3"]
+    main(["sweep", str(sweep), "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert float(rows[1]["trained, M"]) == 0.412345
+    assert float(rows[1]["mIoU, sensors missing, left out mean"]) == pytest.approx(0.4, abs=1e-15)
+    other = {**about, "operations": {"size": [64, 64], "flops": 1_000_000_000}}
+    (sweep / "3" / "result.json").write_text(json.dumps({**ABOUT, "metrics": {"miou": 0.7}, **other}))
+    main(["sweep", str(sweep), "--format", "csv"])
+    assert "GFLOP" in next(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert main(["sweep", str(sweep), "--out", str(sweep / "page.html")]) == 0
+    assert "0.412" in (sweep / "page.html").read_text()
+
+
 def test_a_sweep_without_scores_yet_is_a_page_too(sweep: Path) -> None:
     for file in sweep.glob("*/result.json"):
         file.unlink()
