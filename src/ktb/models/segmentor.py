@@ -157,7 +157,7 @@ class KTBSegmentor(nn.Module):
         """The model for inference: a copy whose backbone holds what the PEFT method has learned, where the method can
         be folded into it (LoRA); else the model itself. The copy computes the same for less, and is saved with its
         whole backbone, as a model without PEFT."""
-        if not self.peft.merges:
+        if not getattr(self.peft, "merges", False):  # a method of somebody's own need not say so
             return self
         merged = copy.deepcopy(self)
         merged.peft.merge()

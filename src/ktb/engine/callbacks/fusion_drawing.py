@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ktb.data.pictures import RGBImage
+from ktb.errors import first_line
 from ktb.io import atomic_file
 from ktb.models.fusion.base import Fusion
 from ktb.models.fusion.dscf import DSCF
@@ -113,7 +114,7 @@ def fusion_maps(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[Maps]
     covered = model.backbone.covers(*size)
     found: list[Maps] = []
     for block in model.fusion:
-        named = cast(Fusion, block).pictures(given[block])
+        named = _pictures(block, given[block])
         maps = {str(title): _over_image(value, size, covered) for title, value in named.items()}
         found.append({title: value for title, value in maps.items() if value is not None})
         if wrong := [title for title, value in maps.items() if value is None]:
@@ -121,6 +122,17 @@ def fusion_maps(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[Maps]
                 "%s.pictures: %r is left out; expected a map of shape (B, h, w)", type(block).__qualname__, wrong[0]
             )
     return found
+
+
+def _pictures(block: nn.Module, streams: Tensor) -> dict[str, Tensor]:
+    """What a block names; nothing of one that can't, as a training must not end without results for a picture."""
+    if not hasattr(block, "pictures"):
+        return {}
+    try:
+        return dict(cast(Fusion, block).pictures(streams))
+    except Exception as error:  # whatever a block of somebody's own raises
+        _log.warning("%s.pictures: %s: %s", type(block).__qualname__, type(error).__name__, first_line(error))
+        return {}
 
 
 def _over_image(value: Tensor, size: tuple[int, int], covered: tuple[int, int]) -> NDArray[np.float32] | None:

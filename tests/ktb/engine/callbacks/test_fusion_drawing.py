@@ -186,6 +186,17 @@ class Fusionless(Fusion):
         return streams[0]
 
 
+class Broken(Fusionless):
+    def pictures(self, streams: Tensor) -> dict[str, Tensor]:
+        raise RuntimeError("no pictures today")
+
+
+def test_a_block_that_cannot_show_itself_costs_nobody_his_results(caplog: pytest.LogCaptureFixture) -> None:
+    inputs = {m: torch.rand(1, 3, 32, 32) for m in ("rgb", "depth")}
+    assert fusion_maps(fused_by(Broken), inputs) == [{}] * 4
+    assert "Broken.pictures: RuntimeError: no pictures today" in caplog.text
+
+
 def test_colour_says_the_value_and_brightness_the_picture() -> None:
     value = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
     picture = np.zeros((2, 2, 3), np.uint8)
