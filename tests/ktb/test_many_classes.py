@@ -14,7 +14,6 @@ from PIL import Image
 from ktb.cli import data as data_cli
 from ktb.cli import predict as predict_cli
 from ktb.cli.report import main as report
-from ktb.config.compose import compose
 from ktb.config.overrides import as_override
 from ktb.data.augment import TrainTransform
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, paint
@@ -32,6 +31,7 @@ from ktb.losses.pixel import PixelLoss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.metrics.counts import ConfusionMatrix, boundary_counts
 from ktb.models.segmentor import SegOutput
+from tests.ktb.jobs.test_train import configured
 
 CLASSES = 300
 SIZE = (64, 96)
@@ -127,7 +127,7 @@ def test_from_the_files_to_a_model_its_masks_and_its_report(tmp_path: Path, caps
         "backbone=swin_nano", "backbone.weights=random", "dataset.batch_size=2", "dataset.crop=[64,64]",
         "dataset.num_workers=0",
     ]  # fmt: skip
-    cfg = compose("train", overrides)
+    cfg = configured("train", overrides)
     data = build_data(cfg)
     sample = data.dataset("val")[0]
     assert sample["label"].dtype == torch.int32

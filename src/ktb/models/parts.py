@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from ktb.errors import KTBError, PartError, did_you_mean
 from ktb.models.imports import imported_class, told
 
@@ -104,6 +102,8 @@ def refused_setting(cls: type[Any], target: str, settings: Mapping[str, Any], er
 
 def accepted(cls: type[Any]) -> list[str]:
     """The arguments that a constructor names, and where it hands on others (`**rest`) those of its base classes."""
+    from torch import nn  # here: `ktb-train --help` reads this module and must not wait for torch
+
     names: list[str] = []
     for base in cls.__mro__:
         if base is nn.Module:

@@ -32,6 +32,7 @@ from ktb.weights.naming import backbone_to_timm
 from tests.ktb.combinations import Combination, built
 from tests.ktb.combinations import images as images_of
 from tests.ktb.hub_stand_in import hub_stand_in
+from tests.ktb.jobs.test_train import configured
 from tests.ktb.models.backbones.members import ALL
 from tests.ktb.reference import fill, inputs, load_json
 
@@ -141,12 +142,7 @@ def test_a_run_becomes_a_bundle_that_every_reader_takes(
     folder = tmp_path / "secret" / "run"
     tiny = ["dataset.size=[40,48]", "dataset.train=4", "dataset.val=2", "dataset.test=3", "trainer.max_epochs=1"]
     overrides = [*tiny, f"run_dir={folder}", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=[*overrides, "dataset.batch_size=2"], return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    result = train(cfg)
+    result = train(configured("train", [*overrides, "dataset.batch_size=2"]))
     model = load_model(folder)
     capsys.readouterr()
 
@@ -195,7 +191,7 @@ def test_from_pretrained_without_a_network_is_one_line(monkeypatch: pytest.Monke
     with pytest.raises(CheckpointError, match="somebody/nothing: no such folder here, and model.safetensors") as error:
         KTBSegmentor.from_pretrained("somebody/nothing")
     assert "\n" not in str(error.value)
-    with pytest.raises(CheckpointError, match="neither a folder nor the name of a model"):
+    with pytest.raises(CheckpointError, match="/nowhere/at/all: no such checkpoint or run folder"):
         KTBSegmentor.from_pretrained("/nowhere/at/all")
 
 

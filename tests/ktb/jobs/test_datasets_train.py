@@ -9,13 +9,14 @@ import pytest
 import torch
 import yaml
 
-from ktb.config.compose import compose, conf_dir
+from ktb.config.compose import conf_dir
 from ktb.data.tools.check.look import look
 from ktb.data.tools.check.opened import open_splits
 from ktb.data.tools.check.summary import summarise
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.jobs.build import build_data
 from ktb.jobs.train import train
+from tests.ktb.jobs.test_train import configured
 
 OFFERED = {
     "nyu": {"rgb", "depth"},
@@ -67,7 +68,7 @@ def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
         "trainer=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "trainer.num_sanity_val_steps=0",
         "dataset.batch_size=2", "dataset.crop=[32,32]", "dataset.eval_size=32", "dataset.num_workers=0",
     ]  # fmt: skip
-    cfg = compose("train", overrides)
+    cfg = configured("train", overrides)
     data = build_data(cfg)
     planned = open_splits(data)
     assert summarise(data, planned, map(look, planned.looks))["failures"] == []

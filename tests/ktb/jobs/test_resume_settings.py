@@ -456,14 +456,16 @@ def test_how_a_run_started_stays_what_it_was(finished: Path) -> None:
     assert (point.position["batch"], point.position["best_score"]) == (3, 0.5)
 
 
-def test_best_checkpoint_of_a_replaced_run_is_not_the_new_one_s(finished: Path, tmp_path: Path) -> None:
+def test_a_run_continued_elsewhere_keeps_out_of_another_run_s_folder(finished: Path, tmp_path: Path) -> None:
     occupied = tmp_path / "run"
     (occupied / "checkpoints").mkdir(parents=True)
     (occupied / "checkpoints" / "best.ckpt").write_text("of another run")
     options = ["trainer.max_epochs=2", "trainer.limit_val_batches=0", f"ckpt_path={finished / 'checkpoints/last.ckpt'}"]
     with pytest.raises(ConfigError, match=r"choose another run_dir, continue it with ckpt_path=last$"):
         train(occupied, *QUICK, *options)
-    result = train(occupied, *QUICK, *options, "overwrite=true")
+    with pytest.raises(ConfigError, match=r"overwrite=true starts anew but ckpt_path=.* continues: give one of them"):
+        train(occupied, *QUICK, *options, "overwrite=true")
+    assert (occupied / "checkpoints" / "best.ckpt").read_text() == "of another run"
+    result = train(tmp_path / "free", *QUICK, *options)
     assert (result["checkpoint"], result["steps"]) == ("checkpoints/last.ckpt", 12)
-    assert not (occupied / "checkpoints" / "best.ckpt").exists()
     assert (finished / "checkpoints" / "best.ckpt").exists()
