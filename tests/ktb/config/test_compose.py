@@ -136,6 +136,7 @@ def test_the_model_zoo_has_its_twelve_rows() -> None:
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_changes_what_its_name_says_and_nothing_else(name: str) -> None:
     full, cfg = composed("run_dir=x"), composed(f"experiment=ablation_{name}", "run_dir=x")
+    check(full)
     check(cfg)
     alone = name.endswith("_alone")
     expected = {"robustness.name": None if alone else "emm", **ABLATIONS[name]}

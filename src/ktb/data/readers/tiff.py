@@ -15,6 +15,7 @@ import tifffile
 
 from ktb.data.arrays import Array
 from ktb.data.readers.limits import channels_last, check_pixels
+from ktb.data.readers.lzw import is_decodable
 from ktb.errors import DataError, first_line
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -23,6 +24,7 @@ MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PALETTE = 3
 _NO_COLOURS = {5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 10: "ITU Lab", 32844: "LogL", 32845: "LogLuv"}
 """Ways to store colours whose values are neither a sensor's nor red, green and blue, by their number in the file."""
+_LZW = 5
 _LOSSY = (6, 7, 34892)
 """JPEG, old and new, and lossy JPEG of DNG, among the ways to compress."""
 _ALPHA = (1, 2)
@@ -74,6 +76,7 @@ def decode_tiff(path: Path, data: bytes, *, expand_palette: bool = False, lossle
             series, page = file.series[0], cast(Any, file.pages.first)
             order = _order_of_axes(path, series)
             _check_kind(path, page, series.dtype, lossless)
+            _check_lzw(path, series, data)
             image = _decoded(series, order)
             if expand_palette and image.ndim == 2 and (colours := _colours(page)) is not None:
                 image = colours[np.minimum(image, len(colours) - 1)]
@@ -162,6 +165,19 @@ def _check_kind(path: Path, page: Any, dtype: np.dtype[Any] | None, lossless: bo
             f"{path}: is compressed as JPEG, which changes values, so it can hold no label; expected another "
             "compression: export it again (converting the file does not bring the values back)"
         )
+
+
+def _check_lzw(path: Path, series: tifffile.TiffPageSeries, data: bytes) -> None:
+    """The codes of LZW data are whole: on others the decoder may end the process."""
+    for page in cast(Any, series.pages):
+        if page.compression != _LZW:
+            continue
+        for at, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+            piece = data[at : at + count]
+            if page.keyframe.fillorder == 2:  # the bits of each byte the other way round
+                piece = np.packbits(np.unpackbits(np.frombuffer(piece, np.uint8), bitorder="little")).tobytes()
+            if piece and not is_decodable(piece):
+                raise DataError(f"{path}: TIFF file with damaged LZW data at byte {at}; copy it again")
 
 
 def _decoded(series: tifffile.TiffPageSeries, order: tuple[int, ...]) -> Array:
