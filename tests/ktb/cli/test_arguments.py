@@ -44,7 +44,8 @@ def options(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Act
 
 NO_PATHS = {
     "help", "overrides", "split", "unit", "camera", "name", "layout", "input", "backbone", "device", "command",
-    "entity", "project", "url",
+    "entity", "project", "url", "onto", "depth", "intensity", "labels", "aligned_depth", "translation_unit", "hole",
+    "trust",
 }  # fmt: skip
 """Free text that is no path; `overrides` and `input` are looked at part by part (`at_home`, `home`)."""
 BY_FIND_CHECKPOINT = {("ktb-predict", "checkpoint"), ("ktb-model convert", "input")} | {
