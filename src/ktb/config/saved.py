@@ -23,7 +23,7 @@ from ktb.config.overrides import of_today, parse, parse_or_none, values
 from ktb.config.references import follow_references
 from ktb.config.trust import Trust
 from ktb.config.zoo import is_of_zoo, zoo_model
-from ktb.errors import ConfigError
+from ktb.errors import CheckpointError, ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import CHECKPOINTS, CONFIG, run_of
 
@@ -67,7 +67,7 @@ def inherit(
         fetched: the file of a checkpoint that is given by name; None: it is a path.
 
     Raises:
-        CheckpointError: of `fetched`.
+        CheckpointError: the zoo has no model of such a name.
     """
     parsed = {o.key_or_group: o for o in map(parse_or_none, overrides) if o is not None}
     if "checkpoint" not in parsed or "inherited" in parsed or "experiment" in parsed:
@@ -76,7 +76,13 @@ def inherit(
     runs = []
     for checkpoint in checkpoints:
         try:
-            path = saved_config(fetched(checkpoint) or checkpoint)
+            file = fetched(checkpoint)
+        except (
+            CheckpointError
+        ):  # as of a path where nothing is: the evaluation says so, a look at its settings need not
+            file = None
+        try:
+            path = saved_config(file or checkpoint)
             saved = OmegaConf.load(path) if path else OmegaConf.create()
             names = {g: OmegaConf.select(saved, f"{g}.name") for g in _RUN_GROUPS if g not in parsed}
             runs.append({g: name for g, name in names.items() if isinstance(name, str)})
