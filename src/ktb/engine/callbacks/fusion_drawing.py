@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -36,12 +36,45 @@ Maps = dict[str, NDArray[np.float32]]
 _log = logging.getLogger(__name__)
 
 
+class Seen(NamedTuple):
+    """What the fusion blocks of a model were given of one image.
+
+    Args:
+        streams: per stage the block's argument, (M, 1, h, w, C).
+        size: (height, width) of the image.
+    """
+
+    streams: list[Tensor]
+    size: tuple[int, int]
+
+
 @torch.no_grad()
-def explain_fusion(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+def seen_by_fusion(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> Seen:
+    """Run the model once and keep what its fusion blocks are given.
+
+    Args:
+        model: in evaluation mode.
+        inputs: modality → (1, C, H, W), normalised.
+    """
+    given: dict[nn.Module, Tensor] = {}
+    hooks = [
+        block.register_forward_pre_hook(lambda block, args: given.update({block: args[0]})) for block in model.fusion
+    ]
+    try:
+        _, size = model.features(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Seen([given[block] for block in model.fusion], size)
+
+
+@torch.no_grad()
+def explain_fusion(model: KTBSegmentor, seen: Seen) -> list[dict[str, Any]]:
     """Sampling points and modality weights of every DSCF block on one image, as plain values; empty without DSCF.
 
     Args:
-        inputs: modality → (1, C, H, W), normalised.
+        model: in evaluation mode.
+        seen: by its fusion blocks.
 
     Returns:
         Per stage: `map` [rows, columns]; `groups`; `gain`, the mean magnitudes of the factors on the attention branch
@@ -49,12 +82,11 @@ def explain_fusion(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[di
         height, group after group) and the `weights` of every modality in 1/1000 (those of one group; all groups share
         them); and `mean`, each modality's mean weight over all points.
     """
-    features, (h, w) = model.features(inputs)
+    h, w = seen.size
     stages = []
-    for i, block in enumerate(model.fusion):
+    for block, maps in zip(model.fusion, seen.streams, strict=True):
         if not isinstance(block, DSCF):
             return []
-        maps = torch.stack([features.streams[m][i] for m in model.modalities])
         points, weights = (t[0].float().cpu() for t in block.explain(maps))  # g, M·N, 2 and M, M·N
         rows, columns = maps.shape[2:4]
         extent = torch.tensor([rows, columns])
@@ -96,26 +128,18 @@ def within(inputs: Mapping[str, Tensor], pixels: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def fusion_maps(model: KTBSegmentor, inputs: Mapping[str, Tensor]) -> list[Maps]:
+def fusion_maps(model: KTBSegmentor, seen: Seen) -> list[Maps]:
     """Per stage the maps that its fusion block names (`Fusion.pictures`), over the image without its padding.
 
     Args:
-        inputs: modality → (1, C, H, W), normalised.
+        model: in evaluation mode.
+        seen: by its fusion blocks.
     """
-    given: dict[nn.Module, Tensor] = {}
-    hooks = [
-        block.register_forward_pre_hook(lambda block, args: given.update({block: args[0]})) for block in model.fusion
-    ]
-    try:
-        _, size = model.features(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    covered = model.backbone.covers(*size)
+    covered = model.backbone.covers(*seen.size)
     found: list[Maps] = []
-    for block in model.fusion:
-        named = _pictures(block, given[block])
-        maps = {str(title): _over_image(value, size, covered) for title, value in named.items()}
+    for block, streams in zip(model.fusion, seen.streams, strict=True):
+        named = _pictures(block, streams)
+        maps = {str(title): _over_image(value, seen.size, covered) for title, value in named.items()}
         found.append({title: value for title, value in maps.items() if value is not None})
         if wrong := [title for title, value in maps.items() if value is None]:
             _log.warning(
@@ -172,10 +196,10 @@ def write_fusion(
     """
     points, maps = [], []
     for number, inputs, picture in samples:
-        inputs = within(inputs, EXPLAINED_PIXELS)
-        if stages := explain_fusion(model, inputs):
+        seen = seen_by_fusion(model, within(inputs, EXPLAINED_PIXELS))
+        if stages := explain_fusion(model, seen):
             points.append({"panel": number, "stages": stages})
-        named = fusion_maps(model, inputs)
+        named = fusion_maps(model, seen)
         shown = []
         for stage, of_stage in enumerate(named):
             for i, (title, value) in enumerate(of_stage.items()):

@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ktb.engine.callbacks.fusion_drawing import explain_fusion, fusion_maps, overlay, within, write_fusion
+from ktb.engine.callbacks.fusion_drawing import (
+    explain_fusion,
+    fusion_maps,
+    overlay,
+    seen_by_fusion,
+    within,
+    write_fusion,
+)
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.backbones.vit import ViT
 from ktb.models.fusion.base import Fusion
@@ -49,7 +56,7 @@ def test_explained_points_and_weights_are_those_of_the_forward_pass(
     with torch.no_grad():
         model(inputs)
         forward = used[:]
-        stages = explain_fusion(model, inputs)
+        stages = explain_fusion(model, seen_by_fusion(model, inputs))
     assert len(stages) == len(forward) == 4
     for i, (stage, (points, weights)) in enumerate(zip(stages, forward, strict=True)):
         rows, columns = stage["map"]
@@ -74,7 +81,7 @@ def test_without_dscf_there_is_nothing_to_explain() -> None:
     model = KTBSegmentor(
         FrozenSwin(ARCH), ("rgb", "depth"), 5, fusion={"_target_": "ktb.models.fusion.simple.PlainSum"}
     )
-    assert explain_fusion(model.eval(), {"rgb": torch.rand(1, 3, 32, 32)}) == []
+    assert explain_fusion(model, seen_by_fusion(model.eval(), {"rgb": torch.rand(1, 3, 32, 32)})) == []
 
 
 def test_large_images_are_scaled_down() -> None:
@@ -107,7 +114,7 @@ def test_maps_of_the_blocks_lie_over_the_image_without_its_padding(caplog: pytes
     """Maps of 64 x 80 pixels of a vision transformer with patches of 14 stand for 84 x 84."""
     tiny = {"depth": 4, "embed_dim": 32, "num_heads": 2}
     model = fused_by(Named, backbone=ViT("vit_small_patch14_dinov2", options=tiny))
-    maps = fusion_maps(model, {m: torch.rand(1, 3, 64, 80) for m in model.modalities})
+    maps = fusion_maps(model, seen_by_fusion(model, {m: torch.rand(1, 3, 64, 80) for m in model.modalities}))
     assert [list(of_stage) for of_stage in maps] == [["left"]] * 4
     for of_stage, edge in zip(maps, (42, 42, 42, 28), strict=True):  # half of a map of 24, 12, 6; one third of 3
         left = of_stage["left"]
@@ -132,7 +139,7 @@ def test_every_block_is_asked_with_what_it_is_given(block: type[nn.Module], name
     given: list[tuple[Any, Tensor]] = []
     for part in model.fusion:
         part.register_forward_pre_hook(lambda part, args: given.append((part, args[0])))
-    maps = fusion_maps(model, inputs)
+    maps = fusion_maps(model, seen_by_fusion(model, inputs))
     assert [list(of_stage) for of_stage in maps] == [names] * 4
     for of_stage, (part, streams) in zip(maps, given, strict=True):
         with torch.no_grad():
@@ -173,7 +180,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert [(m["stage"], m["title"]) for m in sample["maps"]] == [
         (stage, f"share of {m}") for stage in (1, 2, 3, 4) for m in ("rgb", "depth")
     ]
-    for stage, of_stage in enumerate(fusion_maps(model, inputs)):
+    for stage, of_stage in enumerate(fusion_maps(model, seen_by_fusion(model, inputs))):
         for written, value in zip(sample["maps"][2 * stage :], of_stage.values(), strict=False):
             assert written["mean"] == pytest.approx(value.mean(), abs=1e-4)
             with Image.open(tmp_path / written["file"]) as image:
@@ -193,7 +200,8 @@ class Broken(Fusionless):
 
 def test_a_block_that_cannot_show_itself_costs_nobody_his_results(caplog: pytest.LogCaptureFixture) -> None:
     inputs = {m: torch.rand(1, 3, 32, 32) for m in ("rgb", "depth")}
-    assert fusion_maps(fused_by(Broken), inputs) == [{}] * 4
+    broken = fused_by(Broken)
+    assert fusion_maps(broken, seen_by_fusion(broken, inputs)) == [{}] * 4
     assert "Broken.pictures: RuntimeError: no pictures today" in caplog.text
 
 
