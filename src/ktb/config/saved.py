@@ -77,9 +77,7 @@ def inherit(
     for checkpoint in checkpoints:
         try:
             file = fetched(checkpoint)
-        except (
-            CheckpointError
-        ):  # as of a path where nothing is: the evaluation says so, a look at its settings need not
+        except CheckpointError:  # as of a path where nothing is: the evaluation says so
             file = None
         try:
             path = saved_config(file or checkpoint)
