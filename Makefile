@@ -14,7 +14,7 @@ STAMP := $(VENV)/.ktb-installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick check format lock dist clean
+.PHONY: help setup demo test slow quick check format lock dist clean
 .PHONY: release-tools
 
 help: ## list the targets
@@ -46,8 +46,11 @@ demo: setup ## train and test on the embedded synthetic data: no download, 3 to 
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal \
           --durations 25
 
-test: check ## check, then run all tests
-	@$(PYTEST)
+test: check ## check, then the tests: some 8 minutes on 2 cores
+	@$(PYTEST) -m 'not slow'
+
+slow: setup ## the slow tests: processes that are killed, exporters, compilers, further cases of what make test tries
+	@$(PYTEST) -m slow
 
 quick: setup ## two tests of every file, for a first answer while working
 	@$(PYTEST) --quick 2

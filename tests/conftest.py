@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.forkserver
 import os
 import signal
 from collections import Counter
@@ -47,6 +48,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure() -> None:
     """A job in the background of a script ignores Ctrl-C, and so would the commands that tests start and interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_fork_server() -> None:
+    """What the processes of all tests have imported when they begin.
+
+    A fork server imports once, what its first user names. Those of a later user, who named something else, each import
+    PyTorch for themselves, in some seconds.
+    """
+    every = ["ktb.jobs.train", "ktb.data.sets.synthetic", "ktb.data.tools.check.look", "ktb.data.tools.new.survey"]
+    multiprocessing.forkserver.set_forkserver_preload(every)
+    multiprocessing.forkserver.set_forkserver_preload = lambda modules_names: None
 
 
 @pytest.fixture(autouse=True)

@@ -182,6 +182,7 @@ def test_it_compiles_without_a_break(one: Combination) -> None:
         assert torch.allclose(compiled(x).logits, model(x).logits, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", FAMILIES, ids=str)
 def test_it_is_exported_and_compared(one: Combination, tmp_path: Path) -> None:
     model = built(one)

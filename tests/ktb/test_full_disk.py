@@ -27,6 +27,7 @@ from ktb.run_folder.files import write_json
 from ktb.sweeps.folder import SweepFolder
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import save_tensors
+from tests.ktb.slow import slow_unless
 
 LIMIT = 2000
 """Bytes that fit on the disk."""
@@ -79,7 +80,7 @@ def _metrics(folder: Path) -> None:
     file.save()
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("writer", slow_unless(lambda writer: writer != "torch.export", WRITERS))
 def test_a_full_disk_is_an_error_that_names_the_file(writer: str, tmp_path: Path) -> None:
     with full(), pytest.raises((KTBError, OSError)) as caught:
         WRITERS[writer](tmp_path)

@@ -126,10 +126,12 @@ def test_what_is_installed_is_locked_unless_the_latest_is_asked_for(tmp_path: Pa
 def test_ci_runs_what_the_readme_says() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o100
-    assert "make test" in script.read_text(encoding="utf-8").splitlines()
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert lines.index("make test") < lines.index("make slow")
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     planned = make("-n", "test").stdout
     assert planned.index("ruff check") < planned.index("mypy") < planned.index("pytest")
+    assert (planned.count("-m 'not slow'"), make("-n", "slow").stdout.count("-m slow")) == (1, 1)  # together, all
 
 
 def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from tests.ktb.hub_stand_in import hub_stand_in
 from tests.ktb.jobs.test_train import configured
 from tests.ktb.models.backbones.members import ALL
 from tests.ktb.reference import fill, inputs, load_json
+from tests.ktb.slow import slow_unless
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,9 @@ def test_a_model_of_timm_goes_back_to_timm(name: str, peft: str, tmp_path: Path)
         assert torch.equal(load_model(tmp_path / "again")(x).logits, model(x).logits)
 
 
-@pytest.mark.parametrize("name", [n for n in backbones() if n != "timm"])
+@pytest.mark.parametrize(
+    "name", slow_unless(lambda name: not name.endswith(("_b", "_l")), [n for n in backbones() if n != "timm"])
+)
 def test_every_backbone_on_offer_can_be_counted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--classes", 3, "--modalities", "rgb,depth:1", "--no-measure", "--size", "64x64", "--json")
     ktb_model("info", "--backbone", name, *small)

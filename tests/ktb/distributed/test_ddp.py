@@ -6,8 +6,6 @@ import contextlib
 import json
 import multiprocessing
 import multiprocessing.connection
-import multiprocessing.context
-import multiprocessing.forkserver
 import os
 import random
 import socket
@@ -16,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,7 @@ from ktb.models.segmentor import KTBSegmentor, SegOutput
 from tests.ktb.commands import run_as_process
 from tests.ktb.data.tools.new.test_recipe import field
 from tests.ktb.jobs.test_train import last_state, metric_rows, train
+from tests.ktb.slow import slow_unless
 
 DEADLINE_S = 180
 
@@ -68,7 +67,7 @@ def in_processes(
     # torchrun's agent serves the store; a free port that is only remembered could be taken by another process.
     agent = None if slurm else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     port = port or (free_port() if agent is None else agent.port)
-    context = prepared()
+    context = multiprocessing.get_context("forkserver")
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, f"{rank}.txt") for rank in range(count)]
         processes = [
@@ -89,16 +88,6 @@ def in_processes(
         printed = "\n".join(f"--- {log.stem}\n{log.read_text()}" for log in logs if log.exists())
     assert found == list(codes or [0] * count), printed  # None: it hung, or another one failed
     return printed
-
-
-@cache
-def prepared() -> multiprocessing.context.ForkServerContext:
-    """Starts processes that have imported all of this file. One per session: a fork server that `ktb.data.tools` has
-    started in it knows nothing of that, and each process would import PyTorch anew."""
-    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ktb.jobs.train", "ktb.data.sets.synthetic", __name__])
-    return context
 
 
 def free_port() -> int:
@@ -156,7 +145,7 @@ def decide_as(rank: int, world: int, patience: float, dies: int | None) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("slurm", [False, True])
+@pytest.mark.parametrize("slurm", slow_unless(bool, [False, True]))
 def test_all_take_what_the_first_decides(slurm: bool) -> None:
     """At one address with the process group that comes after it."""
     in_processes(3, decide_as, 3, 60, None, slurm=slurm)

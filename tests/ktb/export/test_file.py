@@ -104,6 +104,7 @@ def test_a_fixed_size_may_be_any(tmp_path: Path, size: tuple[int, int]) -> None:
     assert not is_plain()  # models are as they were
 
 
+@pytest.mark.slow
 def test_lora_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     """As many operations as without PEFT, no tensor of it; and the model is as it was."""
     programs = []

@@ -70,9 +70,9 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 def test_the_average_is_what_is_saved(averaged: tuple[Path, dict[str, Any], list[dict[str, Tensor]]]) -> None:
     folder, _, seen = averaged
-    state = last_state(folder)
+    state, trained = last_state(folder), live(folder)
     assert len(seen) == 5
-    assert live(folder).keys() == state.keys()
+    assert trained.keys() == state.keys()
     assert not any(name.startswith("model.backbone.") for name in state), "the frozen backbone is in no checkpoint"
     for name, tensor in state.items():
         expected = seen[0][name].double()
@@ -82,7 +82,7 @@ def test_the_average_is_what_is_saved(averaged: tuple[Path, dict[str, Any], list
         if not tensor.is_floating_point():
             expected = seen[-1][name]
         assert torch.allclose(tensor.double(), expected.double(), rtol=1e-5, atol=1e-8), name
-        assert torch.equal(live(folder)[name], seen[-1][name]), name
+        assert torch.equal(trained[name], seen[-1][name]), name
     model = load_model(folder / "checkpoints" / "last.ckpt")
     assert torch.equal(model.head.predict.weight, state["model.head.predict.weight"])
     assert not torch.equal(model.head.predict.weight, seen[-1]["model.head.predict.weight"])

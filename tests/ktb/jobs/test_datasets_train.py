@@ -17,6 +17,7 @@ from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.jobs.build import build_data
 from ktb.jobs.train import train
 from tests.ktb.jobs.test_train import configured
+from tests.ktb.slow import slow_unless
 
 OFFERED = {
     "nyu": {"rgb", "depth"},
@@ -32,6 +33,8 @@ MODALITIES = {
 # Long and short names of one choice (thermal, t) are one job.
 CHOICES = {tuple(streams): name for name, streams in reversed(MODALITIES.items()) if isinstance(streams, list)}
 JOBS = [(d, name) for d in FIXTURES for streams, name in sorted(CHOICES.items()) if set(streams) <= OFFERED[d]]
+LARGEST = {d: max((len(MODALITIES[m]), m) for of, m in JOBS if of == d)[1] for d in FIXTURES}.items()
+"""Of every data set the choice with most modalities."""
 
 
 def test_every_modality_of_every_data_set_can_be_chosen():
@@ -61,7 +64,7 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize(("dataset", "modality"), JOBS)
+@pytest.mark.parametrize(("dataset", "modality"), slow_unless(LARGEST.__contains__, JOBS))
 def test_check_one_epoch_and_a_test(dataset, modality, roots, tmp_path):
     overrides = [
         f"dataset={dataset}", f"modality={modality}", f"dataset.root={roots[dataset]}", f"run_dir={tmp_path / 'run'}",

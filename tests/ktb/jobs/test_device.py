@@ -60,6 +60,7 @@ def frames(raw: Path, data: RGBXDataModule) -> list[dict[str, Any]]:
     return [read().arrays for read in frames_of(OnnxFile(raw), data, "test", None)]
 
 
+@pytest.mark.slow
 def test_a_device_without_ktb_gives_the_class_ids_of_the_predictor(
     raw: Path, bundle: Path, data: RGBXDataModule, tmp_path: Path
 ) -> None:

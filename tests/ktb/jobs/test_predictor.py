@@ -25,7 +25,10 @@ from tests.ktb.jobs.saved import (
     own_data,
     save,
 )
+from tests.ktb.slow import slow_unless
 
+MAKE_TEST = ("fill", "validity", "percentile with validity", "float plane", "picked", "bands nodata", "files float")
+"""Of one's own sensors those that differ most; the others are left to `make slow`."""
 OUTPUTS = "--write=overlay,confidence,probabilities"
 
 
@@ -62,7 +65,7 @@ def test_arrays_give_the_masks_of_their_files(name: str, layout: str, setting: s
     compare(Predictor(tmp_path / "bundle", device="cpu"), arrays_in(files), expected)
 
 
-@pytest.mark.parametrize("case", OWN_CASES)
+@pytest.mark.parametrize("case", slow_unless(MAKE_TEST.__contains__, OWN_CASES))
 def test_so_do_those_of_ones_own_sensors(case: str, tmp_path: Path) -> None:
     resized = "dataset.eval_size=64" if "holes" in case or "validity" in case else ""
     data = save(tmp_path / "bundle", own_data(tmp_path / "data", OWN_CASES[case], resized))

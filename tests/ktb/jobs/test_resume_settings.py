@@ -26,6 +26,7 @@ from ktb.jobs import resume
 from ktb.jobs.resume_settings import prepare
 from tests.ktb.config.composed import OWN_DATA
 from tests.ktb.jobs.test_train import configured, metric_rows, train
+from tests.ktb.slow import slow_unless
 
 QUICK = ["test=false", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=1", "dataset.train=12"]
 
@@ -107,7 +108,7 @@ def test_optimiser_settings_take_effect(
     assert "trainer.max_epochs=3 (was 2)" in said
 
 
-@pytest.mark.parametrize(("old", "new"), [(1, 4), (4, 1), (3, 6), (6, 2)])
+@pytest.mark.parametrize(("old", "new"), slow_unless([(1, 4), (6, 2)].__contains__, [(1, 4), (4, 1), (3, 6), (6, 2)]))
 def test_another_batch_size_after_an_epoch(tmp_path: Path, taken: Taken, old: int, new: int) -> None:
     folder = tmp_path / "run"
     train(folder, *QUICK, f"dataset.batch_size={old}", "trainer.max_epochs=1")
@@ -123,11 +124,11 @@ def test_another_batch_size_after_an_epoch(tmp_path: Path, taken: Taken, old: in
 @pytest.mark.parametrize(
     ("was", "stop", "now"),
     [
-        ((2, 1), 3, (1, 1)),
+        pytest.param((2, 1), 3, (1, 1), marks=pytest.mark.slow),
         ((1, 1), 4, (2, 1)),
-        ((2, 1), 3, (3, 1)),
+        pytest.param((2, 1), 3, (3, 1), marks=pytest.mark.slow),
         ((1, 2), 2, (4, 1)),  # batches, accumulated
-        ((4, 1), 2, (2, 2)),
+        pytest.param((4, 1), 2, (2, 2), marks=pytest.mark.slow),
         ((4, 1), 2, (8, 1)),  # the epoch is over with that
     ],
 )
@@ -155,6 +156,7 @@ def test_another_global_batch_within_an_epoch(
     assert (result["epochs"], result["steps"]) == (2, stop + len(expected))
 
 
+@pytest.mark.slow
 def test_limit_and_size_of_the_training_split(tmp_path: Path, taken: Taken) -> None:
     folder = tmp_path / "run"
     train(folder, *QUICK, "trainer.max_epochs=1")
@@ -335,6 +337,7 @@ def test_checkpoints_of_older_versions_go_by_their_configuration(finished: Path,
         train(tmp_path / "other", *QUICK, *options, "trainer.fast_dev_run=true")
 
 
+@pytest.mark.slow
 def test_scores_of_less_training_are_not_those_of_an_extended_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

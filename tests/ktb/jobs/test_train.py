@@ -122,8 +122,8 @@ def test_evaluation_repeats_the_printed_numbers(finished: tuple[Path, dict[str, 
     "protocol",
     [
         ["eval=ms_flip", "eval.scales=[0.75,1.0]"],
-        ["eval=sliding", "eval.window=[32,32]"],
-        ["eval=published", "dataset.eval_size=32"],
+        pytest.param(["eval=sliding", "eval.window=[32,32]"], marks=pytest.mark.slow),
+        pytest.param(["eval=published", "dataset.eval_size=32"], marks=pytest.mark.slow),
     ],
 )
 def test_every_protocol_is_repeated_too(
@@ -212,6 +212,7 @@ def test_a_split_without_labels_gets_predictions_in_stored_ids(
         evaluate(tmp_path / "run", tmp_path / "r", "split=test", "robustness=nm")
 
 
+@pytest.mark.slow
 def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = finished
     evaluate(folder, tmp_path / "a", "robustness=all", "robustness.emm.missing=[zeros,black,masked]")
@@ -247,6 +248,7 @@ def test_sensors_that_fail(finished: tuple[Path, dict[str, Any]], tmp_path: Path
     assert [other["rmm"], other["nm"]] == [found["rmm"], found["nm"]], "batches do not matter"
 
 
+@pytest.mark.slow
 def test_a_training_can_end_with_sensors_that_fail(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

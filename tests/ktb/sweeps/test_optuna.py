@@ -52,6 +52,7 @@ def test_ranges_end_where_those_of_hydra_do(text: str, largest: float) -> None:
     assert vars(distribution(override))["high"] == pytest.approx(largest)
 
 
+@pytest.mark.slow
 def test_a_bad_trial_is_pruned_while_it_runs(train: Train) -> None:
     plan: dict[int, dict[str, Any]] = {0: {"epochs": 20, "pause": 0.1}}
     search = (*SEARCH, "sweeper.n_trials=6", "sweeper.pruner.n_startup_trials=2", "sweeper.pruner.n_warmup_steps=1")
