@@ -225,7 +225,7 @@ def measure(name: str, run: Run) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    from ktb.jobs.facts import git_state  # PyTorch: not needed for a list
+    from ktb.jobs.provenance import git_state  # PyTorch: not needed for a list
 
     return git_state()
 

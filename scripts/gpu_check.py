@@ -67,13 +67,13 @@ from ktb.metrics.counts import ConfusionMatrix, boundary_counts  # noqa: E402
 from ktb.models.backbones.swin import FrozenSwin, SwinArch, shifted_window_attention  # noqa: E402
 from ktb.models.fusion.dscf import DSCF, STRIDES, point_attention  # noqa: E402
 from ktb.models.graph import CudaGraph  # noqa: E402
-from ktb.models.layers import norm, window_attention  # noqa: E402
-from ktb.models.layers.sparse_attention import sparse_attention  # noqa: E402
-from ktb.models.layers.sparse_device import SWITCH  # noqa: E402
-from ktb.models.layers.window_attention import Constants  # noqa: E402
+from ktb.models.layers import norm, window_fast  # noqa: E402
+from ktb.models.layers.dscf_device import SWITCH  # noqa: E402
+from ktb.models.layers.dscf_fast import sparse_attention  # noqa: E402
+from ktb.models.layers.window_fast import Constants  # noqa: E402
 from ktb.models.segmentor import KTBSegmentor  # noqa: E402
 from ktb.weights.checkpoint import load_published  # noqa: E402
-from ktb.weights.naming import from_published, published_names  # noqa: E402
+from ktb.weights.tensor_names import from_published, published_names  # noqa: E402
 
 NAMES = ("rgb", "depth")
 SMALL = SwinArch(32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 2.0, 0.3)
@@ -457,7 +457,7 @@ def forms(triton: bool, padded: bool) -> Iterator[None]:
     """DSCF's attention by the Triton kernel or in chunks; windows padded to one kind, or of several kinds."""
     with (
         patch.dict(os.environ, {SWITCH: str(int(triton))}),
-        patch.object(window_attention, "_alike_costs_less", lambda *args: padded),
+        patch.object(window_fast, "_alike_costs_less", lambda *args: padded),
     ):
         yield
 
@@ -481,7 +481,7 @@ def window_results(setup: Setup) -> Iterator[Row]:
                 expected += torch.autograd.grad(expected[0], exact, weights)
                 given = x.to(dtype).requires_grad_()
                 with tf32(fast), forms(False, padded):
-                    found = [window_attention.window_attention(attn.to(dtype), given, 6, shift, Constants(9))]
+                    found = [window_fast.window_attention(attn.to(dtype), given, 6, shift, Constants(9))]
                     found += torch.autograd.grad(found[0], given, weights.to(dtype))
                 worst = max(worst, *(distance([a], [b]) for a, b in zip(found, expected, strict=True)))
             kind = str(dtype).removeprefix("torch.") + (" with TF32" if fast else "")

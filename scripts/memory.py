@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones import swin
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.layers import window_attention
+from ktb.models.layers import window_fast
 from ktb.models.segmentor import KTBSegmentor
 
 ARCHS = {
@@ -63,7 +63,7 @@ def step(
         mixed = torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext()
         # Only a CPU leaves out the branches that stochastic depth drops.
         every = patch.object(swin, "_add_branch", lambda x, branch, drop_path: x + drop_path(branch(x)))
-        plans = patch.object(window_attention, "_plan", partial(_with_values, window_attention._plan))
+        plans = patch.object(window_fast, "_plan", partial(_with_values, window_fast._plan))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), mixed, every, plans:
             SelfTeachingLoss()(model(inputs), target)
     kept = float(sum(n for key, n in storages.items() if key not in own))

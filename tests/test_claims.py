@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ktb.jobs.facts import git_state
+from ktb.jobs.provenance import git_state
 from tests.ktb.commands import Done, run_script
 
 ROOT = Path(__file__).parents[1]

@@ -77,13 +77,16 @@ USED: dict[tuple[str, str], tuple[Callable[[], Any], str]] = {
     ("src/ktb/models/backbones/vit.py", "_pos_embed"): (lambda: timm.models.VisionTransformer, "_pos_embed"),
     ("src/ktb/models/layers/linear.py", "_linear_pointwise"): (lambda: torch.ops.mkldnn, "_linear_pointwise"),
     ("src/ktb/models/layers/statistics.py", "_NormBase"): (lambda: torch.nn.modules.batchnorm, "_NormBase"),
-    ("src/ktb/models/layers/window_attention.py", "_get_rel_pos_bias"): (
+    ("src/ktb/models/layers/window_fast.py", "_get_rel_pos_bias"): (
         lambda: _module("timm.models.swin_transformer").WindowAttention,
         "_get_rel_pos_bias",
     ),
-    ("src/ktb/models/layers/wrapped.py", "_forward_hooks"): (lambda: torch.nn.Linear(1, 1), "_forward_hooks"),
-    ("src/ktb/models/layers/wrapped.py", "_forward_pre_hooks"): (lambda: torch.nn.Linear(1, 1), "_forward_pre_hooks"),
-    ("src/ktb/report/dashboard.py", "_to_model"): (_workspace, "_to_model"),
+    ("src/ktb/models/layers/backbone_linear.py", "_forward_hooks"): (lambda: torch.nn.Linear(1, 1), "_forward_hooks"),
+    ("src/ktb/models/layers/backbone_linear.py", "_forward_pre_hooks"): (
+        lambda: torch.nn.Linear(1, 1),
+        "_forward_pre_hooks",
+    ),
+    ("src/ktb/report/wandb_workspace.py", "_to_model"): (_workspace, "_to_model"),
     ("src/ktb/export/file.py", "_config"): (
         lambda: _module("torch.fx.experimental._config"),
         "backed_size_oblivious",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ktb.config.compose import groups
+from ktb.data.file_tree import Tree
 from ktb.data.files import read_bytes
 from ktb.data.lists import read_list
 from ktb.data.sets.folder import FolderDataModule
@@ -19,7 +20,6 @@ from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new.survey import survey
-from ktb.data.tree import Tree
 from ktb.errors import DataError
 from ktb.io import entries, existing, files_below, is_empty, is_hidden
 from ktb.predict.pairing import plan as plan_predict

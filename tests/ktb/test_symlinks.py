@@ -10,14 +10,14 @@ from PIL import Image
 
 from ktb.cli import report as report_cli
 from ktb.cli.arguments import config_dirs
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
+from ktb.data.file_tree import Tree
 from ktb.data.files import read_bytes
 from ktb.data.globs import match_files
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new.survey import survey
 from ktb.data.tools.prepare.download import plan_download
-from ktb.data.tree import Tree
 from ktb.predict.pairing import plan
 from ktb.report.runs import read_run
 from ktb.report.sweep_summary import summarise

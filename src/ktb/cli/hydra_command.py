@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from ktb.cli.arguments import config_dirs
 from ktb.cli.hydra_flags import config_dir_flags, flags_parser
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
 from ktb.cli.train_help import help_text
 from ktb.cli.train_sweep import run_sweep, sweep_overrides, sweep_word
 from ktb.config.checks import check
@@ -32,7 +32,7 @@ from ktb.config.saved import inherit
 from ktb.errors import ConfigError
 from ktb.io import expanded
 from ktb.run_folder.names import CHECKPOINTS, LAST, LOG
-from ktb.weights.named import fetched
+from ktb.weights.by_name import fetched
 
 
 def hydra_command(command: str, config_name: str) -> int:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from ktb.cli.run import command_name, run_command
+from ktb.cli.run_command import command_name, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

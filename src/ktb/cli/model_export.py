@@ -127,7 +127,7 @@ def _export(arguments: argparse.Namespace) -> None:
         _write(arguments, source.model, None, output)
         return
     from ktb.export.file import require_onnx
-    from ktb.jobs.device import open_with_data
+    from ktb.jobs.device_files import open_with_data
 
     if arguments.modalities:
         raise ConfigError("--modalities: with --raw and --int8 the data set says them: dataset=NAME modality=NAME")
@@ -153,7 +153,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _write(arguments: argparse.Namespace, model: KTBSegmentor, data: RGBXDataModule | None, file: Path) -> None:
     """Write a float32 file and say how it compares."""
     from ktb.export.file import SHARE, STEP, TOLERANCE, export
-    from ktb.jobs.device import COMPARED, write_raw
+    from ktb.jobs.device_files import COMPARED, write_raw
 
     with Console(stderr=True).status("tracing and comparing; a dynamic size takes minutes"):
         if arguments.raw:
@@ -189,7 +189,7 @@ def _wishes(given: list[tuple[str, str]]) -> dict[str, Wish]:
 
 
 def _quantise(arguments: argparse.Namespace, data: RGBXDataModule, exact: Path, output: Path) -> None:
-    from ktb.jobs.device import write_int8
+    from ktb.jobs.device_files import write_int8
 
     found = write_int8(
         exact,

@@ -40,7 +40,7 @@ def add_convert(commands: Subparsers) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from ktb.weights.bundle import save_file_of
     from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict, save_tensors
-    from ktb.weights.naming import backbone_to_timm, is_published
+    from ktb.weights.tensor_names import backbone_to_timm, is_published
 
     output: Path = arguments.output
     if output.suffix not in (".safetensors", ".pth"):
@@ -82,7 +82,7 @@ def _published_state(model: KTBSegmentor, file: Path) -> dict[str, Any]:
     from ktb.models.fusion.dscf import DSCF
     from ktb.models.heads.mlp import MLPHead
     from ktb.models.peft.mapa import MAPA
-    from ktb.weights.naming import to_published
+    from ktb.weights.tensor_names import to_published
 
     names = model.modalities
     if len(names) != 2 or names[0] != "rgb" or set(model.config["modalities"].values()) != {3}:

@@ -74,7 +74,7 @@ def show(arguments: argparse.Namespace) -> None:
 
 def _data(arguments: argparse.Namespace) -> RGBXDataModule:
     """The data set of a run, opened before anything is measured."""
-    from ktb.jobs.device import open_with_data
+    from ktb.jobs.device_files import open_with_data
 
     data, _ = open_with_data(
         arguments.source, arguments.settings, [], base=arguments.base, trust=trusted(arguments).modules
@@ -84,7 +84,7 @@ def _data(arguments: argparse.Namespace) -> RGBXDataModule:
 
 
 def _score(file: OnnxFile, data: RGBXDataModule, most: int | None) -> dict[str, Any]:
-    from ktb.jobs.device import score
+    from ktb.jobs.device_files import score
 
     classes = file.about.get("classes")
     if classes != list(data.spec.classes):

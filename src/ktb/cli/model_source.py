@@ -77,7 +77,7 @@ def open_source(arguments: argparse.Namespace, path: str) -> Source:
     from ktb.config.zoo import is_of_zoo, zoo_model
     from ktb.weights.checkpoint import load_published, model_from_checkpoint
     from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
-    from ktb.weights.naming import is_published
+    from ktb.weights.tensor_names import is_published
 
     file = find_checkpoint(path)
     content = read_file(file)

@@ -28,7 +28,7 @@ def add_zoo(commands: Subparsers) -> None:
 
 
 def _zoo(arguments: argparse.Namespace) -> None:
-    from ktb.weights.named import PLACE
+    from ktb.weights.by_name import PLACE
 
     rows = zoo()
     if arguments.json:
@@ -51,7 +51,7 @@ def _zoo(arguments: argparse.Namespace) -> None:
 
 def zoo() -> list[dict[str, Any]]:
     """Rows of the published model zoo, as `conf/zoo.yaml` and the members of `conf/experiment/` have them."""
-    from ktb.weights.named import in_folder
+    from ktb.weights.by_name import in_folder
 
     experiments = {file.stem: values for file, values in group_members("experiment")}
     rows = []

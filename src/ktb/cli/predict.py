@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ktb.cli.arguments import HelpFormatter, add_trust, config_dirs, home, positive
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
 from ktb.errors import ConfigError, did_you_mean
 from ktb.io import expanded
 
@@ -172,7 +172,7 @@ def _share(text: str) -> float:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from ktb.cli.progress import print_outcomes, watch
-    from ktb.data.values import known
+    from ktb.data.magnitudes import known
     from ktb.predict.folder import FolderPredictor, claimed, predict_folder
     from ktb.predict.outputs import Outputs
     from ktb.predict.pairing import plan_csv

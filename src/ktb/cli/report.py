@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:

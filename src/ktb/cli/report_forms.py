@@ -114,22 +114,22 @@ def wandb(argv: list[str]) -> int:
     parser.add_argument("--url", help="of a saved workspace that gets these sections in place of its own")
     parser.add_argument("--print", action="store_true", dest="show", help="print the specification and save nothing")
     arguments = parser.parse_args(argv)
-    from ktb.report import dashboard  # wandb takes a second to import
+    from ktb.report import wandb_workspace  # wandb takes a second to import
 
     classes = list(read_runs([arguments.run])[0].per_class) if arguments.run else []
-    own = None if arguments.show else dashboard.account()
+    own = None if arguments.show else wandb_workspace.account()
     if arguments.url and own is None:
         raise ReportError("--url needs an account, and not --print: the workspace there has to be read (wandb login)")
     if arguments.url:
-        built = dashboard.update(arguments.url, classes)
+        built = wandb_workspace.update(arguments.url, classes)
     else:
-        built = dashboard.workspace(arguments.entity or own or "", arguments.project, arguments.name, classes)
+        built = wandb_workspace.workspace(arguments.entity or own or "", arguments.project, arguments.name, classes)
     if own is None:
-        print(dashboard.specification(built))
+        print(wandb_workspace.specification(built))
         if not arguments.show:
             print("ktb-report wandb: no account is set up or wandb is offline, so nothing was saved", file=sys.stderr)
     else:
-        print(dashboard.save(built))
+        print(wandb_workspace.save(built))
     return 0
 
 

@@ -1,13 +1,13 @@
 """The `ktb-train` and `ktb-eval` commands.
 
-Exit codes are those of `ktb.cli.run`; 1 also a sweep some of whose jobs failed.
+Exit codes are those of `ktb.cli.run_command`; 1 also a sweep some of whose jobs failed.
 """
 
 from __future__ import annotations
 
 import sys
 
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
 
 
 def train() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path, PurePosixPath
 
-from ktb.data.tree import Tree
+from ktb.data.file_tree import Tree
 from ktb.errors import DataError
 from ktb.io import leads_back, normal
 

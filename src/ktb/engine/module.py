@@ -12,9 +12,9 @@ from torchmetrics import Metric
 
 from ktb.data.spec import Batch, ModalitySpec
 from ktb.distributed.collectives import summed
-from ktb.engine.answers import Answers
 from ktb.engine.checkpoint_content import refuse_other_model, without_frozen
 from ktb.engine.draws import per_sample
+from ktb.engine.finite_logits import Answers
 from ktb.engine.inference import Inference, whole_image
 from ktb.engine.optim import Optimisation, SteppedSchedule, build_optimizer
 from ktb.engine.scoring import ScoringModule

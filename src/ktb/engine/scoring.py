@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.answers import Answers
+from ktb.engine.finite_logits import Answers
 from ktb.engine.inference import Inference, most_likely, whole_image
 from ktb.metrics.evaluation import Evaluation
 from ktb.metrics.own import OwnMetrics

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ktb.data.arrays import Array
 from ktb.errors import CheckpointError, ConfigError, first_line
 from ktb.export.raw import RawModel
-from ktb.models.layers.forms import plain_forms
+from ktb.models.layers.plain_or_fast import plain_forms
 from ktb.models.segmentor import KTBSegmentor
 
 STEP = 32

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.data.label_size import LabelSizes
+from ktb.export.graph_steps import prepare, refuse_unknown
 from ktb.export.sensors import Preparation, Sensor, sizes
-from ktb.export.steps import prepare, refuse_unknown
 from ktb.models.segmentor import KTBSegmentor
 
 

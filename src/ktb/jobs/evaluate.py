@@ -10,15 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from ktb.config.build import check_targets, named_classes
 from ktb.config.overrides import user_overrides
 from ktb.config.trust import Trust
-from ktb.data import values
+from ktb.data import magnitudes
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.panels import Panels
 from ktb.engine.scoring import ScoringModule
 from ktb.jobs.build import build_inference, build_metrics, build_robustness
-from ktb.jobs.facts import facts
 from ktb.jobs.folder import claim_for_evaluation
 from ktb.jobs.printed import report
+from ktb.jobs.provenance import facts
 from ktb.jobs.results import scored, write_per_image, write_result, write_robustness
 from ktb.jobs.saved_model import open_checkpoint
 from ktb.jobs.trainer import build_trainer, unlabelled_predictions
@@ -81,5 +81,5 @@ def evaluate(cfg: DictConfig) -> RunResult:
 def _warn_of_other_values(data: RGBXDataModule, model: KTBSegmentor) -> None:
     """Warn of values in the split that is scored that are unlike those that the model was trained on."""
     if ranks.is_first():
-        for line in values.compare(data, data.spec.report_split, model.about.get("values")):
+        for line in magnitudes.compare(data, data.spec.report_split, model.about.get("values")):
             print(f"warning: {line}", file=sys.stderr, flush=True)

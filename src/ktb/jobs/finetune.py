@@ -27,8 +27,8 @@ from ktb.models.parts import Spec, plain
 from ktb.models.segmentor import KTBSegmentor, backbone_of
 from ktb.weights.checkpoint import load_published
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
-from ktb.weights.naming import is_published
 from ktb.weights.states import fingerprint, load_exactly
+from ktb.weights.tensor_names import is_published
 
 _PER_CLASS = re.compile(r"(head|side_heads\.\w+)\.predict\.(weight|bias)")
 _PER_MODALITY = (

@@ -14,7 +14,7 @@ from ktb.errors import ConfigError
 from ktb.jobs import resume
 from ktb.run_folder.files import write_text
 from ktb.run_folder.names import CHECKPOINTS, CONFIG, EVALUATIONS, PAGE, PER_IMAGE, RESULT, WRITTEN, run_of
-from ktb.weights.named import name_of
+from ktb.weights.by_name import name_of
 
 
 def claim_for_training(run_dir: Path, cfg: DictConfig, point: resume.Checkpoint | None) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ktb.config.overrides import as_override
 from ktb.config.trust import Trust
-from ktb.data import label_size, values
+from ktb.data import label_size, magnitudes
 from ktb.data.arrays import InMemory
 from ktb.data.module import RGBXDataModule
 from ktb.data.pictures import RGBImage
@@ -133,7 +133,7 @@ class Predictor:
         self._model = tiled
         self._reader = PictureReader(
             tiled,
-            training={} if force else values.known(model.about.get("values")),
+            training={} if force else magnitudes.known(model.about.get("values")),
             max_pixels=max_pixels,
             label_sizes=_label_sizes(self._source, data, model) if short_side is None else label_size.LabelSizes(),
             spelling=as_argument,

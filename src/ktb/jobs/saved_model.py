@@ -23,7 +23,7 @@ from ktb.jobs.build import build_data
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published, model_from_checkpoint, refuse_other_data
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
-from ktb.weights.naming import is_published
+from ktb.weights.tensor_names import is_published
 
 
 def open_checkpoint(

@@ -29,14 +29,14 @@ from ktb.errors import NotFiniteError, WriteError
 from ktb.jobs import finetune, resume, resume_settings
 from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, build_robustness, training_data
 from ktb.jobs.callbacks import build_callbacks, early_stopping, settle_callbacks
-from ktb.jobs.facts import facts, provenance
 from ktb.jobs.folder import claim_for_training
 from ktb.jobs.loggers import build_loggers, finish_wandb
 from ktb.jobs.optimisation import build_optimisation, try_out
 from ktb.jobs.printed import announce, report
+from ktb.jobs.provenance import facts, provenance
 from ktb.jobs.results import scored, write_failure, write_per_image, write_result, write_robustness
 from ktb.jobs.trainer import build_trainer, unlabelled_predictions
-from ktb.jobs.trial import try_own_parts
+from ktb.jobs.trial_step import try_own_parts
 from ktb.losses.base import Loss
 from ktb.metrics.scores import finite
 from ktb.models.segmentor import KTBSegmentor

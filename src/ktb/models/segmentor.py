@@ -14,7 +14,7 @@ from ktb.errors import PartError
 from ktb.models import contracts
 from ktb.models.backbones.base import Backbone, Tokens
 from ktb.models.fusion.base import Fused, Fusion
-from ktb.models.layers.shapes import check_shape
+from ktb.models.layers.check_shapes import check_shape
 from ktb.models.parts import Spec, build, check_settings, class_of, completed, in_full, made
 from ktb.models.peft.base import Peft
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from ktb.data.file_tree import Tree
 from ktb.data.files import PICTURE_SUFFIXES, read_text, similar
 from ktb.data.globs import fixed_parts, match_files
 from ktb.data.lists import inside_root
 from ktb.data.sets.folder_pairing import LISTS
 from ktb.data.tools.parallel import Outcome
-from ktb.data.tree import Tree
 from ktb.errors import DataError, did_you_mean
 from ktb.io import existing, expanded, files_below, normal
 

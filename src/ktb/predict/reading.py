@@ -12,10 +12,10 @@ from torch import Tensor
 from ktb.data.arrays import Array, Mask, Reading, Size, Source
 from ktb.data.augment import resize
 from ktb.data.label_size import LabelSizes
+from ktb.data.magnitudes import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.data.pictures import RGBImage
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.samples import Reader, read_images
-from ktb.data.values import REMEDY, Magnitude, read_measured, sizes, unlike
 from ktb.errors import DataError
 from ktb.predict.outputs import backdrop_of
 from ktb.predict.tiled_model import TiledModel

@@ -13,9 +13,9 @@ from ktb.models.parts import Spec
 from ktb.models.segmentor import backbone_of
 from ktb.weights.files import read_state_dict
 from ktb.weights.hub import prepare_hub_client
-from ktb.weights.naming import backbone_to_timm
 from ktb.weights.offline import PACKAGE, offline_state
 from ktb.weights.states import StateDict, load_exactly
+from ktb.weights.tensor_names import backbone_to_timm
 from ktb.weights.timm_names import from_timm_names
 
 OPENMMLAB_SWIN_B = "swin_base_patch4_window12_384_22k_20220317-e5c09f74.pth"

@@ -23,8 +23,8 @@ from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import find_checkpoint, is_ours, read_file, read_state_dict
 from ktb.weights.hub import TO_BE_HAD
-from ktb.weights.naming import from_published, is_published, published_names
 from ktb.weights.states import depths_in, fingerprint, listing, load_exactly, refuse_misfit
+from ktb.weights.tensor_names import from_published, is_published, published_names
 
 MAX_PARAMETERS = 4_000_000_000
 """A file may not ask for a larger model: 20 times Swin-L."""

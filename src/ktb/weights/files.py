@@ -28,8 +28,8 @@ from torch import Tensor
 from ktb.errors import CheckpointError, first_line
 from ktb.io import absent, atomic_file, expanded
 from ktb.run_folder.names import CHECKPOINTS
+from ktb.weights.by_name import fetched
 from ktb.weights.hub import BUNDLE_WEIGHTS
-from ktb.weights.named import fetched
 from ktb.weights.older import upgraded
 from ktb.weights.states import StateDict, refuse_not_finite
 
@@ -159,7 +159,7 @@ def find_checkpoint(path: str | Path) -> Path:
     """The file of weights that a path or a name means.
 
     Args:
-        path: a file, a run folder or a bundle's folder; as text also a name, see `ktb.weights.named`.
+        path: a file, a run folder or a bundle's folder; as text also a name, see `ktb.weights.by_name`.
 
     Returns:
         the file itself, the best (else the last) checkpoint of the run, or the tensors' file of the bundle.

@@ -28,7 +28,7 @@ from ktb.jobs.evaluate import evaluate
 from ktb.jobs.train import train
 from ktb.weights.bundle import save_bundle
 from ktb.weights.files import read_file, read_state_dict
-from ktb.weights.naming import backbone_to_timm
+from ktb.weights.tensor_names import backbone_to_timm
 from tests.ktb.combinations import Combination, built
 from tests.ktb.combinations import images as images_of
 from tests.ktb.hub_stand_in import hub_stand_in

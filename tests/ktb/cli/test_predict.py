@@ -30,7 +30,7 @@ from ktb.data.sets.synthetic import PALETTE
 from ktb.engine.inference import sliding_window, whole_image
 from ktb.errors import DataError
 from ktb.models.segmentor import KTBSegmentor
-from ktb.weights.naming import to_published
+from ktb.weights.tensor_names import to_published
 from tests.ktb.cli.predicting import SIZES, call, files, pixels, write_pairs
 from tests.ktb.commands import start_process
 from tests.ktb.data.sets.own import module, timed

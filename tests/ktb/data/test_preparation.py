@@ -22,7 +22,7 @@ from ktb.data.sets.folder import FolderDataModule
 from ktb.data.spec import normalize
 from ktb.data.steps import in_words
 from ktb.jobs.build import build_data
-from ktb.jobs.facts import provenance
+from ktb.jobs.provenance import provenance
 from ktb.predict.pairing import PictureFiles
 from ktb.predict.reading import PictureReader
 from ktb.predict.tiled_model import TiledModel

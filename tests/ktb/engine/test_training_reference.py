@@ -10,7 +10,7 @@ from torch import nn
 from ktb.engine.optim import build_optimizer, published
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.weights.checkpoint import load_published
-from ktb.weights.naming import from_published
+from ktb.weights.tensor_names import from_published
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json
 
 

@@ -16,7 +16,7 @@ from ktb.errors import CheckpointError
 from ktb.export.file import METADATA, export
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion import dscf
-from ktb.models.layers.forms import is_plain
+from ktb.models.layers.plain_or_fast import is_plain
 from ktb.models.segmentor import KTBSegmentor
 
 SIZES = ((64, 128), (96, 96), (160, 64))

@@ -15,7 +15,7 @@ from ktb.data.module import RGBXDataModule
 from ktb.data.samples import FileSamples
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.jobs.build import build_data, build_model
-from ktb.jobs.facts import provenance
+from ktb.jobs.provenance import provenance
 from ktb.weights.bundle import save_bundle
 from ktb.weights.states import fingerprint
 from tests.ktb.jobs.test_train import configured

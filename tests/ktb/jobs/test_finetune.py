@@ -20,8 +20,8 @@ from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.backbone import load_backbone
 from ktb.weights.bundle import save_bundle
-from ktb.weights.naming import to_published
 from ktb.weights.states import fingerprint
+from ktb.weights.tensor_names import to_published
 from tests.ktb.jobs.test_train import train
 
 NANO = SwinArch(embed_dim=32, depths=(2, 2, 4, 2), num_heads=(1, 2, 4, 8), window_size=8, mlp_ratio=2.0, drop_path=0.0)

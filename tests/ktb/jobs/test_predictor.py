@@ -15,7 +15,7 @@ from ktb import KTBSegmentor, Predictor, load_model
 from ktb.cli.predict import main
 from ktb.errors import CheckpointError, ConfigError, DataError, KTBError
 from ktb.models.peft.lora import LoRAConv2d, LoRALinear
-from ktb.weights.naming import to_published
+from ktb.weights.tensor_names import to_published
 from tests.ktb.jobs.saved import (
     FIXTURE_CASES,
     OWN_CASES,
@@ -210,7 +210,7 @@ def test_a_published_file_is_told_its_data_set_and_a_hub_name_is_fetched(
     cache = tmp_path / "cache" / fetched.name  # the hub's cache holds this file alone
     cache.parent.mkdir()
     fetched.rename(cache)
-    monkeypatch.setattr("ktb.weights.named.fetch", {"someone/nyu": cache}.__getitem__)
+    monkeypatch.setattr("ktb.weights.by_name.fetch", {"someone/nyu": cache}.__getitem__)
     np.testing.assert_array_equal(
         Predictor("someone/nyu", device="cpu")(arrays_in(files)), Predictor(cache, device="cpu")(arrays_in(files))
     )

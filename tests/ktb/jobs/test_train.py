@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from ktb import load_model
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
 from ktb.config.checks import check
 from ktb.config.compose import compose
 from ktb.data.balance import CLASS_WEIGHTS, count_pixels
@@ -31,7 +31,7 @@ from ktb.jobs.build import build_data
 from ktb.metrics.counts import ConfusionMatrix
 from ktb.metrics.scores import scores
 from ktb.models.profile import flops
-from ktb.weights.naming import to_published
+from ktb.weights.tensor_names import to_published
 
 TINY = (
     "dataset.size=[40,48]",

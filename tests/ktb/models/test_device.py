@@ -29,7 +29,7 @@ from ktb.losses.pixel import PixelLoss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.metrics.counts import ConfusionMatrix, boundary_counts, image_matrices
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.layers import sparse_attention, window_attention
+from ktb.models.layers import dscf_fast, window_fast
 from ktb.models.segmentor import KTBSegmentor
 
 NAMES = ("rgb", "depth")
@@ -121,10 +121,10 @@ def one_kernel_of_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(F, "scaled_dot_product_attention", one_kernel_of_attention)
-    monkeypatch.setattr(sparse_attention, "entries_at_a_time", lambda device: 80 << 21)
-    monkeypatch.setattr(window_attention, "NO_LAUNCHES", ("cpu",))
+    monkeypatch.setattr(dscf_fast, "entries_at_a_time", lambda device: 80 << 21)
+    monkeypatch.setattr(window_fast, "NO_LAUNCHES", ("cpu",))
     for name in ("_plan", "padded_plan"):
-        monkeypatch.setattr(window_attention, name, with_values(getattr(window_attention, name)))
+        monkeypatch.setattr(window_fast, name, with_values(getattr(window_fast, name)))
 
 
 def model_on(device: str, arch: SwinArch, classes: int = 5) -> KTBSegmentor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.checkpoint import load_published
-from ktb.weights.naming import from_published, published_names
+from ktb.weights.tensor_names import from_published, published_names
 from tests.ktb.reference import DATA, filled_state, inputs, label, load_json
 
 MODALITIES = ("rgb", "depth")

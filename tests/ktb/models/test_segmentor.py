@@ -237,7 +237,7 @@ def test_fusion_in_chunks_of_queries_is_the_same(monkeypatch: pytest.MonkeyPatch
     x = torch.randn(2, 2, 12, 10, 64, dtype=torch.float64, requires_grad=True)
     results = []
     for chunk in (1 << 22, 1000):
-        monkeypatch.setattr("ktb.models.layers.sparse_attention.CHUNK", chunk)
+        monkeypatch.setattr("ktb.models.layers.dscf_fast.CHUNK", chunk)
         fusion.eval()
         out = fusion(x)
         grads = torch.autograd.grad(out.square().sum(), [x, *fusion.parameters()])

@@ -14,7 +14,7 @@ from ktb.errors import CheckpointError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.backbone import OPENMMLAB_SWIN_B, load_backbone
-from ktb.weights.naming import (
+from ktb.weights.tensor_names import (
     backbone_to_timm,
     merging_to_openmmlab,
 )

@@ -17,10 +17,10 @@ from ktb.models.segmentor import PARTS
 from ktb.weights.backbone import load_backbone
 from ktb.weights.checkpoint import load_model, load_published
 from ktb.weights.files import read_file
-from ktb.weights.naming import (
+from ktb.weights.older import upgraded_config
+from ktb.weights.tensor_names import (
     to_published,
 )
-from ktb.weights.older import upgraded_config
 from tests.ktb.reference import filled_state, load_json
 
 ARCH = SwinArch(embed_dim=32, depths=(2, 2, 2, 2), num_heads=(1, 2, 4, 8), window_size=6)

@@ -17,6 +17,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from ktb.data.arrays import Reading, Source
+from ktb.data.file_tree import Tree
 from ktb.data.files import similar
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import decode
@@ -26,7 +27,6 @@ from ktb.data.resizing import Resizing
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.data.steps import Step
-from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError, did_you_mean
 
 CLASSES = (

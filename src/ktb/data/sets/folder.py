@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from ktb.data import timestamps
+from ktb.data.file_tree import Tree
 from ktb.data.files import read_bytes
 from ktb.data.globs import match_files
 from ktb.data.label_size import LabelSizes, known, measure
@@ -36,7 +37,6 @@ from ktb.data.sets.folder_pairing import (
 )
 from ktb.data.sets.folder_settings import SPLIT, FolderLabel, FolderModality, checked_colour, checked_settings, named
 from ktb.data.spec import MAX_CLASSES, Colour, DatasetSpec, voc_colour
-from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError
 from ktb.io import normal
 

@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ktb.data import timestamps
+from ktb.data.file_tree import Tree
 from ktb.data.files import similar
 from ktb.data.lists import below_root, read_list
 from ktb.data.samples import Entry
-from ktb.data.tree import Tree
 from ktb.errors import DataError, did_you_mean
 from ktb.io import normal
 

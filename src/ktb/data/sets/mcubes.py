@@ -17,6 +17,7 @@ import numpy as np
 
 from ktb.data.arrays import Array, Label, Reading, Size, Source
 from ktb.data.augment import A, RandomResizedCrop, TrainTransform, Transform, resize, resize_nearest
+from ktb.data.file_tree import Tree
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
@@ -24,7 +25,6 @@ from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import IGNORE, IMAGENET_MEAN, IMAGENET_STD, RGB, DatasetSpec, ModalitySpec
 from ktb.data.steps import Step
-from ktb.data.tree import Tree
 from ktb.errors import DataError
 
 CLASSES = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ktb.data.arrays import Reading, Source
+from ktb.data.file_tree import Tree
 from ktb.data.lists import read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
@@ -21,7 +22,6 @@ from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
 from ktb.data.steps import Step
-from ktb.data.tree import Tree
 from ktb.errors import DataError
 
 CLASSES = ("unlabeled", "car", "person", "bike", "curve", "car_stop", "guardrail", "color_cone", "bump")

@@ -12,13 +12,13 @@ from typing import Literal, Unpack, get_args
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from ktb.data.file_tree import Tree
 from ktb.data.lists import ListLine, read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec, voc_colour
-from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError
 
 # fmt: off

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal, Unpack, get_args
 
+from ktb.data.file_tree import Tree
 from ktb.data.files import similar
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader, id_table
 from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec
-from ktb.data.tree import Tree
 from ktb.errors import ConfigError, DataError
 
 CLASSES = ("Background", "Fire-Extinguisher", "Backpack", "Hand-Drill", "Survivor")

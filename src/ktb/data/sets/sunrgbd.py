@@ -14,6 +14,7 @@ from typing import Unpack
 import numpy as np
 
 from ktb.data.arrays import Reading, Source
+from ktb.data.file_tree import Tree
 from ktb.data.lists import ListLine, read_list
 from ktb.data.module import Loading, RGBXDataModule
 from ktb.data.readers.decode import decode
@@ -24,7 +25,6 @@ from ktb.data.samples import Entry, FileSamples, Reader
 from ktb.data.sets.nyu import CLASSES as NYU_CLASSES
 from ktb.data.spec import RGB, DatasetSpec, ModalitySpec, voc_colour
 from ktb.data.steps import Step
-from ktb.data.tree import Tree
 from ktb.errors import DataError
 
 CLASSES = NYU_CLASSES[:37]

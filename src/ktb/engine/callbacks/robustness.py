@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ktb.data.spec import Batch, ModalitySpec, normalize
-from ktb.engine.answers import Answers
 from ktb.engine.disturbances import Inputs, SampleNoise, noisy, randomly_zeroed, without
+from ktb.engine.finite_logits import Answers
 from ktb.engine.inference import Model, most_likely
 from ktb.engine.robustness import FUSED, Case, cases, summarise
 from ktb.engine.scoring import ScoringModule

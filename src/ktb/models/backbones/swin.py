@@ -6,9 +6,9 @@ first and shrinks the window on small maps, which changes every number wherever 
 
 All streams go through a stage as one batch. Exact savings over the usual wiring (docs/method.md#cheaper-forms):
 
-- Nothing is computed for padding, and masks are kept per size (`ktb.models.layers.window_attention`).
+- Nothing is computed for padding, and masks are kept per size (`ktb.models.layers.window_fast`).
 - What is frozen needs no saved input, and GELU and sums are part of the products on a CPU (`ktb.models.layers.linear`),
-  as long as nobody has put something around a layer (`ktb.models.layers.wrapped`).
+  as long as nobody has put something around a layer (`ktb.models.layers.backbone_linear`).
 - Stochastic depth does not compute what it drops (on a CPU).
 """
 
@@ -30,9 +30,9 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from ktb.models.backbones.base import Adapt, Backbone, Tokens
 from ktb.models.backbones.entry import exact_on_cpu
-from ktb.models.layers.forms import is_plain
-from ktb.models.layers.window_attention import Constants, relative_bias, window_attention
-from ktb.models.layers.wrapped import through, through_gelu
+from ktb.models.layers.backbone_linear import through, through_gelu
+from ktb.models.layers.plain_or_fast import is_plain
+from ktb.models.layers.window_fast import Constants, relative_bias, window_attention
 
 PATCH = 4
 """Side of a patch in pixels."""

@@ -22,7 +22,7 @@ from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.entry import Entry, padded
 from ktb.models.backbones.of_timm import OfTimm
 from ktb.models.backbones.timm_model import example, intermediates, refuse_difference, taps_of
-from ktb.models.layers.window_attention import Constants
+from ktb.models.layers.window_fast import Constants
 from ktb.models.peft.base import Adapt
 
 GROUPS = 4

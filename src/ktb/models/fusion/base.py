@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from ktb.models.layers.shapes import check_shape
+from ktb.models.layers.check_shapes import check_shape
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ktb.models.fusion.base import Fused, Fusion, of_stage
-from ktb.models.fusion.cmnext import Hub, PoolingMixer, carried, depthwise
+from ktb.models.fusion.cmnext_hub import Hub, PoolingMixer, carried, depthwise
 from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.fusion.base import Fusion, of_stage
-from ktb.models.layers.forms import is_plain
+from ktb.models.layers.dscf_fast import sparse_attention
 from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
 from ktb.models.layers.per_modality import apply_per_modality, per_modality_down
-from ktb.models.layers.sparse_attention import sparse_attention
+from ktb.models.layers.plain_or_fast import is_plain
 
 STRIDES, GROUPS, HEADS = (8, 4, 2, 1), (1, 2, 4, 8), (2, 4, 8, 16)
 """Per stage: pixels of the stage's map between sampling points, point sets, attention heads."""

@@ -1,6 +1,6 @@
 """Attention within shifted windows that are all alike: one call for all windows of a map, padding included.
 
-`ktb.models.layers.window_attention` computes nothing for padding, but a call for each kind of windows: up to nine in a
+`ktb.models.layers.window_fast` computes nothing for padding, but a call for each kind of windows: up to nine in a
 block. A GPU starts kernels one after the other, and for small batches waits for that longer than it computes. There the
 windows are padded and attend in one call; `worth_padding` says when. `ktb.models.backbones.swin` has the plain form.
 

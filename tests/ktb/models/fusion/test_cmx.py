@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ktb.errors import PartError
 from ktb.models.fusion.base import Fused, Fusion
-from ktb.models.fusion.cmnext import Hub, PoolingMixer, carried
+from ktb.models.fusion.cmnext_hub import Hub, PoolingMixer, carried
 from ktb.models.fusion.cmx import CMX, CrossFusion, Rectification, from_published
 from tests.ktb.reference import DATA, filled_state, load_json, rng
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ktb.models.fusion.dscf import DSCF, point_attention
-from ktb.models.layers import sparse_attention as layer
-from ktb.models.layers.forms import plain_forms
-from ktb.models.layers.sparse_attention import sparse_attention
+from ktb.models.layers import dscf_fast as layer
+from ktb.models.layers.dscf_fast import sparse_attention
+from ktb.models.layers.plain_or_fast import plain_forms
 
 
 @pytest.mark.parametrize("size", [(7, 11), (1, 9), (6, 1), (1, 1), (13, 12)])

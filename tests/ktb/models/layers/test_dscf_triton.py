@@ -18,7 +18,7 @@ COMPARE = """
 import json, torch
 from ktb.models.fusion.dscf import DSCF
 from ktb.models.layers import dscf_triton
-from ktb.models.layers.sparse_attention import sparse_attention
+from ktb.models.layers.dscf_fast import sparse_attention
 
 torch.set_num_threads(1)
 errors = {}

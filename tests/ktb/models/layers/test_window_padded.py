@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from ktb.models.backbones.swin import shifted_window_attention
-from ktb.models.layers import window_attention as layer
-from ktb.models.layers.rows import take_rows
-from ktb.models.layers.window_attention import Constants, window_attention
+from ktb.models.layers import window_fast as layer
+from ktb.models.layers.permuted_rows import take_rows
+from ktb.models.layers.window_fast import Constants, window_attention
 from ktb.models.layers.window_padded import padded_plan, region_code, worth_padding
-from tests.ktb.models.layers.test_window_attention import attention
+from tests.ktb.models.layers.test_window_fast import attention
 
 SIZES = [(5, 10), (7, 13), (1, 1), (3, 2), (11, 6), (23, 17)]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ktb.models.backbones import swin
-from ktb.models.layers.forms import plain_forms
+from ktb.models.layers.plain_or_fast import plain_forms
 from ktb.models.peft.base import Peft
 from ktb.models.peft.full import Full
 from tests.ktb.models.peft.test_lora import Swin

@@ -16,7 +16,7 @@ from ktb.models.backbones import swin
 from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.pyramid import Pyramid
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.layers.forms import plain_forms
+from ktb.models.layers.plain_or_fast import plain_forms
 from ktb.models.peft.lora import LoRA, LoRAConv2d, LoRALinear, LowRank, attach
 
 

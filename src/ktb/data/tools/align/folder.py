@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ktb.data.arrays import Array, Size
+from ktb.data.file_tree import Tree
 from ktb.data.files import similar
 from ktb.data.globs import match_files
 from ktb.data.tools.align.calibration import Calibration
@@ -18,7 +19,6 @@ from ktb.data.tools.align.camera import Doubles
 from ktb.data.tools.align.files import free_value, measured, stored, target_name, write
 from ktb.data.tools.align.warp import by_homography, depth_in_first, sample, where_in_other
 from ktb.data.tools.parallel import Outcome
-from ktb.data.tree import Tree
 from ktb.errors import DataError
 from ktb.io import atomic_file, files_below
 

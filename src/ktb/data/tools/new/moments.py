@@ -17,7 +17,7 @@ from ktb.data.readers.image import ImageReader
 from ktb.data.samples import FileSamples
 from ktb.data.tools.new.found import Guess, Survey
 from ktb.data.tools.new.modality import scale_of
-from ktb.data.tools.new.watching import Watch
+from ktb.data.tools.new.progress import Watch
 from ktb.data.tools.parallel import Outcome, parallel
 from ktb.errors import DataError
 

@@ -16,8 +16,8 @@ from ktb.data.readers.decode import MAX_PIXELS
 from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.new.found import Survey, module_settings
 from ktb.data.tools.new.moments import standardise
+from ktb.data.tools.new.progress import Watch, plain_watch
 from ktb.data.tools.new.recipe import guess_recipe
-from ktb.data.tools.new.watching import Watch, plain_watch
 from ktb.errors import ConfigError, DataError, KTBError
 from ktb.io import atomic_file
 

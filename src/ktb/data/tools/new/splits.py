@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ktb.data.file_tree import Tree
 from ktb.data.globs import match_files
 from ktb.data.lists import read_list
 from ktb.data.sets.folder import FolderDataModule
@@ -16,7 +17,6 @@ from ktb.data.sets.folder_pairing import parts_of
 from ktb.data.sets.folder_settings import SPLIT
 from ktb.data.tools.new.found import Guess, Survey, globs_of, module_settings
 from ktb.data.tools.new.words import SPLIT_WORDS, split_of
-from ktb.data.tree import Tree
 from ktb.errors import DataError, KTBError
 from ktb.io import entries
 

@@ -18,10 +18,10 @@ from ktb.data.tools.new.found import Guess, Survey, globs_of
 from ktb.data.tools.new.kinds import Kind, example, find_files, find_kinds, pattern_of, split_level_of
 from ktb.data.tools.new.label_files import LabelSeen, look_at_label
 from ktb.data.tools.new.labels import guess_labels
+from ktb.data.tools.new.progress import Watch, plain_watch
 from ktb.data.tools.new.roles import choose_label, given_label, guess_modalities, richness
 from ktb.data.tools.new.splits import find_splits
 from ktb.data.tools.new.stats import Stats, look_at
-from ktb.data.tools.new.watching import Watch, plain_watch
 from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS
 from ktb.data.tools.parallel import parallel
 from ktb.errors import DataError

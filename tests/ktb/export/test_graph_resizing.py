@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ktb.data.arrays import Array, Size
-from ktb.export.resizing import halved, linear, linear_bytes, nearest
+from ktb.export.graph_resizing import halved, linear, linear_bytes, nearest
 
 
 def sizes() -> Iterator[tuple[Size, Size]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ktb.config.overrides import as_override
-from ktb.data import label_size, values
+from ktb.data import label_size, magnitudes
 from ktb.data.arrays import Array, InMemory, Size
 from ktb.data.augment import resize_nearest
 from ktb.data.module import RGBXDataModule
@@ -96,7 +96,7 @@ def write_raw(
     if label_size.resized_to_label(data):
         label_sizes = label_size.known(model.about.get("label_size"))
     raw = RawModel(model, steps, sensors, label_sizes)
-    frames = random_frames(sensors, steps, values.known(model.about.get("values")))
+    frames = random_frames(sensors, steps, magnitudes.known(model.about.get("values")))
     tiled = TiledModel(model, data, short_side=data.short_side, tile=max(raw.seen))
     read = PictureReader(tiled, label_sizes=label_sizes)
 
@@ -109,7 +109,7 @@ def write_raw(
 
 
 def random_frames(
-    sensors: Mapping[str, Sensor], steps: Preparation, magnitudes: Mapping[str, values.Magnitude]
+    sensors: Mapping[str, Sensor], steps: Preparation, magnitudes: Mapping[str, magnitudes.Magnitude]
 ) -> list[dict[str, Array]]:
     """Smooth frames with noise, with values as in training where that is known; the last one without holes."""
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import ktb
-from ktb.jobs.facts import PACKAGE, git_state
+from ktb.jobs.provenance import PACKAGE, git_state
 
 
 def git(*arguments: str, at: Path) -> str:

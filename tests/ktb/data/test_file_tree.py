@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ktb.data.tree import Tree
+from ktb.data.file_tree import Tree
 from ktb.errors import DataError
 
 

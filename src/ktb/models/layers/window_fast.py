@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
+from ktb.models.layers.backbone_linear import through
 from ktb.models.layers.linear import inference_on_cpu
-from ktb.models.layers.rows import take_rows
+from ktb.models.layers.permuted_rows import take_rows
 from ktb.models.layers.window_padded import padded_attention, padded_plan, region_code, worth_padding
-from ktb.models.layers.wrapped import through
 
 CPU_SCORES = 1 << 18
 """Attention scores held at a time on a CPU without gradients: what its caches hold."""

@@ -97,7 +97,7 @@ def _say_fault(command: str, error: Exception) -> int:
     """Say in one line what is wrong with the machine, or show a bug of ours; returns the exit code."""
     import traceback
 
-    from ktb.cli.faults import machine_fault
+    from ktb.cli.machine_faults import machine_fault
 
     if text := machine_fault(error, command):
         return _say(f"{command}: error: {text}", USER_ERROR)

@@ -8,7 +8,7 @@ import torch
 
 from ktb.data.arrays import Array
 from ktb.data.readers.plane import plane_residual as of_the_reader
-from ktb.export.fits import percentiles, plane_residual
+from ktb.export.graph_statistics import percentiles, plane_residual
 
 RNG = np.random.default_rng(0)
 ROWS, COLUMNS = np.mgrid[0:120, 0:160]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ktb.models.layers.wrapped import is_unwrapped, through, through_gelu
+from ktb.models.layers.backbone_linear import is_unwrapped, through, through_gelu
 
 
 class Doubled(nn.Linear):

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ktb.errors import PartError
-from ktb.jobs import trial
-from ktb.jobs.trial import try_own_parts
+from ktb.jobs import trial_step
+from ktb.jobs.trial_step import try_own_parts
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion.base import Fusion
@@ -97,7 +97,7 @@ def test_parts_of_ktb_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(trial, "_step", fails)
+    monkeypatch.setattr(trial_step, "_step", fails)
     try_own_parts(model_of(), SelfTeachingLoss(), {})
     with pytest.raises(PartError):
         try_own_parts(model_of(fusion=Sum), SelfTeachingLoss(), {})

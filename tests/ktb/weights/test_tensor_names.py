@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ktb.weights.naming import (
+from ktb.weights.tensor_names import (
     from_published,
     merging_from_openmmlab,
     merging_to_openmmlab,

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ktb.models.layers.dscf_device import entries_at_a_time, triton_kernel
 from ktb.models.layers.linear import inference_on_cpu
-from ktb.models.layers.sparse_device import entries_at_a_time, triton_kernel
 
 CHUNK = 1 << 22
 """Attention entries (batch · heads · queries · points) that are kept for the backward pass; of more, each chunk is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ktb.engine.answers import Answers
+from ktb.engine.finite_logits import Answers
 from ktb.errors import NotFiniteError
 
 CPU = torch.device("cpu")

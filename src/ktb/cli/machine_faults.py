@@ -43,7 +43,7 @@ def machine_fault(error: BaseException, command: str) -> str | None:
 
     Args:
         error: the error itself, or one that was raised from it.
-        command: as in `ktb.cli.run.run_command`; what helps depends on it.
+        command: as in `ktb.cli.run_command.run_command`; what helps depends on it.
     """
     for part in _causes(error):
         if text := _fault(part, command):

@@ -18,8 +18,8 @@ from ktb.data.arrays import Size
 from ktb.data.resizing import HALF
 from ktb.data.steps import Step, in_words
 from ktb.errors import ConfigError
-from ktb.export.fits import percentiles, plane_residual
-from ktb.export.resizing import halved, linear, linear_bytes, nearest
+from ktb.export.graph_resizing import halved, linear, linear_bytes, nearest
+from ktb.export.graph_statistics import percentiles, plane_residual
 
 
 @dataclass

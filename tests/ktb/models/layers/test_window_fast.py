@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.swin import FrozenSwin, SwinArch, shifted_window_attention
-from ktb.models.layers import window_attention as layer
-from ktb.models.layers.window_attention import Constants, _attend_windows, _mask, _plan, relative_bias, window_attention
+from ktb.models.layers import window_fast as layer
+from ktb.models.layers.window_fast import Constants, _attend_windows, _mask, _plan, relative_bias, window_attention
 
 
 def attention(*, trained: bool) -> WindowAttention:

@@ -21,7 +21,7 @@ from ktb.cli.model import main
 from ktb.data.module import RGBXDataModule
 from ktb.errors import ConfigError
 from ktb.export.session import OnnxFile, operations
-from ktb.jobs.device import frames_of, open_with_data, score, write_int8
+from ktb.jobs.device_files import frames_of, open_with_data, score, write_int8
 from ktb.weights.files import find_checkpoint
 from tests.ktb.jobs.saved import save
 
@@ -131,7 +131,7 @@ def test_int8_that_loses_too_much_is_not_written(
     def copied(arguments: argparse.Namespace, model: Any, data: Any, file: Path) -> None:
         shutil.copy(raw, file)
 
-    monkeypatch.setattr("ktb.jobs.device.score", scored)
+    monkeypatch.setattr("ktb.jobs.device_files.score", scored)
     monkeypatch.setattr(model_export, "_write", copied)
     target = tmp_path / "int8.onnx"
     call = ["export", str(bundle), str(target), "--size", "64x64", "--raw", "--int8", "--calibrate", "1"]

@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from ktb.cli.run import run_command
-from tests.ktb.cli.test_run import outcome
+from ktb.cli.run_command import run_command
+from tests.ktb.cli.test_run_command import outcome
 
 
 class OutOfMemoryError(RuntimeError):

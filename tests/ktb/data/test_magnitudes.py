@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from ktb.data.magnitudes import compare, known, measure, read_measured, sizes, unlike
 from ktb.data.sets.folder import FolderDataModule
-from ktb.data.values import compare, known, measure, read_measured, sizes, unlike
 
 SIZE = (40, 48)
 

@@ -15,9 +15,9 @@ from ktb.data.module import RGBXDataModule
 from ktb.data.preparation import preparation
 from ktb.data.spec import normalize
 from ktb.errors import ConfigError
+from ktb.export.graph_steps import prepare, refuse_unknown
 from ktb.export.raw import RawModel
 from ktb.export.sensors import Sensor, sizes
-from ktb.export.steps import prepare, refuse_unknown
 from ktb.jobs.build import build_data
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ktb.errors import ConfigError
-from ktb.models.layers import sparse_attention as layer
-from ktb.models.layers import sparse_device
-from ktb.models.layers.sparse_attention import sparse_attention
-from ktb.models.layers.sparse_device import LEAST, entries_at_a_time, triton_kernel
+from ktb.models.layers import dscf_device
+from ktb.models.layers import dscf_fast as layer
+from ktb.models.layers.dscf_device import LEAST, entries_at_a_time, triton_kernel
+from ktb.models.layers.dscf_fast import sparse_attention
 
 GPU = torch.device("cuda", 0)
 
@@ -87,11 +87,11 @@ def test_off_unless_asked_for(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPa
         sparse_attention(query, key, key, points, table)
         return len(called)
 
-    monkeypatch.delenv(sparse_device.SWITCH, raising=False)
+    monkeypatch.delenv(dscf_device.SWITCH, raising=False)
     assert run("cuda") == 0
-    monkeypatch.setenv(sparse_device.SWITCH, "0")
+    monkeypatch.setenv(dscf_device.SWITCH, "0")
     assert run("cuda") == 0
-    monkeypatch.setenv(sparse_device.SWITCH, "1")
+    monkeypatch.setenv(dscf_device.SWITCH, "1")
     assert run("cpu") == 0
     assert run("cuda") == 1
     assert called == [(2, 9, 11)]
@@ -101,10 +101,10 @@ def test_off_unless_asked_for(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPa
 
 def test_what_is_wrong_is_one_line(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
     query = torch.empty(1, 2, 3, 4, device="cuda")
-    monkeypatch.setenv(sparse_device.SWITCH, "yes")
+    monkeypatch.setenv(dscf_device.SWITCH, "yes")
     with pytest.raises(ConfigError, match="^environment variable KTB_TRITON=yes: expected 0 or 1$"):
         triton_kernel(query)
-    monkeypatch.setenv(sparse_device.SWITCH, "1")
+    monkeypatch.setenv(dscf_device.SWITCH, "1")
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "ktb.models.layers.dscf_triton", raising=False)
     monkeypatch.delattr("ktb.models.layers.dscf_triton", raising=False)

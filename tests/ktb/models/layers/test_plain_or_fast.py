@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.layers.forms import is_plain, plain_forms
+from ktb.models.layers.plain_or_fast import is_plain, plain_forms
 from ktb.models.segmentor import KTBSegmentor
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ktb.data import label_size, values
+from ktb.data import label_size, magnitudes
 from ktb.data.module import RGBXDataModule
 from ktb.data.preparation import preparation
 from ktb.engine.inference import describe
@@ -112,7 +112,7 @@ def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, 
         "palette": [list(colour) for colour in data.spec.palette],
         "modalities": [asdict(m) for m in data.modalities],
         "preparation": preparation(data),
-        "values": values.measure(data, "train"),
+        "values": magnitudes.measure(data, "train"),
         "label_size": label_size.measure(data, "train"),
         "backbone": {
             "name": cfg.backbone.name,

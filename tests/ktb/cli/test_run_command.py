@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ktb.cli.run import run_command
+from ktb.cli.run_command import run_command
 from ktb.errors import DataError
 
 SRC = Path(__file__).parents[3] / "src"
@@ -53,7 +53,7 @@ def with_closed(stream: str, code: str, **more: str) -> tuple[int, str]:
 
 OF_A_COMMAND = """
     import sys
-    from ktb.cli.run import run_command
+    from ktb.cli.run_command import run_command
     from ktb.errors import KTBError
     from rich.console import Console
     from rich.progress import track
@@ -245,6 +245,6 @@ def test_a_command_imports_next_to_nothing_before_it_can_be_interrupted(command:
     site = {name for name in foreign if not name.startswith("ktb") and name != "__main__"}
     assert site <= of_bare_python()  # what the installation's .pth files import
     assert {name for name in foreign if name.startswith("ktb")} <= {
-        "ktb", "ktb.cli", "ktb.cli.arguments", "ktb.cli.run", "ktb.errors", "ktb.io",
+        "ktb", "ktb.cli", "ktb.cli.arguments", "ktb.cli.run_command", "ktb.errors", "ktb.io",
         MAINS[command].split()[1],
     }  # fmt: skip
