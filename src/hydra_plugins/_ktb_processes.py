@@ -1,4 +1,4 @@
-"""What the launchers share: which jobs of a sweep are left to do, what is shown of them, what Ctrl-C does.
+"""What the launchers share: in which order the jobs of a sweep are started, what is shown of them, what Ctrl-C does.
 
 A launcher only says whether there is room for a job, starts it, tells whether it has ended, and stops it.
 """

@@ -11,10 +11,10 @@ from ktb.config.schema import BACKBONE_FACTS
 from ktb.models.imports import imported_class
 from ktb.models.parts import accepted
 
-_GROUPS = ("backbone", "peft", "fusion", "head", "loss")
-"""Groups of the parts of a model and of its loss."""
+_GROUPS = ("backbone", "peft", "fusion", "head", "loss", "optim", "schedule")
+"""Groups of the parts of a model, of its loss, and of what trains it."""
 
-_FACTS = {"backbone": (*BACKBONE_FACTS, "timm_name")}
+_FACTS = {"backbone": (*BACKBONE_FACTS, "timm_name"), "schedule": ("interval",)}
 """Settings of a group that are not arguments of the class that it names."""
 
 

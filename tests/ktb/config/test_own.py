@@ -38,6 +38,18 @@ def test_settings_of_the_member_are_left_out_unless_the_class_has_them() -> None
     assert wrong == {"name": "Mine", "_target_": f"{__name__}.Mine", "ratio": 1}  # what the user has written stays
 
 
+def test_so_are_those_of_another_optimiser_and_schedule() -> None:
+    cfg = settled("optim._target_=torch.optim.RMSprop", "+optim.momentum=0.5", "optim.lr=0.1")
+    assert cfg["optim"] == {
+        "name": "RMSprop", "_target_": "torch.optim.RMSprop", "lr": 0.1, "weight_decay": 0.01, "eps": 1e-8,
+        "momentum": 0.5,
+    }  # fmt: skip
+    assert cfg["schedule"]["name"] == "poly"
+    target = "torch.optim.lr_scheduler.ExponentialLR"
+    cfg = settled(f"schedule._target_={target}", "+schedule.gamma=0.9", "+schedule.interval=epoch")
+    assert cfg["schedule"] == {"name": "ExponentialLR", "_target_": target, "gamma": 0.9, "interval": "epoch"}
+
+
 def test_a_backbone_keeps_what_the_rest_asks_for() -> None:
     cfg = settled(f"backbone._target_={__name__}.Mine", "backbone.weights=random")
     assert cfg["backbone"] == {

@@ -1,4 +1,6 @@
-"""Files of a sample as arrays: decode (bytes), image, label, holes, plane, label_palettes, png.
+"""Files of a sample as arrays: `decode` (any file, by its first bytes), the formats it calls (`png`, `tiff`, `lzw`,
+`exr`, `npy`, `limits`), `image` and `label` (what a modality and a label are made of), `extras`, `label_palettes`,
+`holes`, `plane`.
 
 The names below are what scripts use; they load on first use.
 """
