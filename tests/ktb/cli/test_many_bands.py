@@ -89,10 +89,10 @@ def test_from_a_folder_to_masks_and_a_shipped_model(
     last = next(reversed(EXPECTED[form]))
     assert stated[last][-2] == {"do": "zero holes"}  # behind the normalisation: a hole is the mean
     assert ("stack files" in [step["do"] for step in stated[last]]) == (form == "files")
-    if form == "thirteen":
-        file = tmp_path / "model.onnx"
-        assert model.main(["export", str(find_checkpoint(run)), str(file), "--size", "64x64"]) == 0
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        assert session.get_inputs()[0].shape == [1, 13, 64, 64]
-        metadata = json.loads(session.get_modelmeta().custom_metadata_map["ktb"])
-        assert metadata["preparation"] == stated
+    file = tmp_path / "model.onnx"
+    assert model.main(["export", str(find_checkpoint(run)), str(file), "--size", "64x64"]) == 0
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    channels = {name: expected.get("channels", 3) for name, expected in EXPECTED[form].items()}
+    assert {i.name: i.shape for i in session.get_inputs()} == {name: [1, n, 64, 64] for name, n in channels.items()}
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["ktb"])
+    assert metadata["preparation"] == stated
