@@ -33,6 +33,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("trainer.check_val_every_n_epoch", 1, math.inf),
     ("trainer.accumulate_grad_batches", 1, math.inf),
     ("trainer.log_every_n_steps", 1, math.inf),
+    ("trainer.gradient_clip_val", 0, math.inf),
     ("save.every_n_steps", 1, math.inf),
     ("save.every_n_minutes", 0, math.inf),
     ("save.keep", 1, math.inf),
@@ -69,6 +70,8 @@ def check(cfg: DictConfig) -> None:
     for key, value in leaves(values):
         if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
             OmegaConf.update(cfg, key, str(expanded(value)))
+        if isinstance(value, float) and math.isnan(value) and not key.endswith(".hole_value"):
+            raise ConfigError(f"{key}=nan: is not a number, and everything that follows from it would be none")
     _check_choices(values)
     Trust.of(values.get("trust"))
     if values.get("overwrite") and values.get("ckpt_path") is not None:
@@ -175,9 +178,10 @@ def _check_range(values: Mapping[str, Any], key: str, low: float, high: float) -
         value = value[part]
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ConfigError(f"{key}={value}: expected a number")
-    if not low <= value <= high or (key in _ABOVE and value == low):
+    if not low <= value <= high or math.isinf(value) or (key in _ABOVE and value == low):
         least = f"above {low:g}" if key in _ABOVE else f"{low:g} or more"
-        raise ConfigError(f"{key}={value:g}: expected {least}" + (f", at most {high:g}" if high < math.inf else ""))
+        most = f", at most {high:g}" if high < math.inf else ", and finite" if value == math.inf else ""
+        raise ConfigError(f"{key}={value:g}: expected {least}{most}")
 
 
 def _check_class_weights(value: Any) -> None:

@@ -162,7 +162,7 @@ def about(run: Run, key: str) -> Content:
     git = mapping(r.get("git"))
     command = r.get("command")
     parameters = mapping(r.get("parameters"))
-    seconds = number(r.get("wall_time_s"))
+    seconds, best = number(r.get("wall_time_s")), number(r.get("best_val_miou"))
     facts = {
         "run folder": str(run.folder.absolute()),
         "data set": run.dataset,
@@ -174,9 +174,12 @@ def about(run: Run, key: str) -> Content:
         "scores of your own": run.own_scores,
         "checkpoint": r.get("checkpoint"),
         "chosen on": r.get("selection_split"),
+        "best mIoU there": None if best is None else f"{shown(best)} %",
+        "started from": mapping(r.get("init_from")).get("file"),
         "parameters": ", ".join(f"{k} {v:,}" for k, v in parameters.items() if isinstance(v, int)),
         "seed": r.get("seed", run.setting("seed")),
         "epochs": r.get("epochs"),
+        "stopped early": r.get("stopped_early"),
         "steps": r.get("steps"),
         "wall time": None if seconds is None else _duration(seconds),
         "peak memory": f"{r['peak_memory_mb']} MiB" if r.get("peak_memory_mb") else None,

@@ -15,6 +15,12 @@ from tests.ktb.config.composed import OWN_DATA, composed
     ("override", "message"),
     [
         ("optim.lr=0", "optim.lr=0: expected above 0"),
+        ("optim.lr=inf", "optim.lr=inf: expected above 0, and finite"),
+        ("optim.lr=nan", "optim.lr=nan: is not a number"),
+        ("peft.scale=nan", "peft.scale=nan: is not a number"),
+        ("+fusion.mine=[1,nan]", "fusion.mine[1]=nan: is not a number"),
+        ("trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: is not a number"),
+        ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: expected 0 or more"),
         ("optim.weight_decay=-0.1", "optim.weight_decay=-0.1: expected 0 or more"),
         ("optim.warmup_ratio=2", "schedule.warmup_ratio=2: expected 0 or more, at most 1"),
         ("schedule.power=-1", "schedule.power=-1: expected 0 or more"),
@@ -54,6 +60,11 @@ def test_values_that_cannot_work(override: str, message: str) -> None:
 def test_pixel_losses_that_work(value: str) -> None:
     check(composed("run_dir=x", f"loss.pixel_loss={value}"))
     check(composed("run_dir=x", "loss=ce", f"loss.kind={value}", "loss.class_weights=balanced"))
+
+
+def test_a_hole_may_be_what_is_not_a_number() -> None:
+    depth = "dataset.modalities={depth: {files: d/*.npy, hole_value: nan}}"
+    check(composed("run_dir=x", "dataset=folder", depth, *OWN_DATA[1:]))
 
 
 def test_continuing_and_overwriting_contradict_each_other() -> None:

@@ -322,6 +322,22 @@ def test_robustness_says_how_it_was_measured(tmp_path: Path) -> None:
     assert "nyu val split, windows of 32; checkpoint last.ckpt" in page([read_run(folder)])
 
 
+def test_about_a_run_is_all_that_its_result_says_of_the_training(tmp_path: Path) -> None:
+    told = {
+        "selection_split": "val", "best_val_miou": 0.4321, "init_from": {"file": "/other/best.ckpt"}, "epochs": 7,
+        "stopped_early": "val/miou has not risen above 0.4321 in 3 validations", "steps": 56, "wall_time_s": 3725.0,
+        "checkpoint": "checkpoints/best.ckpt", "peak_memory_mb": 813, "parameters": {"total": 5000, "trained": 400},
+    }  # fmt: skip
+    text = page([read_run(run_folder(tmp_path / "run", **told))])
+    facts = dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", text))
+    expected = {
+        "chosen on": "val", "best mIoU there": "43.21 %", "started from": "/other/best.ckpt", "epochs": "7",
+        "stopped early": told["stopped_early"], "steps": "56", "wall time": "1 h 2 min",
+        "checkpoint": "checkpoints/best.ckpt", "peak memory": "813 MiB", "parameters": "total 5,000, trained 400",
+    }  # fmt: skip
+    assert facts.items() >= expected.items()
+
+
 def test_shares_of_pixels_are_shown_where_all_runs_have_the_same(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, confusion_matrix=[[5, 1], [2, 3]]) for name in "ab"]
     assert "share of pixels" in page(read_runs(folders))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -330,6 +331,8 @@ def _value(where: str, key: str, value: Any) -> Any:
             raise TypeError
         if (several and (not numbers or min(numbers) < 0)) or (key == "percentiles" and len(numbers) != 2):
             raise TypeError
+        if not all(math.isfinite(v) or (key == "hole_value" and math.isnan(v)) for v in numbers):
+            raise TypeError
     except (TypeError, ValueError):
         raise ConfigError(f"{where} is {value!r}; expected {expected}") from None
     return numbers if several else numbers[0]
@@ -359,7 +362,8 @@ def _per_channel(
     if value is None:
         return default
     values = (float(value),) if isinstance(value, int | float) else tuple(float(v) for v in value)
-    if len(values) not in (1, channels, channels + validity) or (key == "std" and min(values) <= 0):
+    possible = all(math.isfinite(v) and (key != "std" or v > 0) for v in values)
+    if len(values) not in (1, channels, channels + validity) or not possible:
         raise ConfigError(f"{key} is {list(values)}; expected 1 or {channels} numbers" + ", positive" * (key == "std"))
     if validity and len(values) == channels > 1:
         return (*values, float(key == "std"))

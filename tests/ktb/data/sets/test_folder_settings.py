@@ -13,6 +13,8 @@ from ktb.errors import ConfigError, DataError
 from tests.ktb.data.sets.own import SIZE, STEMS, module, timed
 from tests.ktb.data.written import save
 
+NAN, INF = float("nan"), float("inf")
+
 
 def test_modalities_without_rgb(root):
     rng = np.random.default_rng(1)
@@ -181,6 +183,12 @@ def test_colour_labels(root):
         ({"modalities": {"x": {"files": "x/*", "holes": "fill"}}}, "modalities.x: holes: fill needs a hole_value"),
         ({"modalities": {"x": {"files": "x/*", "channels": 65}}}, "modalities.x: channels is 65; expected 1 to 64"),
         ({"modalities": {"x": {"files": "x/*", "scale": 0}}}, "dataset.modalities.x: scale is 0; expected a positive"),
+        ({"modalities": {"x": {"files": "x/*", "scale": NAN}}}, "x.scale is nan; expected a number"),
+        ({"modalities": {"x": {"files": "x/*", "scale": [1, INF], "channels": 2}}}, "expected a list of numbers"),
+        ({"modalities": {"x": {"files": "x/*", "hole_value": INF}}}, "hole_value is inf; expected a number (nan for"),
+        ({"modalities": {"x": {"files": "x/*", "plane_range": NAN}}}, "x.plane_range is nan; expected a number"),
+        ({"modalities": {"x": {"files": "x/*", "mean": NAN}}}, "modalities.x: mean is [nan]; expected 1 or 1 numbers"),
+        ({"modalities": {"x": {"files": "x/*", "std": INF}}}, "modalities.x: std is [inf]; expected 1 or 1 numbers"),
         ({"modalities": {"x": {"files": "x/*", "std": [1, 2]}}}, "modalities.x: std is [1.0, 2.0]; expected 1 or 1"),
         ({"modalities": {"rgb": {"files": "x/*", "channels": 1}}}, "dataset.modalities.rgb: rgb has 3 channels"),
         ({"modalities": {"x": {"files": "x/*", "channels": "two"}}}, "x.channels is 'two'; expected a whole number"),
