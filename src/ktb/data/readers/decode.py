@@ -203,6 +203,12 @@ def _check_png(path: Path, data: bytes) -> _Header:
             header = data[position + 8 : end - 4]
             width, height, bits, colour_type = struct.unpack_from(">IIBB", header)
             check_pixels(path, width, height)
+        if kind == b"acTL" and length == 8:
+            (frames,) = struct.unpack_from(">I", data, position + 8)
+            if frames > 1:
+                raise DataError(
+                    f"{path}: is an animated PNG of {frames} pictures; expected one: write each as a file of its own"
+                )
         if kind == b"eXIf":
             orientation = _orientation(data[position + 8 : end - 4])
         if kind == b"IEND":

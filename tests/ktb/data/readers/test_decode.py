@@ -87,6 +87,15 @@ def test_transparency_adds_no_channel(tmp_path):
     np.testing.assert_array_equal(decode(tmp_path / "grey.png"), grey)
 
 
+def test_an_animated_png_is_no_picture(tmp_path):
+    frames = [Image.fromarray(np.full((6, 8), i, np.uint8)) for i in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match="a.png: is an animated PNG of 3 pictures; expected one: write each as a file"):
+        decode(tmp_path / "a.png")
+    frames[1].save(tmp_path / "one.png", save_all=True)
+    assert decode(tmp_path / "one.png").tolist() == np.full((6, 8), 1).tolist()
+
+
 def test_palette_png_is_indices_or_colours(tmp_path):
     ids = RNG.integers(0, 5, (6, 8), np.uint8)
     image = Image.fromarray(ids)

@@ -18,6 +18,8 @@ from ktb.errors import DataError
 
 MAX_COLOURS = 64
 """More colours, or ids beyond 255, are looked at closely: are they classes at all?"""
+MANY = 9
+"""Ids from which on those that are in one file only are remarked on."""
 SPECK = 8
 """Pixels of a colour in a file, below which it is no class's but a smoothed edge's."""
 
@@ -180,6 +182,8 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
             void.append(0)
         if missing := [i for i in classes if i not in counted]:
             notes.append(f"no pixel of the ids {ranges(missing, 12)}: take these classes out if they do not exist")
+    if len(kept) >= MANY and len(seen) > 2 and _in_one_file_only(kept, [s.ids for s in seen]):
+        notes.append(f"most of the {len(kept)} ids are in one file only: are they instances rather than classes?")
     settings: dict[str, Any] = {}
     if not dense or len(classes) < last - first + 1:
         settings["map"] = {stored: i for i, stored in enumerate(classes)}

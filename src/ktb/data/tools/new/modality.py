@@ -126,7 +126,8 @@ def _hole(values: Array) -> float | None:
         spread = float(np.percentile(rest, 99) - np.percentile(rest, 1)) or abs(float(rest[0])) or 1.0
         # A percentile, so that noise in single pixels near the end does not close the gap.
         gap = abs(float(np.percentile(rest, 0.1 if end < rest[0] else 99.9)) - end)
-        if len(rest) < 0.999 * len(values) and gap > spread * (0.02 if end == 0 else 1.0):
+        usual = end == 0 or end < 0 < rest.min()  # -1 among positive values is as good a sign as 0
+        if len(rest) < 0.999 * len(values) and gap > spread * (0.02 if usual else 1.0):
             return end
     return None
 

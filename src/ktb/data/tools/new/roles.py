@@ -200,7 +200,7 @@ def guess_modalities(
         why = "colours, and named like it" if k is rgb and k.says(RGB_WORDS) else "colours" if k is rgb else None
         guess = guess_modality(name, pattern, s)
         guesses.append(Guess(name, guess.settings, (*([why] if why else []), *guess.reasons)))
-        if k is rgb and s.alpha and s.channels == {4}:
+        if k is rgb and s.fourth and s.channels == {4}:
             x = _name(["x"], taken)
             taken.add(x)
             reasons = ("the fourth channel of the colour pictures varies: another sensor's picture, as in MFNet",)

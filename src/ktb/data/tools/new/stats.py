@@ -39,7 +39,8 @@ class Stats:
     grey: bool
     one_channel: bool
     """All files are read as one channel: grey, or saved as colours with equal channels."""
-    alpha: bool
+    fourth: bool
+    """The fourth channel is more than alpha: it has other values than those for transparent and opaque."""
     patches: bool
     """Whole numbers in patches, as ids are."""
     labelled: bool
@@ -80,7 +81,7 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         colour = image[..., :3] if image.shape[2] <= 4 else image
         stats.grey &= image.shape[2] >= 3 and bool((colour == colour[..., :1]).all())
         stats.one_channel &= as_grey(image).shape[2] == 1
-        stats.alpha |= image.shape[2] == 4 and bool((image[..., 3] != image[0, 0, 3]).any())
+        stats.fourth |= image.shape[2] == 4 and _measures(image[..., 3])
         step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] * colour.shape[2] / 60_000)))
         sample = colour[::step, ::step].astype(np.float64)
         finite = np.isfinite(sample)
@@ -97,6 +98,11 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         stats.codes.update(different[:MOST])
     stats.values, stats.not_finite = np.concatenate(values), bad / max(total, 1)
     return stats
+
+
+def _measures(channel: Array) -> bool:
+    opaque = 1 if channel.dtype.kind == "f" else np.iinfo(channel.dtype).max
+    return bool((channel != channel[0, 0]).any() and ((channel != 0) & (channel != opaque)).any())
 
 
 def _codes(stored: Array) -> Array:

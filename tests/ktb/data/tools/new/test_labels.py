@@ -146,6 +146,14 @@ def test_labels_with_too_many_ids(tmp_path):
         look(tmp_path)
 
 
+def test_few_numbers_of_instances_are_remarked_on(tmp_path):
+    numbered = [label(1000 + i, 2000 + i, 3000 + i, dtype=np.uint16) for i in range(4)]
+    note = "most of the 12 ids are in one file only: are they instances rather than classes?"
+    assert note in labelled(tmp_path / "a", numbered).notes
+    same = [label(1000, 2000, 3000, dtype=np.uint16)] * 4
+    assert not [n for n in labelled(tmp_path / "b", same).notes if "instances" in n]
+
+
 def test_labels_are_known_by_their_look(tmp_path):
     found = labelled(tmp_path, [label(0, 1)] * 3, folder="y")
     assert found.label.settings == {"files": "y/*.png"}

@@ -32,6 +32,10 @@ def test_no_rgb_at_all(tmp_path):
          {"dtype": "float32", "hole_value": pytest.approx(np.nan, nan_ok=True), "holes": "zero", "scale": 10}),
         (lambda r: np.where(r.random(SIZE) < 0.1, -9999, r.uniform(1, 9, SIZE)),
          {"dtype": "float32", "hole_value": -9999, "holes": "zero", "scale": 10}),
+        # -1 is no measurement where all others are positive, and one where they are not.
+        (lambda r: np.where(r.random(SIZE) < 0.1, -1, r.uniform(900, 3000, SIZE)),
+         {"dtype": "float32", "hole_value": -1, "holes": "zero", "scale": 5000}),
+        (lambda r: np.where(r.random(SIZE) < 0.1, -1, r.uniform(-0.9, 3, SIZE)), {"dtype": "float32", "scale": 5}),
         (lambda r: r.random((*SIZE, 2)), {"dtype": "float32", "channels": 2}),
         (lambda r: r.integers(0, 256, (*SIZE, 4)).astype(np.uint8), {"channels": 4}),
         (lambda r: r.integers(0, 60000, SIZE).astype(np.uint16), {"dtype": "uint16"}),
@@ -144,3 +148,9 @@ def test_a_fourth_channel_that_varies_is_another_sensor(tmp_path):
     }
     sample = opened(found).dataset("train")[0]
     np.testing.assert_array_equal(sample["inputs"]["x"][0], rgba[int(sample["id"])][..., 3])
+
+
+def test_a_fourth_channel_of_transparent_and_opaque_is_alpha(tmp_path):
+    alpha = np.where(np.arange(SIZE[0])[:, None] > 9, 255, 0).astype(np.uint8).repeat(SIZE[1], axis=1)
+    found = guessed(tmp_path, {"images": [np.dstack([rgb(i), alpha]) for i in range(3)]})
+    assert modalities(found) == {"rgb": {"files": "images/*.png", "pick": [0, 1, 2]}}
