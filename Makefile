@@ -14,12 +14,12 @@ STAMP := $(VENV)/.ktb-installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow quick check format lock dist clean
+.PHONY: help setup demo test slow quick check format docs notebooks lock dist clean
 .PHONY: release-tools
 
 help: ## list the targets
 	@echo "make TARGET; VENV=path: another virtual environment (now: $(VENV)); LATEST=1: not the releases of requirements/"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create the virtual environment and install ktb into it, once
 
@@ -63,6 +63,12 @@ check: setup ## lint, format and types
 format: setup ## put the code into the form that check asks for
 	@$(VENV)/bin/ruff check --fix --quiet .
 	@$(VENV)/bin/ruff format --quiet .
+
+docs: setup ## build the documentation site into build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
+notebooks: setup ## run the notebooks of docs/ and store what they print and draw
+	@$(VENV)/bin/python scripts/notebooks.py
 
 # One file for all Pythons and systems; the header would name the machine's own settings.
 UV = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -9,12 +10,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/*.ipynb"), *ROOT.glob("*.md")])
+
+
+def markdown(page: Path) -> str:
+    """The text of a page; of a notebook that of its cells, code as a block."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(cell if kind == "markdown" else f"```{_as_block(cell)}\n```" for kind, cell in cells)
+
+
+def _as_block(cell: str) -> str:
+    return "bash\n" + cell.removeprefix("%%bash\n") if cell.startswith("%%bash") else "python\n" + cell
 
 
 def anchors(page: Path) -> set[str]:
     """Of the headings, as GitHub makes them."""
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", markdown(page), flags=re.DOTALL)
     headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -41,9 +55,10 @@ def test_references_in_code() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8"))
+    text = re.sub(r"```.*?```", "", markdown(page), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([\w-]+))?\)", text)
     wrong = []
     for target, anchor in links:
         if target.startswith("http"):

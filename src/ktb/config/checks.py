@@ -21,7 +21,7 @@ _GROUPS = ("dataset", "modality", "backbone", "peft", "fusion", "head", "loss", 
 PIXEL_LOSSES = ("ce", "ohem", "dice", "lovasz")
 """Names of losses of one head, as `ktb.losses.pixel` has them."""
 
-_RANGES: tuple[tuple[str, float, float], ...] = (
+RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**32 - 1),
     ("panels", 0, math.inf),
     ("dataset.batch_size", 1, math.inf),
@@ -49,7 +49,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("loss.label_smoothing", 0, 1),
 )
 """Setting, least and largest value."""
-_ABOVE = ("optim.lr",)
+ABOVE = ("optim.lr",)
 """Those of which the least value itself is too small."""
 
 
@@ -77,7 +77,7 @@ def check(cfg: DictConfig) -> None:
     if values.get("overwrite") and values.get("ckpt_path") is not None:
         raise ConfigError(f"overwrite=true starts anew but ckpt_path={values['ckpt_path']} continues: give one of them")
     _check_trainer(values["trainer"])
-    for key, low, high in _RANGES:
+    for key, low, high in RANGES:
         _check_range(values, key, low, high)
 
 
@@ -178,8 +178,8 @@ def _check_range(values: Mapping[str, Any], key: str, low: float, high: float) -
         value = value[part]
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ConfigError(f"{key}={value}: expected a number")
-    if not low <= value <= high or math.isinf(value) or (key in _ABOVE and value == low):
-        least = f"above {low:g}" if key in _ABOVE else f"{low:g} or more"
+    if not low <= value <= high or math.isinf(value) or (key in ABOVE and value == low):
+        least = f"above {low:g}" if key in ABOVE else f"{low:g} or more"
         most = f", at most {high:g}" if high < math.inf else ", and finite" if value == math.inf else ""
         raise ConfigError(f"{key}={value:g}: expected {least}{most}")
 

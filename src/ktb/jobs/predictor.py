@@ -186,7 +186,7 @@ class Predictor:
             confidence, probabilities, overlay: what the result has beside the mask, see `Prediction`.
 
         Raises:
-            as `__call__`.
+            KTBError: as calling the predictor does.
         """
         return self._predict(frame, "", confidence=confidence, probabilities=probabilities, overlay=overlay)
 
