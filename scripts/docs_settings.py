@@ -124,9 +124,8 @@ def entry(setting: Setting, prefix: str = "", among: Collection[str] = ()) -> st
     of, others = set(setting.defaults), set(among) - set(setting.defaults)
     lines = []
     if others and among:
-        lines.append(
-            f"Of {_names(setting.defaults)}." if len(of) <= len(others) else f"Not of {_names(sorted(others))}."
-        )
+        few = len(of) <= len(others)
+        lines.append(f"Only {_names(setting.defaults)}." if few else f"All but {_names(sorted(others))}.")
     lines += [sentence(docs_keys.prose(meaning)) + whose for meaning, whose in _whose(setting.meanings)]
     values: dict[str, list[str]] = {}
     for member, value in setting.defaults.items():
