@@ -15,8 +15,8 @@ from pathlib import Path
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """`path` with a leading `~` or `~user` replaced by that home, unlike `Path.expanduser` also where there is none:
-    then it stays as it is, as in a shell."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    then it stays as it is, as in a shell. What exists in another form of Unicode is meant by it, see `existing`."""
+    return existing(Path(os.path.expanduser(path)))  # noqa: PTH111
 
 
 def is_link_loop(path: Path) -> bool:
@@ -105,7 +105,9 @@ def files_below(folder: Path) -> Iterator[Path]:
     seen = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         seen.add(Path(here).resolve())
-        folders[:] = sorted(n for n in folders if not is_hidden(n) and Path(here, n).resolve() not in seen)
+        inside = [Path(here, n) for n in sorted(folders) if not is_hidden(n)]
+        # A link to a folder around this one would take in all that lies beside it too.
+        folders[:] = [path.name for path in inside if path.resolve() not in seen and not leads_back(path)]
         yield from (Path(here, name) for name in sorted(names) if not is_hidden(name))
 
 

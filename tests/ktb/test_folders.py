@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
+from ktb.config.checks import check
 from ktb.config.compose import groups
 from ktb.data.file_tree import Tree
 from ktb.data.files import read_bytes
@@ -20,10 +22,12 @@ from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import NYU_CAMERA
 from ktb.data.tools.hha_files import plan_hha
 from ktb.data.tools.new.survey import survey
-from ktb.errors import DataError
-from ktb.io import entries, existing, files_below, is_empty, is_hidden
+from ktb.errors import CheckpointError, DataError
+from ktb.io import entries, existing, expanded, files_below, is_empty, is_hidden
 from ktb.predict.pairing import plan as plan_predict
 from ktb.predict.pairing import plan_csv
+from ktb.weights.files import find_checkpoint
+from tests.ktb.config.composed import composed
 from tests.ktb.data.written import save
 
 JUNK = (".DS_Store", "._1.png", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/1-checkpoint.png", "__MACOSX/._1.png",
@@ -173,3 +177,23 @@ def test_class_names_in_either_form(tmp_path: Path) -> None:
                   label={"files": "label/*.png", "map": {0: COMPOSED, 1: "b"}})  # fmt: skip
     assert data.spec.classes == (COMPOSED, "b")
     assert set(np.unique(data.dataset("train")[0]["label"])) == {0, 1}
+
+
+@pytest.mark.parametrize(("typed", "stored"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+@pytest.mark.parametrize("key", ["dataset.root", "run_dir", "ckpt_path", "init_from", "backbone.weights"])
+def test_paths_of_settings_in_either_form(tmp_path: Path, typed: str, stored: str, key: str) -> None:
+    (tmp_path / stored).mkdir()
+    cfg = composed(
+        "run_dir=x", "dataset=nyu", "dataset.root=y", f"{key}='{tmp_path / typed}'", "backbone.drop_path=0.1"
+    )
+    check(cfg)
+    assert OmegaConf.select(cfg, key) == str(tmp_path / stored)
+
+
+def test_paths_of_options_in_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / DECOMPOSED / "x").mkdir(parents=True)
+    assert expanded(f"{COMPOSED}/x") == Path(DECOMPOSED, "x")
+    assert expanded(tmp_path / COMPOSED / "new") == tmp_path / COMPOSED / "new"  # of which the whole is not there
+    with pytest.raises(CheckpointError, match=f"{DECOMPOSED}: neither|{DECOMPOSED}: "):
+        find_checkpoint(tmp_path / COMPOSED)

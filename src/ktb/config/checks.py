@@ -49,6 +49,8 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("loss.label_smoothing", 0, 1),
 )
 """Setting, least and largest value."""
+_PATHS = ("dataset.root", "run_dir", "ckpt_path", "init_from", "checkpoint", "backbone.weights")
+"""Settings that are paths."""
 ABOVE = ("optim.lr",)
 """Those of which the least value itself is too small."""
 
@@ -57,8 +59,9 @@ def check(cfg: DictConfig) -> None:
     """Refuse settings that no type rules out and that would fail later or, worse, not fail.
 
     Args:
-        cfg: as composed. A leading `~` of a value becomes the home that it means, and the name of a class that it has
-            today. Groups that ktb-eval will take from the checkpoint's run (`inherited`) are left to `merge_saved`.
+        cfg: as composed. A leading `~` of a value becomes the home that it means, a path that exists in another form
+            of Unicode that form, and the name of a class that it has today. Groups that ktb-eval will take from the
+            checkpoint's run (`inherited`) are left to `merge_saved`.
 
     Raises:
         ConfigError: a missing value, an interpolation that leads nowhere, a value out of range, a contradiction.
@@ -68,7 +71,8 @@ def check(cfg: DictConfig) -> None:
     _refuse_missing(cfg, looked_at)
     values = _values(cfg, looked_at)
     for key, value in leaves(values):
-        if isinstance(value, str) and value.startswith("~") and ".classes[" not in key:
+        of_another_form = key in _PATHS and not str(value).isascii()
+        if isinstance(value, str) and (of_another_form or (value.startswith("~") and ".classes[" not in key)):
             OmegaConf.update(cfg, key, str(expanded(value)))
         if isinstance(value, float) and math.isnan(value) and not key.endswith(".hole_value"):
             raise ConfigError(f"{key}=nan: is not a number, and everything that follows from it would be none")

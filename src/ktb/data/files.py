@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import os
 from pathlib import Path
 
 from ktb.errors import DataError, did_you_mean
@@ -11,6 +12,11 @@ from ktb.io import entries, existing, is_link_loop
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".exr")
 """Endings of the files that are taken out of a folder; what they hold, their bytes say."""
+
+UNREAD_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hdr", ".jp2", ".jxl", ".pfm", ".pgm", ".ppm", ".webp",
+)  # fmt: skip
+"""Endings of pictures that are not read; whoever leaves them in a folder expects something of them."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,6 +64,8 @@ def similar(path: Path) -> str:
         return "; it is a circle of symbolic links (a symlink loop)"
     if path.exists():
         return ""
+    if path.is_symlink():
+        return f"; it is a link to {os.readlink(path)}, and nothing is there"
     missing = path
     while not missing.parent.exists() and missing.parent != missing:
         missing = missing.parent

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ktb.data.file_tree import Tree
-from ktb.data.files import PICTURE_SUFFIXES, read_text, similar
+from ktb.data.files import PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_text, similar
 from ktb.data.globs import fixed_parts, match_files
 from ktb.data.lists import inside_root
 from ktb.data.sets.folder_pairing import LISTS
@@ -48,7 +48,7 @@ class Found(NamedTuple):
 def plan(
     sources: Mapping[str, Sequence[str]], out: Path, *, allow_missing: bool = False
 ) -> tuple[list[PictureFiles], list[Outcome]]:
-    """Pictures in the order of their names, and a failure for each picture that lacks a modality.
+    """Pictures in the order of their names, and a failure for each that lacks a modality or is of an unread format.
 
     Args:
         sources: modality → a file, a folder (searched with its subfolders) or a glob pattern (`*`, `?` and `**/`);
@@ -69,7 +69,7 @@ def plan(
             f"--{file[0]} {file[1]} is one file but --{other[0]} {other[1]} is not; expected a file for each modality, "
             "or a folder or a pattern for each"
         )
-    pictures, failures = [], []
+    pictures, failures = [], [failure for _, source in given for failure in _unread(source, out.resolve())]
     for key in sorted(set().union(*found)):
         files: dict[str, tuple[Path, ...]] = {}
         lacking: list[str] = []
@@ -122,7 +122,11 @@ def find(source: str, out: Path) -> dict[str, Found]:
                 )
             files[key] = Found(file, key)
         if not files:
-            raise DataError(f"{path}: no picture in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}")
+            others = _unread(source, out)
+            raise DataError(
+                f"{path}: no picture in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}"
+                + (f" ({len(others)} like {others[0].path.name} are not read: convert them)" if others else "")
+            )
         return files
     if not glob.has_magic(source):
         raise DataError(f"{source}: no such file or folder{similar(path)}")
@@ -139,6 +143,20 @@ def find(source: str, out: Path) -> dict[str, Found]:
     if not files:
         raise DataError(f"{source}: no file matches this pattern; is it quoted, and is {root} the right folder?")
     return files
+
+
+def _unread(source: str, out: Path) -> list[Outcome]:
+    """A failure for each picture in a folder that is of a format which is not read.
+
+    Args:
+        source, out: as in `find`; only a folder may hold files that nobody named.
+    """
+    path = existing(Path(source))
+    return [
+        Outcome(file, "failed", f"{file}: {file.suffix} is a format that is not read; convert it to PNG, TIFF or NPY")
+        for file in (sorted(files_below(path)) if path.is_dir() else ())
+        if file.suffix.lower() in UNREAD_SUFFIXES and not _is_result(file, path, out)
+    ]
 
 
 def _is_result(file: Path, root: Path, out: Path) -> bool:

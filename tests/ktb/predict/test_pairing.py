@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ktb.errors import DataError
 from ktb.predict.pairing import plan, plan_csv
 from tests.ktb.cli.predicting import SIZES, write_pairs
 
@@ -35,6 +36,23 @@ def test_files_belong_together_by_folder_by_pattern_or_alone(tmp_path: Path) -> 
     assert [picture.name for picture in pictures] == list(SIZES)
     assert [picture.name for picture in plan({"rgb": [str(pairs / "rgb" / "sub")]}, pairs)[0]] == ["b", "deep/c.1"]
     assert pictures[0].files["pol"] == (pairs / "depth" / "a.png", pairs / "rgb" / "a.png")
+
+
+def test_pictures_of_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs", SIZES)
+    for name in ("rgb/z.BMP", "rgb/sub/y.webp", "rgb/notes.txt", "depth/.hidden.bmp"):
+        (pairs / name).write_bytes(b"?")
+    pictures, failures = plan({"rgb": [f"{pairs}/rgb"], "depth": [f"{pairs}/depth"]}, tmp_path / "out")
+    assert [picture.name for picture in pictures] == list(SIZES)
+    assert [failure.message for failure in failures] == [
+        f"{pairs}/rgb/sub/y.webp: .webp is a format that is not read; convert it to PNG, TIFF or NPY",
+        f"{pairs}/rgb/z.BMP: .BMP is a format that is not read; convert it to PNG, TIFF or NPY",
+    ]
+    (pairs / "only").mkdir()
+    for i in range(3):
+        (pairs / "only" / f"{i}.bmp").write_bytes(b"BM")
+    with pytest.raises(DataError, match=r"only: no picture in this folder; .* \(3 like 0.bmp are not read: convert"):
+        plan({"rgb": [f"{pairs}/only"]}, tmp_path / "out")
 
 
 def test_homes_in_the_cells_of_a_table_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
