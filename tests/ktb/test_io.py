@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ktb.io import absent, atomic_file, expanded, is_link_loop, leads_back
+from ktb.io import absent, atomic_file, expanded, files_below, is_link_loop, leads_back
 
 
 def test_atomic_file_leaves_the_old_or_the_new(tmp_path):
@@ -109,3 +109,11 @@ def test_a_link_that_leads_back_to_a_folder_around_it(tmp_path: Path) -> None:
     assert leads_back(tmp_path / "a" / "b" / "self")
     assert not leads_back(tmp_path / "beside")
     assert not leads_back(tmp_path / "a" / "b")
+    # Nor is what lies beside the folder searched taken in by way of one.
+    for name in ("a/1.png", "a/b/2.png", "other/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "out").symlink_to(tmp_path)
+    (tmp_path / "a" / "aside").symlink_to(tmp_path / "other")
+    below = [file.relative_to(tmp_path / "a").as_posix() for file in files_below(tmp_path / "a")]
+    assert sorted(file for file in below if file.endswith(".png")) == ["1.png", "aside/3.png", "b/2.png"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import errno
-import os
 from pathlib import Path
 
 from ktb.errors import DataError, did_you_mean
@@ -65,7 +64,7 @@ def similar(path: Path) -> str:
     if path.exists():
         return ""
     if path.is_symlink():
-        return f"; it is a link to {os.readlink(path)}, and nothing is there"
+        return f"; it is a link to {path.readlink()}, and nothing is there"
     missing = path
     while not missing.parent.exists() and missing.parent != missing:
         missing = missing.parent

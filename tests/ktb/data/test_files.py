@@ -31,3 +31,10 @@ def test_missing_and_misspelt(tmp_path):
     assert "did you mean 'frame_a.png'" in message(decode, tmp_path / "RGB/frame_b.png")
     save(tmp_path / "RGB/7.png", np.zeros((4, 4), np.uint8))
     assert message(decode, tmp_path / "RGB/8.png").endswith("no such file")
+
+
+def test_a_link_that_leads_nowhere_is_called_one(tmp_path):
+    save(tmp_path / "0.png", np.zeros((4, 4), np.uint8))
+    (tmp_path / "1.png").symlink_to("gone/1.png")
+    text = message(decode, tmp_path / "1.png")
+    assert text == f"{tmp_path / '1.png'}: no such file; it is a link to gone/1.png, and nothing is there"
