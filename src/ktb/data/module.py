@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import cv2
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -213,6 +214,8 @@ class RGBXDataModule(L.LightningDataModule):
         world = self.trainer.world_size if self.trainer else 1
         if stage == "fit" and (text := self.too_few(len(self._samples["train"]), world)):
             raise DataError(text)
+        if stage == "fit" and (text := self.trained_and_scored()):
+            rank_zero_info(text)
 
     def too_few(self, found: int, world_size: int = 1) -> str | None:
         """What to say if the train split does not make one batch in each process.
@@ -230,6 +233,21 @@ class RGBXDataModule(L.LightningDataModule):
             f"{self.spec.name}: the train split has {found} samples, fewer than one batch of {self.batch_size}"
             + (f" in each of {world_size} processes" if world_size > 1 else "")
             + f"; set dataset.batch_size={max(found // world_size, 1)} or less"
+        )
+
+    def trained_and_scored(self) -> str | None:
+        """What to say if labels of the split that chooses the best checkpoint are trained on; None if none is."""
+        split = self.spec.selection_split
+        train, scored = self.dataset("train").samples, self.dataset(split).samples
+        if not isinstance(train, FileSamples) or not isinstance(scored, FileSamples):
+            return None
+        trained = {entry.label for entry in train.entries} - {None}
+        both = [entry.id for entry in scored.entries if entry.label in trained]
+        if not both:
+            return None
+        return (
+            f"{self.spec.name}: {len(both)} of {len(scored)} samples of {split} are trained on too (first: {both[0]}): "
+            "scores on them say nothing about new pictures"
         )
 
     def start_at(self, epoch: int, batch: int) -> None:

@@ -36,6 +36,14 @@ def test_lists_name_samples(root):
         assert ids(module(root), "val") == ["b_03"]
 
 
+def test_samples_that_are_trained_on_and_scored_are_told(root):
+    assert module(root).trained_and_scored() is None
+    (root / "val.txt").write_text("b_03\na_02\nb_02\n")
+    assert module(root, name="mine").trained_and_scored() == (
+        "mine: 2 of 3 samples of val are trained on too (first: a_02): scores on them say nothing about new pictures"
+    )
+
+
 def test_samples_are_the_files(root):
     sample = module(root).dataset("train")[1]
     for name, folder in (("rgb", "rgb"), ("disparity", "disparity")):
