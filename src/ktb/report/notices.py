@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from ktb.report.runs import Curve, Run, listed, mapping, number
 
 WHAT_TO_DO = 'docs/datasets.md, "When a class stays at zero"'
+_LOOK = "ktb-data check says what its labels hold"
 MIN_VALIDATIONS = 8
 """Validations that a statement about their course needs."""
 LEAST_IOU = 0.02
@@ -24,7 +25,28 @@ NO_USE = 0.002
 
 def notices(run: Run) -> list[str]:
     """Plain text, the most important first; names in it may hold anything, so they are to be escaped."""
-    return [*_classes(run), *_validation(run.curves.get("val/miou", [])), *_modalities(run)]
+    return [*_unscored(run), *_classes(run), *_validation(run.curves.get("val/miou", [])), *_modalities(run)]
+
+
+def _unscored(run: Run) -> list[str]:
+    """Splits all of whose labels are void, so that nothing was learned from them, scored on them, or chosen by them."""
+    result, found = run.result, list[str]()
+    losses = [loss for _, loss in run.curves.get("train/loss", [])]
+    if losses and not any(losses):
+        found.append(
+            f"the loss is 0 in all {len(losses)} steps logged: no label of train has a pixel of any class; {_LOOK}"
+        )
+    if run.confusion and not any(map(any, run.confusion)) and result.get("labels", True):
+        found.append(
+            f"the {result.get('split', 'test')} split has no pixel of any class, so there are no scores; {_LOOK}"
+        )
+    chosen = result.get("status") == "finished" and run.setting("trainer", "limit_val_batches") not in (0, None)
+    if chosen and result.get("selection_split") and number(result.get("best_val_miou")) is None:
+        found.append(
+            f"no validation has a score, as {result['selection_split']} has no pixel of any class: the last checkpoint "
+            f"was taken for the best; {_LOOK}"
+        )
+    return found
 
 
 def _classes(run: Run) -> list[str]:

@@ -55,6 +55,23 @@ def test_a_run_that_went_well_has_no_notice(tmp_path: Path) -> None:
     assert 'id="notices"' not in page([read_run(folder)])
 
 
+def test_splits_without_a_pixel_of_any_class(tmp_path: Path) -> None:
+    void = [[0, 0, 0]] * 3
+    about = {"status": "finished", "split": "test", "selection_split": "val", "best_val_miou": None}
+    config = {"trainer": {"limit_val_batches": 1.0}}
+    no_scores = "the test split has no pixel of any class, so there are no scores; ktb-data check says what its labels"
+    last = "no validation has a score, as val has no pixel of any class: the last checkpoint was taken for the best;"
+    texts = said(made(tmp_path / "both", void, config=config, **about))
+    assert [text[: len(start)] for text, start in zip(texts, (no_scores, last), strict=True)] == [no_scores, last]
+    (text,) = said(made(tmp_path / "val", GOOD, config=config, **about))
+    assert text.startswith(last)
+    (text,) = said(made(tmp_path / "train", GOOD, {"train/loss": [0.0] * 3}))
+    assert text.startswith("the loss is 0 in all 3 steps logged: no label of train has a pixel of any class; ktb-data")
+    # Nobody wanted a validation, or a test without labels.
+    assert said(made(tmp_path / "without", GOOD, config={"trainer": {"limit_val_batches": 0}}, **about)) == []
+    assert said(made(tmp_path / "unlabelled", void, labels=False)) == []
+
+
 def test_a_class_that_is_never_predicted(tmp_path: Path) -> None:
     matrix = [[920, 5, 0], [9, 50, 0], [10, 6, 0]]
     curves = {"val/miou": RISING, "val_iou/crop": [0.0] * 8}
