@@ -26,8 +26,10 @@ TOP = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made here."""
     for name, page in TOP.items():
-        text = (ROOT / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=from_top(text)))
+        text = from_top((ROOT / name).read_text(encoding="utf-8"))
+        # The home page is alone in its part of the site.
+        head = "---\nhide: [navigation]\n---\n" if page == "index.md" else ""
+        files.append(File.generated(config, page, content=head + text))
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         files.remove(notebook)
         for name, content in converted(Path(str(notebook.abs_src_path))).items():
@@ -56,7 +58,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 
 def from_top(text: str) -> str:
     """A page at the top of the repository, as one of docs/."""
-    text = re.sub(r"(\]\(|`)docs/", r"\1", text)
+    text = re.sub(r"\[docs/(\w+)\.(?:md|ipynb)\]", r"[\1]", text)
+    text = re.sub(r"\]\(docs/", "](", text)
     return re.sub(r"\]\(README\.md", "](index.md", text)
 
 

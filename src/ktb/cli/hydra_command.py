@@ -63,6 +63,8 @@ def hydra_command(command: str, config_name: str) -> int:
     overrides = at_home(args.overrides)
     if not args.multirun:
         overrides = quoted_paths(overrides)
+    if args.shell_completion:
+        os.environ["COMP_LINE"] = _completable(os.environ.get("COMP_LINE", ""))
     try:
         if unknown:
             raise ConfigError(f"unknown option {unknown[0]}: settings are written without dashes, as key=value")
@@ -95,9 +97,17 @@ def hydra_command(command: str, config_name: str) -> int:
         else:
             run_sweep(command, [command, *argv], sweep, run)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        if args.shell_completion:  # of a line that is wrong: nothing to offer, and nothing to say while someone types
+            return 0
         wrong = mistake(config_name, overrides, own, multirun=args.multirun)
         raise ConfigError(wrong or composition_error(error)) from None
     return 0
+
+
+def _completable(line: str) -> str:
+    """The line that a shell wants completed, with paths before its last word as Hydra's grammar takes them."""
+    *finished, last = line.split(" ")
+    return " ".join([*quoted_paths(at_home(finished)), last])
 
 
 def _train(cfg: DictConfig) -> Any:

@@ -69,7 +69,7 @@ For a run of ktb-train its config.yaml counts, with what you set here put over i
 _FLAGS = """\
   --cfg job                  print the composed configuration and stop (--resolve: with all references followed)
   --config-dir DIR           your own members for the groups, as DIR/dataset/mine.yaml
-  --shell-completion         ktb-train -sc install=bash
+  --shell-completion         eval "$({command} -sc install=bash)" for Tab in bash: groups, members, settings
   --hydra-help, --version
 """
 
@@ -86,4 +86,4 @@ def help_text(config_name: str, extra: Sequence[Path]) -> str:
     for group, members in groups(config_name, extra).items():
         wrapped = textwrap.wrap(", ".join(members), 120 - 14)
         lines += [f"  {group if n == 0 else '':<11} {text}" for n, text in enumerate(wrapped)]
-    return f"{head}\n" + "\n".join(lines) + f"\n\n{examples}\nFlags:\n{_FLAGS}"
+    return f"{head}\n" + "\n".join(lines) + f"\n\n{examples}\nFlags:\n{_FLAGS.format(command=f'ktb-{config_name}')}"

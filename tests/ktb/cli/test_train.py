@@ -170,9 +170,17 @@ def test_shell_completion_offers_groups_members_and_settings(tmp_path: Path) -> 
     for line, offered in [
         ("backbone=swin_", {"backbone=swin_b", "backbone=swin_l", "backbone=swin_nano"}),
         ("optim.w", {"optim.weight_decay=", "optim.warmup_epochs="}),
+        ("dataset=nyu dataset.root=~/data optim.l", {"optim.lr="}),
+        ("run_dir=runs/a,b optim.l", {"optim.lr="}),
     ]:
         done = run("ktb-train", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=f"ktb-train {line}")
         assert offered <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("line", ["seed=[1, optim.", "dataset=none optim.", "optim.lr=(1 dataset="])
+def test_completion_of_a_wrong_line_says_nothing(tmp_path: Path, line: str) -> None:
+    done = run("ktb-train", "-sc", "query=bash", cwd=tmp_path, COMP_LINE=f"ktb-train {line}")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
