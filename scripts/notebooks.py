@@ -35,6 +35,8 @@ def execute(notebook: Path, folder: Path, seconds: int = 600) -> nbformat.Notebo
         resources={"metadata": {"path": str(folder)}},
         record_timing=False,
         coalesce_streams=True,
+        iopub_timeout=seconds,  # on a busy machine output arrives long after the cell has ended
+        raise_on_iopub_timeout=True,
     )
     # The commands of this Python, whichever others there are.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
