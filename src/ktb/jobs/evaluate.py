@@ -21,7 +21,7 @@ from ktb.jobs.printed import report
 from ktb.jobs.provenance import facts
 from ktb.jobs.results import scored, write_per_image, write_result, write_robustness
 from ktb.jobs.saved_model import open_checkpoint
-from ktb.jobs.trainer import build_trainer, unlabelled_predictions
+from ktb.jobs.trainer import build_trainer, check_limits, unlabelled_predictions
 from ktb.models.segmentor import KTBSegmentor
 from ktb.run_folder.files import write_text
 from ktb.run_folder.names import CONFIG
@@ -64,6 +64,7 @@ def evaluate(cfg: DictConfig) -> RunResult:
     panels = Panels(run_dir, data.spec, data.modalities, cfg.panels)
     callbacks = [*([robustness] if robustness else []), panels, *unlabelled_predictions(run_dir, data)]
     trainer = build_trainer(cfg, callbacks)
+    check_limits(cfg, trainer, data, "test")
     trainer.test(module, datamodule=data, verbose=False)
 
     result = scored(module, data)

@@ -35,7 +35,7 @@ from ktb.jobs.optimisation import build_optimisation, try_out
 from ktb.jobs.printed import announce, report
 from ktb.jobs.provenance import facts, provenance
 from ktb.jobs.results import scored, write_failure, write_per_image, write_result, write_robustness
-from ktb.jobs.trainer import build_trainer, unlabelled_predictions
+from ktb.jobs.trainer import build_trainer, check_limits, unlabelled_predictions
 from ktb.jobs.trial_step import try_own_parts
 from ktb.losses.base import Loss
 from ktb.metrics.scores import finite
@@ -83,6 +83,7 @@ def train(cfg: DictConfig) -> RunResult:
     tested = [*([robustness] if robustness else []), panels, *written]
     chosen = build_callbacks(cfg)
     trainer = build_trainer(cfg, [saving, check, Speed(), *tested, *chosen], files)
+    check_limits(cfg, trainer, data, "train", "val", *(["test"] if cfg.test else []))
     plan = _plan_epochs(cfg, trainer, data)
     try_out(module.optim, model, plan, cfg.trainer.max_epochs)
     if point is not None:

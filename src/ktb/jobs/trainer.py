@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -44,6 +45,56 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: Checkpoi
         if "gpu" in said.lower():
             said += f"; PyTorch finds {torch.cuda.device_count()} GPUs here: set trainer.devices, or use trainer=cpu"
         raise ConfigError(f"trainer: {said}") from None
+
+
+def check_limits(cfg: DictConfig, trainer: L.Trainer, data: RGBXDataModule, *stages: str) -> None:
+    """Refuse limits that leave no batch, and validations that would never come: Lightning does when it gets there.
+
+    Args:
+        cfg: of the job.
+        trainer: made by it.
+        data: what it works on.
+        *stages: some of "train", "val", "test".
+
+    Raises:
+        ConfigError: saying which setting.
+    """
+    taken = {stage: _taken(trainer, data, stage) for stage in stages}
+    interval = cfg.trainer.get("val_check_interval")
+    if "train" not in stages or interval is None:
+        return
+    if interval == 0:
+        raise ConfigError("trainer.val_check_interval=0: expected a number of batches, or a share of an epoch")
+    of_an_epoch = cfg.trainer.check_val_every_n_epoch is not None and taken["val"] and taken["train"]
+    if isinstance(interval, int) and of_an_epoch and interval > taken["train"]:
+        raise ConfigError(
+            f"trainer.val_check_interval={interval}: an epoch has {taken['train']} batches, so there would be no "
+            "validation; expected so many at most, or trainer.check_val_every_n_epoch=null to count over epochs"
+        )
+
+
+def _taken(trainer: L.Trainer, data: RGBXDataModule, stage: str) -> int:
+    """Batches that a stage takes of each process's; 0 where none is wanted, or too few samples are there at all.
+
+    Raises:
+        ConfigError: some are wanted, and the limit leaves none.
+    """
+    split = {"train": "train", "val": data.spec.selection_split, "test": data.spec.report_split}[stage]
+    samples = len(data.dataset(split))
+    if stage == "train":
+        there = samples // trainer.world_size // data.batch_size
+    else:
+        there = math.ceil(max(samples // trainer.world_size, 1) / data.eval_batch_size)
+    limit: int | float = getattr(trainer, f"limit_{stage}_batches")
+    taken = min(limit, there) if isinstance(limit, int) else int(limit * there)
+    if there and not taken and (limit or stage == "train"):
+        of_both = stage != "test" and trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        name = "overfit_batches" if of_both else f"limit_{stage}_batches"
+        raise ConfigError(
+            f"trainer.{name}={limit}: leaves none of the {there} batches of {split}; expected a number of batches, or "
+            f"a share of {math.ceil(100 / there) / 100:g} or more"
+        )
+    return taken
 
 
 def unlabelled_predictions(run_dir: Path, data: RGBXDataModule) -> list[Callback]:

@@ -428,6 +428,17 @@ def test_a_second_run_over_the_first(finished: tuple[Path, dict[str, Any]], tmp_
         (["loss.class_weights=[1,2]"], ConfigError, "loss.class_weights has 2 numbers, but synthetic has 10 classes ("),
         (["modality.streams=[rgb,thermal]"], ConfigError, "no modality 'thermal'"),
         (["trainer.devices=many"], ConfigError, "trainer"),
+        (["trainer.limit_train_batches=0.001"], ConfigError, "limit_train_batches=0.001: leaves none of the "),
+        (["trainer.limit_train_batches=0"], ConfigError, "limit_train_batches=0: leaves none of the "),
+        (["trainer.overfit_batches=0.01"], ConfigError, "trainer.overfit_batches=0.01: leaves none of the "),
+        (
+            ["trainer.limit_val_batches=0.01"],
+            ConfigError,
+            "batches of val; expected a number of batches, or a share of",
+        ),
+        (["trainer.limit_test_batches=0.01", "test=true"], ConfigError, "batches of test; expected a number of"),
+        (["trainer.val_check_interval=100"], ConfigError, "batches, so there would be no validation; expected so many"),
+        (["trainer.val_check_interval=0"], ConfigError, "trainer.val_check_interval=0: expected a number of batches"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
