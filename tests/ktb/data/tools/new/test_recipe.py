@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -15,6 +16,9 @@ from ktb.data.sets.synthetic import SyntheticDataModule
 from ktb.data.tools.new.output import write_yaml
 from ktb.data.tools.new.recipe import guess_recipe
 from ktb.data.tools.new.survey import survey
+from ktb.jobs.build import build_loss
+from ktb.losses.self_teaching import SelfTeachingLoss
+from ktb.models.segmentor import SegOutput
 
 
 def field(root: Path, samples: int, *pixels: int, size: tuple[int, int] = (70, 100)) -> Path:
@@ -39,7 +43,8 @@ def test_rare_classes_get_weights_and_the_reason_is_beside_them(tmp_path: Path) 
     content, text = written(field(tmp_path / "data", 20, 920, 50, 30), tmp_path / "conf")
     # 16 training samples, 4 to a batch: 4 steps per epoch.
     assert content["recipe"] == {
-        "epochs": 300, "warmup_epochs": 15, "lr": "${backbone.lr}", "class_weights": "auto"
+        "epochs": 300, "warmup_epochs": 15, "lr": "${backbone.lr}", "class_weights": "auto",
+        "pixel_loss": {"ce": 1, "lovasz": 1},
     }  # fmt: skip
     assert content["crop"] == [64, 96]
     assert content["batch_size"] == 4
@@ -52,6 +57,7 @@ def test_rare_classes_get_weights_and_the_reason_is_beside_them(tmp_path: Path) 
 def test_classes_of_like_size_get_none(tmp_path: Path) -> None:
     content, text = written(field(tmp_path / "data", 5, 500, 300, 200), tmp_path / "conf")
     assert content["recipe"]["class_weights"] is None  # type: ignore[index]
+    assert "pixel_loss" not in content["recipe"]  # type: ignore[operator]
     assert "  # no class has less than 5 % of the training pixels\n" in text
 
 
@@ -74,7 +80,7 @@ def test_epochs_by_the_number_of_samples(samples: int, epochs: int, monkeypatch:
     assert (found["epochs"], found["warmup_epochs"]) == (epochs, round(epochs / 20))
 
 
-@pytest.mark.parametrize(("backbone", "lr"), [("swin_nano", 2e-3), ("swin_b", 4e-4)])
+@pytest.mark.parametrize(("backbone", "lr"), [("swin_nano", 2e-3), ("efficientnet_lite0", 2e-3), ("swin_b", 4e-4)])
 def test_what_is_written_trains_with_these_settings(tmp_path: Path, backbone: str, lr: float) -> None:
     written(field(tmp_path / "data", 4, 960, 40), tmp_path / "conf")
     overrides = ["dataset=mine", f"backbone={backbone}", "run_dir=x", f"hydra.searchpath=[file://{tmp_path / 'conf'}]"]
@@ -82,6 +88,12 @@ def test_what_is_written_trains_with_these_settings(tmp_path: Path, backbone: st
     check(cfg)
     assert (cfg.optim.lr, cfg.schedule.warmup_epochs, cfg.trainer.max_epochs) == (lr, 15, 300)
     assert (cfg.loss.class_weights, cfg.head.init, cfg.dataset.batch_size) == ("auto", "small", 3)
+    cfg.loss.class_weights = [0.5, 2.0]  # what training puts in the place of the word
+    loss = build_loss(cfg)
+    assert isinstance(loss, SelfTeachingLoss)
+    out = SegOutput(torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]]), {"rgb": torch.zeros(1, 2, 1, 2)})
+    terms = loss(out, torch.tensor([[[0, 0]]]))
+    assert float(terms["loss_fused"]) == pytest.approx(float(terms["loss_fused_ce"] + terms["loss_fused_lovasz"]))
 
 
 def test_a_name_cannot_break_the_comment(tmp_path: Path) -> None:
