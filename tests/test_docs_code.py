@@ -76,7 +76,7 @@ def test_every_block_has_a_language_that_is_tested() -> None:
         "make",
         "pip",
     }
-    others = {"export", "apt-get", "hf", "wandb", "CUDA_VISIBLE_DEVICES=0", "torchrun", "srun"}
+    others = {"export", "eval", "apt-get", "hf", "wandb", "CUDA_VISIBLE_DEVICES=0", "torchrun", "srun"}
     assert programs == others
 
 
