@@ -21,6 +21,8 @@ from ktb.config.conf_folder import conf_dir
 from ktb.config.keys import setting_names
 from ktb.config.moved import RENAMED
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -173,6 +173,7 @@ FAMILIES = (
 """One of each of ktb's classes of backbones."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one", FAMILIES, ids=str)
 def test_it_compiles_without_a_break(one: Combination) -> None:
     model = build(one)

@@ -321,6 +321,7 @@ def test_names_that_new_refuses(fields, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "conf").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name == "nt", reason="needs POSIX signals")
 def test_interrupted_in_the_middle_goes_on_later(tmp_path):
     source, target = tmp_path / "Depth", tmp_path / "HHA"

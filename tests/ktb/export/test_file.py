@@ -122,6 +122,7 @@ def test_lora_leaves_nothing_in_the_file(tmp_path: Path) -> None:
     assert not torch.equal(lora.state_dict[weight], none.state_dict[weight])
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = dscf.point_attention
     monkeypatch.setattr(dscf, "point_attention", lambda *args: right(*args) * 1.01)

@@ -209,6 +209,7 @@ def test_a_random_backbone_is_taken_along(tmp_path: Path) -> None:
         train(tmp_path / "third", *TWO, f"init_from={tmp_path / 'first'}", "backbone.weights=bundled")
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_a_run_with_the_backbone_it_took_along(tmp_path: Path) -> None:
     """Also where it names the group that the backbone's weights are a setting of, as every job of a sweep does."""
     train(tmp_path / "first", *TWO, "backbone.weights=random")

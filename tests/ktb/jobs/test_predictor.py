@@ -74,6 +74,7 @@ def test_so_do_those_of_ones_own_sensors(case: str, tmp_path: Path) -> None:
     compare(Predictor(tmp_path / "bundle", device="cpu"), arrays_in(files), expected)
 
 
+@pytest.mark.slow
 def test_lora_is_folded_away_with_the_same_masks(tmp_path: Path) -> None:
     data = save(tmp_path / "bundle", [*own_data(tmp_path / "data", OWN_CASES["fill"]), "peft=lora"])
     model = load_model(tmp_path / "bundle")
@@ -194,6 +195,7 @@ def test_what_the_model_knows(predictor: Predictor) -> None:
     assert predictor.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
 
 
+@pytest.mark.slow
 def test_a_published_file_is_told_its_data_set_and_a_hub_name_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_place_that_does_not_exist_is_refused(
     assert not taken.steps
 
 
+@pytest.mark.slow
 def test_what_refers_to_a_setting_follows_it(tmp_path: Path, taken: Taken) -> None:
     """A saved configuration is resolved; its references count all the same, but not over a value of the user's own."""
     folder = tmp_path / "run"
@@ -210,6 +211,7 @@ def test_what_refers_to_a_setting_follows_it(tmp_path: Path, taken: Taken) -> No
     assert config.count("seed: 5") == 2  # of draws and of the data
 
 
+@pytest.mark.slow
 def test_the_plan_is_the_one_lightning_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[EpochPlan] = []
     planned = EpochPlan.planned

@@ -118,12 +118,13 @@ def test_evaluation_repeats_the_printed_numbers(finished: tuple[Path, dict[str, 
     assert sum(map(sum, other["confusion_matrix"])) == 2 * 40 * 48
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "protocol",
     [
         ["eval=ms_flip", "eval.scales=[0.75,1.0]"],
-        pytest.param(["eval=sliding", "eval.window=[32,32]"], marks=pytest.mark.slow),
-        pytest.param(["eval=published", "dataset.eval_size=32"], marks=pytest.mark.slow),
+        ["eval=sliding", "eval.window=[32,32]"],
+        ["eval=published", "dataset.eval_size=32"],
     ],
 )
 def test_every_protocol_is_repeated_too(
@@ -164,6 +165,7 @@ def test_a_class_left_out_of_the_mean(finished: tuple[Path, dict[str, Any]], tmp
         evaluate(run_dir, tmp_path / "f", "dataset.mean_without=[flor]")
 
 
+@pytest.mark.slow
 def test_a_split_without_labels_gets_predictions_in_stored_ids(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -493,6 +495,7 @@ def test_another_backbone_than_in_training_is_refused(finished: tuple[Path, dict
         load_model(finished[0], weights=str(tmp_path / "other.pth"))
 
 
+@pytest.mark.slow
 def test_random_weights_are_kept_in_the_checkpoint(tmp_path: Path) -> None:
     result = train(tmp_path / "run", "backbone.weights=random", "trainer.max_steps=1", "loss=ce", "modality=rgb")
     assert any(k.startswith("model.backbone.") for k in last_state(tmp_path / "run"))

@@ -59,6 +59,7 @@ def test_a_sweep_goes_on_after_a_failure_and_the_same_command_repairs_it(
     assert (ran(), times(folder)) == ([], before)
 
 
+@pytest.mark.slow
 def test_the_folder_follows_from_the_overrides(train: Train) -> None:
     assert train("-m", "seed=1,2", "optim.lr=0.1") == 0
     assert train("-m", "optim.lr=0.1", "seed=1,2", "jobs=2") == 0  # order and number at a time do not matter
@@ -107,6 +108,7 @@ def test_a_job_knows_nothing_of_ranks_around_it(train: Train, monkeypatch: pytes
     assert ran()[0]["env"] == []
 
 
+@pytest.mark.slow
 def test_another_launcher_gets_processes_of_their_own_too(train: Train) -> None:
     command = ("-m", "seed=1,2", "launcher=basic", "sweep=s")
     assert train(*command, plan={1: {"fail": "no"}}) == 0  # hydra's own: what failed is in the record

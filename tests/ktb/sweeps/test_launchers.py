@@ -14,6 +14,7 @@ from ktb.sweeps.job import SweepJob
 from tests.ktb.sweeps.fake_jobs import Train, began, plugin, ran, records, when
 
 
+@pytest.mark.slow
 def test_jobs_never_share_a_gpu_and_as_many_run_as_fit(train: Train) -> None:
     """Four pretended GPUs, jobs that last unequally and need unequally many."""
     plan = {seed: {"seconds": seconds} for seed, seconds in enumerate([0.6, 0.1, 0.4], 1)}
@@ -104,6 +105,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return jobs
 
 
+@pytest.mark.slow
 def test_slurm_jobs_are_submitted_watched_and_found_again(
     train: Train, slurm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ def trials() -> list[Any]:
     return optuna.load_study(study_name="sweep", storage="sqlite:///sweeps/s/optuna.db").trials
 
 
+@pytest.mark.slow
 def test_a_search_finds_what_is_best_and_goes_on(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     plan: dict[int, dict[str, Any]] = {0: {"epochs": 1}}
     command = (*SEARCH, "sweeper.pruner=null", "jobs=2")
