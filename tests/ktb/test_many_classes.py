@@ -114,6 +114,7 @@ def test_augmentation_pads_with_void_and_mixes_no_ids() -> None:
     assert set(picture[label == IGNORE_WIDE].ravel().tolist()) <= {VOID_LIGHT, VOID_DARK}
 
 
+@pytest.mark.slow
 def test_from_the_files_to_a_model_its_masks_and_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "many", 6)
     found = survey(tmp_path / "many", workers=1)

@@ -101,6 +101,7 @@ def test_sampling_points_stay_exact_in_bfloat16() -> None:
     assert torch.equal(points, block.sampling_points(maps))
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing looks across samples and nothing is drawn per batch: batch statistics are those of each part."""
 

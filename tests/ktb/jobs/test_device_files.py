@@ -25,6 +25,8 @@ from ktb.jobs.device_files import frames_of, open_with_data, score, write_int8
 from ktb.weights.files import find_checkpoint
 from tests.ktb.jobs.saved import save
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     "dataset=synthetic", "dataset.size=[64,64]", "dataset.train=4", "dataset.val=1", "dataset.test=2",
     "backbone.depths=[1,1,1,1]", "backbone.weights=random", "fusion=sum", "peft=none",
@@ -60,7 +62,6 @@ def frames(raw: Path, data: RGBXDataModule) -> list[dict[str, Any]]:
     return [read().arrays for read in frames_of(OnnxFile(raw), data, "test", None)]
 
 
-@pytest.mark.slow
 def test_a_device_without_ktb_gives_the_class_ids_of_the_predictor(
     raw: Path, bundle: Path, data: RGBXDataModule, tmp_path: Path
 ) -> None:

@@ -200,6 +200,7 @@ def test_a_run_starts_from_another_and_is_continued(tmp_path: Path, capsys: pyte
         train(tmp_path / "second", *TWO, "ckpt_path=last", "init_from=elsewhere")
 
 
+@pytest.mark.slow
 def test_a_random_backbone_is_taken_along(tmp_path: Path) -> None:
     train(tmp_path / "first", *TWO, "backbone.weights=random")
     train(tmp_path / "second", *TWO, f"init_from={tmp_path / 'first'}", "seed=2")

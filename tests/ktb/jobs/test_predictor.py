@@ -27,7 +27,7 @@ from tests.ktb.jobs.saved import (
 )
 from tests.ktb.slow import slow_unless
 
-MAKE_TEST = ("fill", "validity", "percentile with validity", "float plane", "picked", "bands nodata", "files float")
+MAKE_TEST = ("percentile with validity", "float plane", "picked", "bands nodata")
 """Of one's own sensors those that differ most; the others are left to `make slow`."""
 OUTPUTS = "--write=overlay,confidence,probabilities"
 

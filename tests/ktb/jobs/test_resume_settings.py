@@ -108,7 +108,7 @@ def test_optimiser_settings_take_effect(
     assert "trainer.max_epochs=3 (was 2)" in said
 
 
-@pytest.mark.parametrize(("old", "new"), slow_unless([(1, 4), (6, 2)].__contains__, [(1, 4), (4, 1), (3, 6), (6, 2)]))
+@pytest.mark.parametrize(("old", "new"), slow_unless([(6, 2)].__contains__, [(1, 4), (4, 1), (3, 6), (6, 2)]))
 def test_another_batch_size_after_an_epoch(tmp_path: Path, taken: Taken, old: int, new: int) -> None:
     folder = tmp_path / "run"
     train(folder, *QUICK, f"dataset.batch_size={old}", "trainer.max_epochs=1")

@@ -215,7 +215,8 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 @pytest.mark.parametrize(
     ("name", "made"),
     [
-        *((name, with_panels) for name in ("result.json", "panels/panels.json", "panels/fusion.json")),
+        *((name, with_panels) for name in ("result.json", "panels/panels.json")),
+        pytest.param("panels/fusion.json", with_panels, marks=pytest.mark.slow),
         ("robustness.json", with_panels),
         ("panels/fusion.json", with_maps),
     ],

@@ -84,6 +84,7 @@ def test_a_trial_whose_loss_is_nan_is_pruned_and_the_search_goes_on(train: Train
     assert len(ran()) == 0
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_repeated_and_an_interrupted_one_goes_on(train: Train) -> None:
     search = (*SEARCH, "sweeper.n_trials=2", "sweeper.pruner=null")
     assert train(*search, plan={0: {"fail": "disk full"}}) == 1
