@@ -49,10 +49,10 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("loss.label_smoothing", 0, 1),
 )
 """Setting, least and largest value."""
-_PATHS = ("dataset.root", "run_dir", "ckpt_path", "init_from", "checkpoint", "backbone.weights")
-"""Settings that are paths."""
 ABOVE = ("optim.lr",)
 """Those of which the least value itself is too small."""
+_PATHS = ("dataset.root", "run_dir", "ckpt_path", "init_from", "checkpoint", "backbone.weights")
+"""Settings that are paths."""
 
 
 def check(cfg: DictConfig) -> None:
