@@ -76,8 +76,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
 # --- a folder is what a person sees ----------------------------------------------------------------------------------
 
 
-OF_THE_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "icon\r")
-"""What Windows, macOS and network storage put into folders without a dot before the name."""
+OF_THE_SYSTEM = (
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information",
+    "#recycle", "lost+found", "icon\r",
+)  # fmt: skip
+"""What Windows, macOS, Linux and network storage put into folders without a dot before the name."""
 
 
 def is_hidden(name: str) -> bool:
@@ -100,15 +103,30 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         return sorted((entry for entry in found if not is_hidden(entry.name)), key=lambda entry: entry.name)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere or in a circle; reading the file will say so
+        return False
+
+
 def files_below(folder: Path) -> Iterator[Path]:
-    """The files below `folder` that a person sees, by name; links are followed, but not in circles."""
+    """The files below `folder` that a person sees, by name; links are followed, but not in circles.
+
+    Raises:
+        OSError: a folder in it cannot be listed.
+    """
     seen = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        seen.add(Path(here).resolve())
-        inside = [Path(here, n) for n in sorted(folders) if not is_hidden(n)]
+    pending = [folder]
+    while pending:
+        here = pending.pop()
+        seen.add(here.resolve())
+        found = entries(here)
+        yield from (Path(entry) for entry in found if not is_folder(entry))
+        inside = [Path(entry) for entry in found if is_folder(entry)]
         # A link to a folder around this one would take in all that lies beside it too.
-        folders[:] = [path.name for path in inside if path.resolve() not in seen and not leads_back(path)]
-        yield from (Path(here, name) for name in sorted(names) if not is_hidden(name))
+        pending += [path for path in reversed(inside) if path.resolve() not in seen and not leads_back(path)]
 
 
 def is_empty(folder: Path) -> bool:
@@ -148,9 +166,9 @@ def write_failure(error: BaseException) -> OSError | None:
 def locked(path: Path) -> Iterator[int | None]:
     """Hold a file or a folder for this process alone.
 
-    The lock ends with the block and with the process, however that ends; a child process that inherits the descriptor
-    holds it as well. On Windows the first byte of a locked file can be read by nobody else, and a folder is held by a
-    file `.lock` in it.
+    The lock ends with the block and with the process, however that ends; a command that it starts and that inherits
+    the descriptor holds it as well, but not a forked copy of it, such as one that loads data. On Windows the first byte
+    of a locked file can be read by nobody else, and a folder is held by a file `.lock` in it.
 
     Yields:
         The open descriptor that holds the lock; None on a system or a file system without locks.
@@ -165,6 +183,7 @@ def locked(path: Path) -> Iterator[int | None]:
     if folder and sys.platform == "win32":  # only a file can be opened there
         path, folder = path / ".lock", False
     descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
+    _held.add(descriptor)
     try:
         try:
             held: bool | None = lock_descriptor(descriptor, blocking=False)
@@ -174,4 +193,21 @@ def locked(path: Path) -> Iterator[int | None]:
             raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(path))
         yield descriptor if held else None
     finally:
-        os.close(descriptor)
+        if descriptor in _held:  # a forked copy of this process has closed it already
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked copy of this process, which may outlive it for some seconds and would hold its locks so long."""
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,11 @@ def module(root: Path, **changes: Any) -> FolderDataModule:
     return FolderDataModule(root, **(settings | changes))
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "._a.png", ".git", "Thumbs.db", "THUMBS.DB", "Desktop.ini", "__MACOSX"])
+@pytest.mark.parametrize(
+    "name",
+    [".DS_Store", "._a.png", ".git", "Thumbs.db", "THUMBS.DB", "Desktop.ini", "__MACOSX", "lost+found", "#recycle",
+     "System Volume Information"],
+)  # fmt: skip
 def test_what_is_hidden(name: str) -> None:
     assert is_hidden(name)
     assert not is_hidden("a" + name)
@@ -86,6 +92,40 @@ def test_listings_leave_hidden_files_out(tmp_path: Path) -> None:
     assert [p.relative_to(tmp_path / "data").as_posix() for p in files_below(tmp_path / "data")] == ["1.png", "b/2.png"]
     assert is_empty(tmp_path / "empty")
     assert not is_empty(tmp_path / "data")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields(tmp_path / "data", {"rgb": ["a/1", "b/2"], "depth": ["a/1", "b/2"]})
+    listed = os.scandir
+
+    def closed(folder: Path) -> Any:
+        if Path(folder).name == "b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    for look in (
+        lambda: list(files_below(tmp_path / "data")),
+        lambda: plan_predict({"rgb": [str(tmp_path / "data/rgb")]}, tmp_path / "out"),
+        lambda: survey(tmp_path / "data", workers=1),
+        lambda: plan_hha(str(tmp_path / "data/depth"), tmp_path / "hha", unit_m=0.001, camera=NYU_CAMERA),
+    ):
+        with pytest.raises(PermissionError, match=r"Permission denied: '.*/b'"):
+            look()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_among_pictures_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    fields(tmp_path, {"rgb": ["1", "2", "3", "4"], "depth": ["1", "2", "3"], "label": ["1", "2", "3", "4"]})
+    os.mkfifo(tmp_path / "depth/4.png")
+    with pytest.raises(DataError, match=r"depth/4\.png: is a pipe; expected a file"):
+        read_bytes(tmp_path / "depth/4.png")
+    with pytest.raises(DataError, match=r"depth/4\.png: is a pipe; expected a file"):
+        survey(tmp_path, workers=1)
+    (tmp_path / "label/4.png").unlink()
+    os.mkfifo(tmp_path / "label/4.png")  # no palette is looked for in it either
+    with pytest.raises(DataError, match="4\\.png: is a pipe"):
+        [split[i] for split in (module(tmp_path).dataset("train"), module(tmp_path).dataset("val")) for i in (0, 1)]
 
 
 def test_hidden_files_are_no_samples_anywhere(tmp_path: Path) -> None:

@@ -90,7 +90,107 @@ def test_the_check_of_text_files_lets_pass_what_is_meant(line: str) -> None:
 
 # ------------------------------------------------------------------------------------------------ no POSIX
 
-POSIX_ONLY = ("fcntl", "resource", "pwd", "grp", "termios")
+MODULES_OF_POSIX = (
+    "crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty",
+)  # fmt: skip
+OF_POSIX = {
+    "os": (
+        r"fork\w*|register_at_fork|posix_\w+|wait|wait[34]|waitid\w*|W[A-Z]+|P_[A-Z]+|CLD_\w+|killpg|nice|ctermid|uname"
+        r"|get(e?[ug]id|groups|grouplist|pg(id|rp)|sid|priority|loadavg|resuid|resgid|xattr)|setxattr|listxattr|removexattr"
+        r"|set(e?[ug]id|groups|pg(id|rp)|sid|priority|regid|reuid|resuid|resgid|ns)|initgroups|sched_\w+|SCHED_\w+"
+        r"|(ch|lch|fch)own|lchmod|fchmod|chroot|mkfifo|mknod|makedev|f?statvfs|f?pathconf|sysconf|confstr|fdopendir"
+        r"|p(read|write)v?|readv|writev|sendfile|splice|copy_file_range|memfd_create|eventfd\w*|pidfd_open|timerfd\w*"
+        r"|openpty|login_tty|ttyname|tc[gs]etpgrp|lockf|sync|fdatasync|pipe2|device_encoding"
+        r"|O_(NONBLOCK|CLOEXEC|DIRECTORY|NOFOLLOW|SYNC|DSYNC|NOCTTY|PATH|TMPFILE|NOATIME|DIRECT|ASYNC)|EX_\w+|RTLD_\w+"
+    ),
+    # What Windows has are these; all other signals, and what asks for them, is of POSIX.
+    "signal": (
+        r"(?!(SIG(ABRT|BREAK|FPE|ILL|INT|SEGV|TERM)|SIG_(DFL|IGN)|CTRL_\w+|signal|getsignal|raise_signal|strsignal"
+        r"|valid_signals|default_int_handler|set_wakeup_fd|Signals|Handlers)$).*"
+    ),
+    "select": r"(?!(select|error)$).*",
+    "socket": r"AF_(UNIX|NETLINK|PACKET)|SO_REUSEPORT|sendmsg|recvmsg|send_fds|recv_fds|fromfd",
+    "time": r"tzset|clock_\w+|pthread_\w+",
+    "threading": r"pthread_\w+",
+}
+"""Module → what of it is not there on Windows (or, as `os.sched_getaffinity` and `os.waitid`, on some macOS)."""
+ON_SLURM = (
+    "ktb.py: os.waitid",
+    "ktb.py: os.P_PID",
+    "ktb.py: os.WEXITED",
+    "ktb.py: os.WNOWAIT",
+    "ktb.py: os.CLD_EXITED",
+)
+"""In the process of a Slurm job; Slurm runs on Linux only."""
+
+
+def of_posix_only(source: str) -> list[str]:
+    """What a module uses that only POSIX, or only Linux, has, with no other way for systems without it.
+
+    Another way is: `hasattr(os, name)` or the system's name in the `if` around it, `getattr(os, name, other)`, or a
+    `try` around it that catches the error.
+    """
+    found: list[str] = []
+
+    def visit(node: ast.AST, asked: str, caught: bool) -> None:
+        if isinstance(node, ast.If | ast.IfExp | ast.While):
+            asked += ast.unparse(node.test)
+        if isinstance(node, ast.Try):
+            for part in node.body:
+                visit(part, asked, True)
+            for other in (*node.handlers, *node.orelse, *node.finalbody):
+                visit(other, asked, caught)
+            return
+        name = _of_posix(node)
+        asked_for = "poll" if name.startswith("select.POLL") else name.rpartition(".")[2]
+        if name and not caught and repr(asked_for) not in asked and not re.search(_SYSTEM, asked):
+            found.append(name)
+        for child in ast.iter_child_nodes(node):
+            visit(child, asked, caught)
+
+    visit(ast.parse(source), "", False)
+    return found
+
+
+_SYSTEM = r"os\.name|sys\.platform|platform\.system"
+
+
+def _of_posix(node: ast.AST) -> str:
+    """How a node calls what is of POSIX; empty: it is nothing such."""
+    if isinstance(node, ast.Import):
+        return next((a.name for a in node.names if a.name.partition(".")[0] in MODULES_OF_POSIX), "")
+    if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+        if node.module in MODULES_OF_POSIX:
+            return node.module
+        names = (a.name for a in node.names if re.fullmatch(OF_POSIX.get(node.module, "(?!)"), a.name))
+        return next((f"{node.module}.{name}" for name in names), "")
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        owner, name = node.value.id, node.attr
+        return f"{owner}.{name}" if re.fullmatch(OF_POSIX.get(owner, "(?!)"), name) else ""
+    if isinstance(node, ast.Call):
+        called, told = ast.unparse(node.func), [a.value for a in node.args if isinstance(a, ast.Constant)]
+        if called == "os.kill" and 0 in told:  # asks whether a process lives; on Windows it ends it
+            return "os.kill(0)"
+        if called.endswith(("get_context", "set_start_method")) and told and told[0] in ("fork", "forkserver"):
+            return f"{called}({told[0]})"
+        if (
+            called.endswith((".owner", ".group", ".is_mount"))
+            and not node.args
+            and called.startswith(("path.", "Path"))
+        ):
+            return called
+        if called in ("open", "Path", "os.open", "os.listdir", "os.scandir") and told and str(told[0]).startswith(
+            ("/proc", "/dev/", "/sys/", "/etc/", "/tmp", "/bin/", "/usr/")
+        ):  # fmt: skip
+            return str(told[0])
+        for keyword in node.keywords:
+            if keyword.arg in ("preexec_fn", "pass_fds", "executable", "umask") or (
+                keyword.arg == "shell" and getattr(keyword.value, "value", False) is True
+            ):
+                return f"{called}({keyword.arg})"
+    return ""
+
+
 SIMULATION = f"""
     import os, sys
     class Missing:
@@ -148,20 +248,53 @@ COMMANDS = """
 """
 
 
-def modules_that_import(name: str) -> list[str]:
-    """Those of ktb that import a module at their top level, unguarded."""
-    return [
-        path.name
-        for path in MODULES
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        and name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module])
-    ]
+def test_no_module_needs_what_only_posix_has() -> None:
+    found = [f"{path.name}: {name}" for path in MODULES for name in of_posix_only(path.read_text(encoding="utf-8"))]
+    assert [name for name in found if name not in ON_SLURM] == []
 
 
-@pytest.mark.parametrize("name", POSIX_ONLY)
-def test_no_module_needs_what_only_posix_has(name: str) -> None:
-    assert modules_that_import(name) == []
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import fcntl",
+        "def f():\n    import resource",
+        "from termios import tcgetattr",
+        "os.fork()",
+        "len(os.sched_getaffinity(0))",
+        "os.killpg(pid, 15)",
+        "os.kill(pid, 0)",
+        "process.send_signal(signal.SIGKILL)",
+        "from signal import SIGUSR1",
+        "signal.setitimer(signal.ITIMER_REAL, 1)",
+        "select.poll()",
+        "socket.socket(socket.AF_UNIX)",
+        "multiprocessing.get_context('fork')",
+        "Path('/proc/self/status').read_text()",
+        "open('/dev/null', 'w')",
+        "subprocess.run(line, shell=True)",
+        "subprocess.Popen(line, preexec_fn=f)",
+        "if os.name:\n    pass\nelse:\n    pass\nos.getuid()",
+    ],
+)
+def test_the_check_of_posix_would_notice(line: str) -> None:
+    assert of_posix_only(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "try:\n    import fcntl\nexcept ImportError:\n    fcntl = None",
+        "os.killpg(pid, 15) if hasattr(os, 'killpg') else os.kill(pid, 15)",
+        "if sys.platform != 'win32':\n    os.getuid()",
+        "getattr(signal, 'SIGKILL', signal.SIGTERM)",
+        "try:\n    Path('/proc/self/status').read_text()\nexcept OSError:\n    pass",
+        "os.environ['PATH']",
+        "from importlib import resources",
+        "multiprocessing.get_context(method)",
+    ],
+)
+def test_the_check_of_posix_lets_pass_what_is_meant(line: str) -> None:
+    assert of_posix_only(line) == []
 
 
 @pytest.mark.slow
@@ -278,6 +411,31 @@ def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
         process.wait()
     with files.locked(tmp_path / "lock") as descriptor:
         assert descriptor is not None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system copies no processes")
+def test_a_copy_that_outlives_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
+    """As processes that load data do for some seconds."""
+    code = (
+        "import os, sys, time; from pathlib import Path; from ktb.io import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    copy = os.fork()\n"
+        "    os.write(1, f'{copy}\\n'.encode())\n"
+        "    time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SRC)}) as process:
+        assert process.stdout is not None
+        copy = max(int(process.stdout.readline()) for _ in range(2))  # the copy itself writes 0
+        with pytest.raises(BlockingIOError), files.locked(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        try:
+            with files.locked(tmp_path) as descriptor:
+                assert descriptor is not None
+        finally:
+            os.kill(copy, 9)
 
 
 # ------------------------------------------------------------------------------------------------ names

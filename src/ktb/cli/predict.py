@@ -252,7 +252,7 @@ def _planned(
     one_file_each = all(Path(source).is_file() and not source.endswith(LISTS) for s in sources.values() for source in s)
     if max_gap is None or math.isnan(max_gap) or not several or (arguments.max_gap is None and one_file_each):
         return plan(sources, arguments.out, allow_missing=arguments.allow_missing)
-    pictures, note = plan_by_time(
+    pictures, failures, note = plan_by_time(
         sources,
         arguments.out,
         max_gap=max_gap,
@@ -260,7 +260,7 @@ def _planned(
         allow_missing=arguments.allow_missing,
     )
     print(note)
-    return pictures, []
+    return pictures, failures
 
 
 def _label_sizes(

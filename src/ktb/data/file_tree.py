@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ktb.data.files import similar
 from ktb.errors import DataError
-from ktb.io import entries, existing, is_hidden, normal
+from ktb.io import entries, existing, is_folder, is_hidden, normal
 
 
 class Tree:
@@ -36,7 +35,7 @@ class Tree:
         if folder not in self._listings:
             try:
                 found = entries(existing(self.root / folder))
-                self._listings[folder] = {entry.name: _is_folder(entry) for entry in found}
+                self._listings[folder] = {entry.name: is_folder(entry) for entry in found}
                 normals = self._normal[folder] = dict[str, str]()
                 for name in self._listings[folder]:
                     if normals.setdefault(normal(name), name) != name:
@@ -88,10 +87,3 @@ class Tree:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             path = self.root / missing[0]
             raise DataError(f"{path}: no such file, but {named_by} names it{more}{similar(path)}; {remedy}")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads nowhere or in a circle; reading the file will say so
-        return False

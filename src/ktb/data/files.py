@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import stat
 from pathlib import Path
 
 from ktb.errors import DataError, did_you_mean
@@ -22,11 +23,13 @@ def read_bytes(path: Path) -> bytes:
     """The whole file.
 
     Raises:
-        DataError: it does not exist (a name that differs only in case or spelling is suggested), cannot be read, or is
-            empty.
+        DataError: it does not exist (a name that differs only in case or spelling is suggested), cannot be read, is
+            empty, or is a pipe or another kind of file whose reading might never end.
     """
+    path = existing(path)
     try:
-        data = existing(path).read_bytes()
+        check_ends(path)
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{path}: no such file{similar(path)}") from None
     except OSError as error:
@@ -35,6 +38,19 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
     return data
+
+
+def check_ends(path: Path) -> None:
+    """Check that whoever reads a file comes to its end.
+
+    Raises:
+        DataError: it is a pipe, a socket or a device.
+        OSError: it is not there, or cannot be asked for its kind.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+        raise DataError(f"{path}: is a {kind}; expected a file with something in it: remove it, or name another")
 
 
 def read_text(path: Path) -> str:

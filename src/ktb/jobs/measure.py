@@ -32,7 +32,7 @@ def measure(model: KTBSegmentor, size: tuple[int, int], *, repeat: int, device: 
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    fresh = gpu or _reset_peak()
+    fresh = not gpu and _reset_peak()
     seconds = []
     with torch.inference_mode():
         model(inputs, side=False)
@@ -42,10 +42,12 @@ def measure(model: KTBSegmentor, size: tuple[int, int], *, repeat: int, device: 
             if gpu:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
-    peak = None
-    if fresh:
-        peak = round((torch.cuda.max_memory_allocated() if gpu else _peak()) / 2**20)
-    return {"median_s": statistics.median(seconds), "fastest_s": min(seconds), "peak_memory_mib": peak}
+    peak = torch.cuda.max_memory_allocated() if gpu else _peak() if fresh else None
+    return {
+        "median_s": statistics.median(seconds),
+        "fastest_s": min(seconds),
+        "peak_memory_mib": None if peak is None else round(peak / 2**20),
+    }
 
 
 def peak_memory() -> int | None:
@@ -87,6 +89,10 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+def _peak() -> int | None:
+    """Bytes of memory since `_reset_peak`; None where the system, though it let itself be asked, does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

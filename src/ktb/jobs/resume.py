@@ -38,6 +38,8 @@ class Checkpoint:
     content: dict[str, Any]
     changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     """Settings that are no longer those the checkpoint was written with: key → before, now."""
+    written: int = 0
+    """When the file that was read had been written, in nanoseconds."""
 
     @property
     def position(self) -> Mapping[str, Any]:
@@ -104,14 +106,14 @@ def start(cfg: DictConfig) -> tuple[DictConfig, Checkpoint | None]:
         ConfigError: the folder holds a run and nothing says what to do with it.
         CheckpointError: no checkpoint there, or none that can be read.
     """
-    contents: dict[Path, dict[str, Any]] = {}
-    found = ranks.decide("run folder", lambda: _find(cfg, contents), processes=processes(cfg))
+    read: dict[Path, Checkpoint] = {}
+    found = ranks.decide("run folder", lambda: _find(cfg, read), processes=processes(cfg))
     point = None
     if found["path"] is not None:
         path = Path(found["path"])
         if cfg.trainer.fast_dev_run:
             raise ConfigError("trainer.fast_dev_run tries a new run out; it can't continue one (ckpt_path=...)")
-        point = Checkpoint(path, contents.get(path) or _read(path))
+        point = read.get(path) or _read(path)
         cfg = _continued(cfg, point)
     with open_dict(cfg):
         cfg.run_dir = found["run_dir"]
@@ -123,9 +125,8 @@ def processes(cfg: DictConfig) -> int | None:
     return 1 if str(cfg.trainer.devices) == "1" and cfg.trainer.num_nodes == 1 else None
 
 
-def _find(cfg: DictConfig, contents: dict[Path, dict[str, Any]]) -> dict[str, str | None]:
-    """Run folder and checkpoint, with what was read put into `contents`; damaged files are passed over, with a
-    warning."""
+def _find(cfg: DictConfig, read: dict[Path, Checkpoint]) -> dict[str, str | None]:
+    """Run folder and checkpoint, which is put into `read`; damaged files are passed over, with a warning."""
     run_dir = Path(cfg.run_dir).expanduser().absolute()
     wanted = cfg.ckpt_path
     if wanted not in (None, "last", "auto"):
@@ -133,7 +134,7 @@ def _find(cfg: DictConfig, contents: dict[Path, dict[str, Any]]) -> dict[str, st
         if not path.is_dir():
             if run_dir != run_of(path):
                 _refuse_occupied(cfg, run_dir)
-            contents[path] = _read(path)
+            read[path] = _read(path)
             return {"run_dir": str(run_dir), "path": str(path)}
         run_dir = path
     candidates = newest_first(run_dir / CHECKPOINTS)
@@ -149,7 +150,7 @@ def _find(cfg: DictConfig, contents: dict[Path, dict[str, Any]]) -> dict[str, st
     damaged: CheckpointError | None = None
     for path in candidates:
         try:
-            contents[path] = _read(path)
+            read[path] = _read(path)
         except CheckpointError as error:
             print(f"warning: {error}", file=sys.stderr)
             damaged = damaged or error
@@ -161,7 +162,8 @@ def _find(cfg: DictConfig, contents: dict[Path, dict[str, Any]]) -> dict[str, st
     raise damaged
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Checkpoint:
+    written = _written(path)
     content = read_file(path)
     if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums it writes
         with zipfile.ZipFile(path) as file:
@@ -170,8 +172,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: not a readable checkpoint ({damaged} in it is damaged); fetch it again")
     if not is_ours(content) or "Saving" not in content.get("callbacks", {}):
         raise CheckpointError(f"{path}: not a checkpoint of ktb-train, so training can't continue from it")
-    ours: dict[str, Any] = content
-    return ours
+    return Checkpoint(path, dict(content), written=written)
 
 
 def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
@@ -180,6 +181,31 @@ def _refuse_occupied(cfg: DictConfig, run_dir: Path) -> None:
         raise ConfigError(
             f"{run_dir} already holds a run; choose another run_dir, continue it with ckpt_path=last{replace}"
         )
+
+
+def refuse_changed(cfg: DictConfig, run_dir: Path, point: Checkpoint | None) -> None:
+    """Refuse to write over what another process has written since `start` looked.
+
+    Args:
+        cfg: of ktb-train.
+        run_dir: the run folder, which nobody else writes into any more.
+        point: the checkpoint to continue from; None: a new run.
+
+    Raises:
+        ConfigError: there is another run in it now, or its checkpoint is another one.
+    """
+    if point is None:
+        if cfg.ckpt_path is None:
+            _refuse_occupied(cfg, run_dir)
+        changed = not cfg.overwrite and bool(newest_first(run_dir / CHECKPOINTS))
+    else:
+        changed = run_of(point.path) == run_dir and _written(point.path) != point.written
+    if changed:
+        raise ConfigError(f"{run_dir}: another ktb-train has written into it meanwhile; call the command again")
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _continued(cfg: DictConfig, point: Checkpoint) -> DictConfig:

@@ -29,7 +29,7 @@ from ktb.errors import NotFiniteError, WriteError
 from ktb.jobs import finetune, resume, resume_settings
 from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, build_robustness, training_data
 from ktb.jobs.callbacks import build_callbacks, early_stopping, settle_callbacks
-from ktb.jobs.folder import claim_for_training
+from ktb.jobs.folder import claimed_for_training
 from ktb.jobs.loggers import build_loggers, finish_wandb
 from ktb.jobs.optimisation import build_optimisation, try_out
 from ktb.jobs.printed import announce, report
@@ -91,21 +91,21 @@ def train(cfg: DictConfig) -> RunResult:
     if point is not None and resume_settings.is_finished(point, cfg, data, plan, trainer.world_size):
         return read_result(run_dir)
 
-    claim_for_training(run_dir, cfg, point)
-    trainer.loggers = build_loggers(cfg, run_dir, point)
-    announce(trainer, data, model, run_dir)
-    if point is not None:
-        resume_settings.announce(point, cfg, plan)
-    with _failures_told(run_dir, trainer, saving, lambda: facts(cfg, data, model, started)):
-        result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
-    result = _training_facts(trainer, data, saving, run_dir, begun) | result
-    result |= facts(cfg, data, model, started)
-    if trainer.is_global_zero:
-        if cfg.test:
-            write_per_image(run_dir, module.evaluation.images)
-        disturbed = write_robustness(run_dir, result, robustness.result) if robustness else None
-        write_result(run_dir, result)
-        report(result, run_dir, panels if cfg.test else None, disturbed)
+    with claimed_for_training(run_dir, cfg, point):
+        trainer.loggers = build_loggers(cfg, run_dir, point)
+        announce(trainer, data, model, run_dir)
+        if point is not None:
+            resume_settings.announce(point, cfg, plan)
+        with _failures_told(run_dir, trainer, saving, lambda: facts(cfg, data, model, started)):
+            result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
+        result = _training_facts(trainer, data, saving, run_dir, begun) | result
+        result |= facts(cfg, data, model, started)
+        if trainer.is_global_zero:
+            if cfg.test:
+                write_per_image(run_dir, module.evaluation.images)
+            disturbed = write_robustness(run_dir, result, robustness.result) if robustness else None
+            write_result(run_dir, result)
+            report(result, run_dir, panels if cfg.test else None, disturbed)
     return result
 
 

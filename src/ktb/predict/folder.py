@@ -23,17 +23,17 @@ import numpy as np
 
 from ktb import __version__
 from ktb.data.dataset import say_converted
-from ktb.data.files import similar
+from ktb.data.files import check_ends, similar
+from ktb.data.own_results import MANIFEST, STAMP, read_manifest
 from ktb.data.readers.png import png_text
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import ConfigError, DataError, KTBError, NotFiniteError, is_out_of_gpu_memory, is_out_of_memory
 from ktb.io import atomic_file, locked
-from ktb.predict.outputs import OUTPUTS, STAMP, Mask, Outputs, confidence_of, probabilities_of, stamp_of
+from ktb.predict.outputs import OUTPUTS, Mask, Outputs, confidence_of, probabilities_of, stamp_of
 from ktb.predict.pairing import PictureFiles
 from ktb.predict.reading import PictureReader, ReadPicture, UnlikeTraining
 from ktb.weights.states import fingerprint
 
-MANIFEST = "predict.json"
 READ_AHEAD = 2
 """Pictures read before the model asks for them; as many wait to be written at most."""
 
@@ -155,6 +155,7 @@ class FolderPredictor:
             sources[modality] = []
             for path in paths:
                 try:
+                    check_ends(path)
                     with path.open("rb") as file:
                         sources[modality].append(hashlib.file_digest(file, _hash).hexdigest())
                 except (FileNotFoundError, NotADirectoryError):
@@ -296,7 +297,7 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
                 raise DataError(
                     f"{out}: another ktb-predict is writing into it; wait for it, or choose another --out"
                 ) from None
-            if file.exists() and not _is_manifest(file):
+            if file.exists() and read_manifest(file) is None:
                 raise ConfigError(f"{file}: was not written by ktb-predict; move it away, or choose another --out")
             for output in ("index", *OUTPUTS):
                 for left in (out / output).rglob(".*.tmp"):
@@ -307,11 +308,3 @@ def claimed(out: Path, manifest: Mapping[str, Any]) -> Iterator[None]:
         except OSError as error:
             raise DataError(f"{error.filename or out}: no results can be written here ({error.strerror})") from None
         yield
-
-
-def _is_manifest(file: Path) -> bool:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and STAMP in content

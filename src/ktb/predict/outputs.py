@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ktb.data.arrays import Array, Size
+from ktb.data.own_results import STAMP
 from ktb.data.pictures import RGBImage, overlay, to_picture
 from ktb.data.readers.png import png_text
 from ktb.data.spec import DatasetSpec, ModalitySpec
@@ -28,8 +29,6 @@ from ktb.io import atomic_file
 
 OUTPUTS = ("colour", "overlay", "confidence", "probabilities")
 """What can be written beside the class ids ("index")."""
-STAMP = "ktb-predict"
-"""The key of the stamp in every output, and the mark of `predict.json`."""
 
 _OVERLAY_ROWS = 256
 

@@ -14,6 +14,7 @@ from ktb.data.file_tree import Tree
 from ktb.data.files import PICTURE_SUFFIXES, UNREAD_SUFFIXES, read_text, similar
 from ktb.data.globs import fixed_parts, match_files
 from ktb.data.lists import inside_root
+from ktb.data.own_results import part_results
 from ktb.data.sets.folder_pairing import LISTS
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError, did_you_mean
@@ -38,11 +39,23 @@ class PictureFiles:
         return next(iter(self.files.values()))[0]
 
 
-class Found(NamedTuple):
+class Named(NamedTuple):
     """A file of the user's, and what its results are called."""
 
     path: Path
     name: str
+
+
+class Found(NamedTuple):
+    """The files that one option stands for.
+
+    Attributes:
+        files: key, by which files of several modalities are paired → file; the key of a single file is empty.
+        failures: one for each picture in a folder that is of a format which is not read.
+    """
+
+    files: dict[str, Named]
+    failures: list[Outcome]
 
 
 def plan(
@@ -61,7 +74,8 @@ def plan(
         DataError: nothing is found, or what is found cannot be paired.
     """
     given = [(modality, source) for modality, several in sources.items() for source in several]
-    found = [find(source, out.resolve()) for _, source in given]
+    options = [find(source, out.resolve()) for _, source in given]
+    found = [option.files for option in options]
     alone = [list(files) == [""] for files in found]
     if any(alone) and not all(alone):
         file, other = given[alone.index(True)], given[alone.index(False)]
@@ -69,7 +83,7 @@ def plan(
             f"--{file[0]} {file[1]} is one file but --{other[0]} {other[1]} is not; expected a file for each modality, "
             "or a folder or a pattern for each"
         )
-    pictures, failures = [], [failure for _, source in given for failure in _unread(source, out.resolve())]
+    pictures, failures = [], [failure for option in options for failure in option.failures]
     for key in sorted(set().union(*found)):
         files: dict[str, tuple[Path, ...]] = {}
         lacking: list[str] = []
@@ -89,15 +103,12 @@ def plan(
     return distinct(pictures), failures
 
 
-def find(source: str, out: Path) -> dict[str, Found]:
+def find(source: str, out: Path) -> Found:
     """The files that one option stands for.
 
     Args:
         source: a file, a folder or a pattern, as in `plan`.
         out: folder of the results, resolved; what lies in it is left out.
-
-    Returns:
-        Key, by which files of several modalities are paired → file; the key of a single file is empty.
 
     Raises:
         DataError: there is none.
@@ -106,28 +117,11 @@ def find(source: str, out: Path) -> dict[str, Found]:
     if path.is_file() and source.endswith(LISTS):
         raise DataError(f"{source}: is a list, whose files are paired by time; add --max-gap SECONDS")
     if path.is_file():
-        return {"": Found(path, normal(path.stem))}
+        return Found({"": Named(path, normal(path.stem))}, [])
     if path.is_dir():
         if path.resolve() == out:
             raise DataError(f"{path}: is the folder for the results; expected another one")
-        files: dict[str, Found] = {}
-        for file in sorted(files_below(path)):
-            if file.suffix.lower() not in PICTURE_SUFFIXES or _is_result(file, path, out):
-                continue
-            key = normal(file.relative_to(path).with_suffix("").as_posix())
-            if key in files:
-                raise DataError(
-                    f"{file} and {files[key].path.name} would be the same picture; choose one kind with a pattern "
-                    f"such as '{path}/*{file.suffix}'"
-                )
-            files[key] = Found(file, key)
-        if not files:
-            others = _unread(source, out)
-            raise DataError(
-                f"{path}: no picture in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}"
-                + (f" ({len(others)} like {others[0].path.name} are not read: convert them)" if others else "")
-            )
-        return files
+        return _in_folder(path, out)
     if not glob.has_magic(source):
         raise DataError(f"{source}: no such file or folder{similar(path)}")
     root = Path(*fixed_parts(source))
@@ -136,27 +130,50 @@ def find(source: str, out: Path) -> dict[str, Found]:
     pattern = path.relative_to(root).as_posix()
     matches = {key: root / file for key, file in match_files(Tree(root), pattern).items()}
     files = {
-        key: Found(file, normal(file.relative_to(root).with_suffix("").as_posix()))
+        key: Named(file, normal(file.relative_to(root).with_suffix("").as_posix()))
         for key, file in matches.items()
         if not _is_result(file, root, out)
     }
     if not files:
         raise DataError(f"{source}: no file matches this pattern; is it quoted, and is {root} the right folder?")
-    return files
+    return Found(files, [])
 
 
-def _unread(source: str, out: Path) -> list[Outcome]:
-    """A failure for each picture in a folder that is of a format which is not read.
+def _in_folder(folder: Path, out: Path) -> Found:
+    """The pictures in a folder and its subfolders, by their paths below it without suffix; masks are none.
 
     Args:
-        source, out: as in `find`; only a folder may hold files that nobody named.
+        folder: the folder.
+        out: as in `find`.
+
+    Raises:
+        DataError: there is none, or two differ in their suffix only.
     """
-    path = existing(Path(source))
-    return [
-        Outcome(file, "failed", f"{file}: {file.suffix} is a format that is not read; convert it to PNG, TIFF or NPY")
-        for file in (sorted(files_below(path)) if path.is_dir() else ())
-        if file.suffix.lower() in UNREAD_SUFFIXES and not _is_result(file, path, out)
-    ]
+    files: dict[str, Named] = {}
+    failures: list[Outcome] = []
+    own, results = part_results(files_below(folder))
+    for file in sorted(own):
+        suffix = file.suffix.lower()
+        if suffix not in (*PICTURE_SUFFIXES, *UNREAD_SUFFIXES) or _is_result(file, folder, out):
+            continue
+        if suffix in UNREAD_SUFFIXES:
+            message = f"{file}: {file.suffix} is a format that is not read; convert it to PNG, TIFF or NPY"
+            failures.append(Outcome(file, "failed", message))
+            continue
+        key = normal(file.relative_to(folder).with_suffix("").as_posix())
+        if key in files:
+            raise DataError(
+                f"{file} and {files[key].path.name} would be the same picture; choose one kind with a pattern "
+                f"such as '{folder}/*{file.suffix}'"
+            )
+        files[key] = Named(file, key)
+    if not files:
+        raise DataError(
+            f"{folder}: no picture in this folder; expected files ending in {' '.join(PICTURE_SUFFIXES)}"
+            + (f" ({len(failures)} like {failures[0].path.name} are not read: convert them)" if failures else "")
+            + (f" ({results[0].parent} and the like was written by ktb)" if results else "")
+        )
+    return Found(files, failures)
 
 
 def _is_result(file: Path, root: Path, out: Path) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ktb.data.sets.folder_pairing import LISTS
 from ktb.data.timestamps import Frame, as_text, list_frames, named_frames, pair
+from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
 from ktb.io import existing, normal
 from ktb.predict.pairing import PictureFiles, distinct, find
@@ -19,7 +20,7 @@ def plan_by_time(
     max_gap: float,
     time_unit: str | None = None,
     allow_missing: bool = False,
-) -> tuple[list[PictureFiles], str]:
+) -> tuple[list[PictureFiles], list[Outcome], str]:
     """Pictures in the order of their names: each frame of the first modality with the nearest one of the others.
 
     Args:
@@ -32,15 +33,19 @@ def plan_by_time(
         allow_missing: a frame without a partner becomes a picture without that modality; otherwise it is left out.
 
     Returns:
-        The pictures, and in words how many frames were paired.
+        The pictures, a failure for each file that is of an unread format, and in words how many frames were paired.
 
     Raises:
         DataError: nothing is found, a file has no time, or no frame has all its partners.
     """
     given = [(modality, source) for modality, several in sources.items() for source in several]
     (first, where), *others = given
-    frames, names = _frames(first, where, out, time_unit)
-    partners = [pair(frames, {m: _frames(m, source, out, time_unit)[0]}, max_gap).partners for m, source in others]
+    frames, names, failures = _frames(first, where, out, time_unit)
+    partners = []
+    for modality, source in others:
+        of_modality, _, unread = _frames(modality, source, out, time_unit)
+        partners.append(pair(frames, {modality: of_modality}, max_gap).partners)
+        failures += unread
     pictures, alone = [], 0
     for key in [(sequence, frame) for sequence, of_sequence in frames.items() for frame in of_sequence]:
         files = {first: [Path(key[1].file)]}
@@ -60,18 +65,18 @@ def plan_by_time(
     note = f"{len(names) - alone} of {len(names)} frames of {first} paired by time, within {within}"
     if alone:
         note += f"; {alone} without partner " + ("go without" if allow_missing else "are left out (or --allow-missing)")
-    return sorted(distinct(pictures), key=lambda picture: picture.name), note
+    return sorted(distinct(pictures), key=lambda picture: picture.name), failures, note
 
 
 def _frames(
     modality: str, source: str, out: Path, time_unit: str | None
-) -> tuple[dict[str, list[Frame]], dict[str, str]]:
-    """Sequence → the frames of one option, with whole paths; and file → what its results are called."""
+) -> tuple[dict[str, list[Frame]], dict[str, str], list[Outcome]]:
+    """Sequence → the frames of one option, with whole paths; file → what its results are called; files not read."""
     path = existing(Path(source))
     if path.is_file() and source.endswith(LISTS):
         listed = list_frames(path.parent, {"": path.name}, time_unit)[""]
         names = {str(path.parent / frame.file): normal(Path(frame.file).with_suffix("").as_posix()) for frame in listed}
-        return {"": [frame._replace(file=str(path.parent / frame.file)) for frame in listed]}, names
+        return {"": [frame._replace(file=str(path.parent / frame.file)) for frame in listed]}, names, []
     if path.is_file():
         raise DataError(
             f"--{modality} {source}: is one file, which cannot be paired by time; expected a folder, a pattern, or a "
@@ -79,7 +84,7 @@ def _frames(
         )
     found = find(source, out.resolve())
     try:
-        frames = named_frames({key: str(file.path) for key, file in found.items()}, time_unit)
+        frames = named_frames({key: str(file.path) for key, file in found.files.items()}, time_unit)
     except DataError as error:
         raise DataError(f"{error}; or use --max-gap none to pair by name") from None
-    return frames, {str(file.path): file.name for file in found.values()}
+    return frames, {str(file.path): file.name for file in found.files.values()}, found.failures

@@ -15,7 +15,12 @@ from tests.ktb.data.sets.own import module, timed
 def test_frames_get_the_nearest_of_a_list_or_of_names_as_in_training(tmp_path: Path) -> None:
     settings = timed(tmp_path)
     sources = {"rgb": [str(tmp_path / "rgb")], "thermal": [str(tmp_path / "thermal.txt")]}
-    pictures, note = plan_by_time(sources, tmp_path / "out", max_gap=0.03)
+    (tmp_path / "rgb" / "100.05.bmp").write_bytes(b"BM")
+    pictures, failures, note = plan_by_time(sources, tmp_path / "out", max_gap=0.03)
+    assert [failure.message for failure in failures] == [
+        f"{tmp_path}/rgb/100.05.bmp: .bmp is a format that is not read; convert it to PNG, TIFF or NPY"
+    ]
+    (tmp_path / "rgb" / "100.05.bmp").unlink()
     assert [(p.name, p.files["thermal"][0].name) for p in pictures] == [
         (f"{100 + i / 10:.6f}", f"{i} x.png") for i in range(10) if i not in (4, 5)
     ]
@@ -28,7 +33,7 @@ def test_frames_get_the_nearest_of_a_list_or_of_names_as_in_training(tmp_path: P
     mine = {p.files["rgb"][0].name: p.files["thermal"][0].name for p in pictures}
     assert trained
     assert trained.items() <= mine.items()
-    everything, note = plan_by_time(sources, tmp_path / "out", max_gap=0.03, allow_missing=True)
+    everything, _, note = plan_by_time(sources, tmp_path / "out", max_gap=0.03, allow_missing=True)
     assert len(everything) == 10
     assert [len(picture.files) for picture in everything] == [2, 2, 2, 2, 1, 1, 2, 2, 2, 2]
     assert note.endswith("2 without partner go without")
@@ -37,7 +42,7 @@ def test_frames_get_the_nearest_of_a_list_or_of_names_as_in_training(tmp_path: P
     for file in (tmp_path / "left").iterdir():
         file.rename(file.with_name(f"left_{file.name}"))
     swapped = {"thermal": sources["thermal"], "rgb": [f"{tmp_path}/left/left_*.png"]}
-    pictures, _ = plan_by_time(swapped, tmp_path / "out", max_gap=0.03)
+    pictures, _, _ = plan_by_time(swapped, tmp_path / "out", max_gap=0.03)
     assert [(p.name, p.files["rgb"][0].name) for p in pictures[:2]] == [
         ("thermal/0 x", "left_100.000000.png"),
         ("thermal/1 x", "left_100.100000.png"),

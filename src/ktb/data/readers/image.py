@@ -82,6 +82,13 @@ class ImageReader:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+        if self.dtype != "float32" and self.hole_value is not None:
+            limits = np.iinfo(self.dtype)
+            if not (limits.min <= self.hole_value <= limits.max and float(self.hole_value).is_integer()):
+                raise ConfigError(
+                    f"hole_value is {self.hole_value:g}, which no {self.dtype} value is, so nothing would be a hole; "
+                    "correct it or the dtype (float32 has all numbers)"
+                )
         if self.holes not in ("zero", "mean") and self.hole_value is None:
             raise ConfigError(f"holes: {self.holes} needs a hole_value: the stored value that means no measurement")
         if self.nodata_tag and (self.dtype != "float32" or self.hole_value is None or not np.isnan(self.hole_value)):

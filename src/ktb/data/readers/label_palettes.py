@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ktb.data.files import read_bytes
+from ktb.data.files import check_ends, read_bytes
 from ktb.data.readers import extras, png, tiff
 from ktb.data.readers.decode import decode, pixel_limit
 from ktb.data.readers.label import LabelReader
@@ -110,9 +110,10 @@ class LabelPalettes:
 def _palette_of_file(path: Path) -> Palette:
     for size in (_BEGINNING, -1):
         try:
+            check_ends(path)
             with path.open("rb") as file:
                 data = file.read(size)
-        except OSError:
+        except (DataError, OSError):  # reported when training reads it
             return ()
         if tiff.is_tiff(data) and size > 0:
             continue

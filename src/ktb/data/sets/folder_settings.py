@@ -206,7 +206,7 @@ class FolderLabel:
             set is refused; "unused": palettes say nothing. Without effect on labels read as colours.
 
     Raises:
-        ConfigError: an unknown value of `palettes`.
+        ConfigError: an unknown value of `palettes`, or ids explained where classes are told by their colours.
     """
 
     files: str
@@ -224,6 +224,14 @@ class FolderLabel:
             raise ConfigError(
                 f"dataset.label.palettes is {self.palettes!r}; expected one of {', '.join(get_args(Palettes))}"
             )
+        of_ids = {"map": self.map is not None, "offset": self.offset != 0, "channel": self.channel is not None}
+        if self.colours and (given := [f"dataset.label.{name}" for name, said in of_ids.items() if said]):
+            raise ConfigError(
+                f"dataset.label.colours reads classes from colours, so {' and '.join(given)}, which explains stored "
+                "ids, would have no effect; leave one of them out"
+            )
+        if self.channel is not None and self.channel < 0:
+            raise ConfigError(f"dataset.label.channel is {self.channel}; expected 0 or more, the first being 0")
 
     def reader(self, spec: DatasetSpec) -> LabelReader:
         """The reader of label files.
@@ -298,9 +306,21 @@ def checked_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
             f"{where}.files is {'empty' if not files else repr(files)}; expected a pattern below dataset.root, as in "
             "'rgb/*.png'" + ", or a list of them" * (kind is FolderModality)
         )
+    for key, (forms, expected) in _FORMS.items():
+        value = given.get(key)
+        if value is not None and (not isinstance(value, forms) or (isinstance(value, str) and str not in forms)):
+            raise ConfigError(f"{where}.{key} is {value!r}; expected {expected}")
     return kind(**{key: _value(f"{where}.{key}", key, value) for key, value in given.items()})
 
 
+_FORMS: dict[str, tuple[tuple[type, ...], str]] = {
+    "colours": ((bool,), "true or false"),
+    "map": ((Mapping,), "classes by stored id, as in {1: road, 2: pothole}"),
+    "ignore": ((Sequence,), "a list, as in [255]"),
+    "key": ((str,), "the name of an array, in quotes"),
+    "mean": ((Sequence, int, float), "a number, or a list of them"),
+    "std": ((Sequence, int, float), "a number, or a list of them"),
+}
 # Values may come as text: YAML reads nan as text (its own word is .nan), and numbers may be quoted.
 _NUMBERS: dict[str, tuple[type[int] | type[float], str]] = {
     "channels": (int, "a whole number"),

@@ -7,19 +7,20 @@ import hashlib
 import json
 import re
 from dataclasses import astuple, dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ktb.data.files import read_bytes
 from ktb.data.globs import fixed_parts
+from ktb.data.readers.decode import decode
 from ktb.data.readers.png import png_text
 from ktb.data.tools.hha import Camera, hha
 from ktb.data.tools.parallel import Outcome
-from ktb.errors import DataError, first_line
+from ktb.errors import DataError
 from ktb.io import atomic_file, files_below, is_hidden, leads_back
 
 DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
@@ -147,8 +148,8 @@ def convert_hha(job: HHAJob, *, overwrite: bool = False) -> Outcome:
         What became of it; it never raises for what a file holds.
     """
     try:
-        data = _read_bytes(job.source)
-        raw_data = None if job.raw is None else _read_bytes(job.raw)
+        data = read_bytes(job.source)
+        raw_data = None if job.raw is None else read_bytes(job.raw)
         stamp = json.dumps(
             {
                 "source": hashlib.blake2b(data, digest_size=16).hexdigest(),
@@ -189,34 +190,16 @@ def convert_hha(job: HHAJob, *, overwrite: bool = False) -> Outcome:
     )
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: file not found, expected the sensor's own depth map of the same name") from None
-
-
 def _decode_depth(data: bytes, path: Path) -> NDArray[np.float64]:
     """Stored depth values of an image or array file as float64 (H, W)."""
-    try:
-        if data.startswith(b"\x93NUMPY"):
-            values = np.load(BytesIO(data), allow_pickle=False)
-        else:
-            with Image.open(BytesIO(data)) as image:
-                values = np.array(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, EOFError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(
-            f"{path}: not a readable depth map ({first_line(error)}): fetch or write the file again"
-        ) from None
-    if values.dtype == np.uint8 or values.dtype == bool:
+    values = decode(path, data=data)
+    if values.dtype == np.uint8:
         raise DataError(
             f"{path}: 8-bit {'x'.join(map(str, values.shape))}, expected metric depth in 16 bits or as floats: "
             "an 8-bit picture of depth has lost its units"
         )
     if values.ndim == 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
-        raise DataError(
-            f"{path}: {values.dtype} array of shape {values.shape}, expected numbers of shape (height, width)"
-        )
+    if values.ndim != 2:
+        raise DataError(f"{path}: array of shape {values.shape}, expected one channel (height, width)")
     return np.asarray(values, np.float64)

@@ -146,13 +146,13 @@ def bad_files(source: Path) -> dict[str, str]:
     np.save(source / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.save(source / "metres.npy", (depth_mm(5) * 1e-3).astype(np.float32))
     return {
-        "cut.png": "not a readable depth map",
-        "empty.png": "not a readable depth map",
-        "void.npy": "not a readable depth map",
+        "cut.png": "PNG cut short after",
+        "empty.png": "the file is empty (0 bytes)",
+        "void.npy": "the file is empty (0 bytes)",
         "eight.png": "8-bit 16x20, expected metric depth",
         "colour.png": "8-bit 16x20x3, expected metric depth",
-        "cube.npy": r"shape (2, 16, 20), expected numbers of shape (height, width)",
-        "objects.npy": "not a readable depth map",
+        "cube.npy": "array of shape (16, 20, 2), expected one channel (height, width)",
+        "objects.npy": "NPY file of Python objects (a pickle), which are never loaded",
         "metres.npy": "with 0.001 m per stored unit, expected 0.05 to 500 m: give the unit",
     }
 
@@ -178,7 +178,7 @@ def test_what_a_library_says_in_several_lines_is_one(tmp_path):
     (tmp_path / "Depth/0.npy").write_bytes(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header.encode())
     (outcome,) = run(plan(tmp_path / "Depth", tmp_path / "HHA")).values()
     assert outcome.state == "failed"
-    assert "0.npy: not a readable depth map (Header info length" in outcome.message
+    assert "0.npy: damaged NPY header (Header info length" in outcome.message
     assert "\n" not in outcome.message
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ktb.data.files import PICTURE_SUFFIXES
+from ktb.data.own_results import part_results
 from ktb.data.sets.folder_settings import SPLIT
 from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS, band_of, split_of
 from ktb.errors import DataError
@@ -75,8 +77,12 @@ class Kind:
                    for t in tokens for w in known)  # fmt: skip
 
 
-def find_files(root: Path) -> tuple[list[File], list[str]]:
-    """All files of readable kinds below `root`, hidden ones left out.
+def find_files(root: Path, label_files: str | None = None) -> tuple[list[File], list[str]]:
+    """All files of readable kinds below `root`, hidden ones and what ktb itself has written left out.
+
+    Args:
+        root: the folder looked at.
+        label_files: the folder or the pattern of the labels, which may be masks that ktb has written.
 
     Returns:
         The files, and notes on others.
@@ -85,24 +91,58 @@ def find_files(root: Path) -> tuple[list[File], list[str]]:
         DataError: there is none.
     """
     found, others = [], Counter[str]()
-    for file in files_below(root):
-        path = PurePosixPath(file.relative_to(root).as_posix())
-        suffix = path.suffix
+    own, results = part_results(files_below(root))
+    if label_files is not None:
+        is_label = named_by(root, label_files)
+        wanted = [file for file in results if is_label(_file(root, file))]
+        own, results = [*own, *wanted], [file for file in results if file not in wanted]
+    for file in own:
+        suffix = file.suffix
         if suffix.lower() in PICTURE_SUFFIXES:
-            # One Unicode form for all names, so that names that look the same are the same.
-            seen = PurePosixPath(normal(str(path)))
-            found.append(File(str(path), seen.parts[:-1], seen.stem, suffix))
+            found.append(_file(root, file))
         elif suffix and suffix.lower() not in BESIDE:
             others[suffix.lower()] += 1
     notes = [
         f"{n} files ending in {s} are not read: convert them to PNG, TIFF or NPY" for s, n in sorted(others.items())
     ]
+    if results:
+        folders = sorted({file.parent.relative_to(root).as_posix() for file in results})
+        more = f" and {len(folders) - 1} more folders" if len(folders) > 1 else ""
+        notes.append(f"{folders[0]}{more}: left out, as ktb-predict or ktb-train wrote what is in it")
     if not found:
         raise DataError(
             f"{root}: no picture in it or its folders; expected files ending in {' '.join(PICTURE_SUFFIXES)}"
             + (f" ({'; '.join(notes)})" if notes else "")
         )
     return found, notes
+
+
+def _file(root: Path, file: Path) -> File:
+    path = PurePosixPath(file.relative_to(root).as_posix())
+    # One Unicode form for all names, so that names that look the same are the same.
+    seen = PurePosixPath(normal(str(path)))
+    return File(str(path), seen.parts[:-1], seen.stem, path.suffix)
+
+
+def named_by(root: Path, wanted: str) -> Callable[[File], bool]:
+    """Whether a file is one of those that the user names.
+
+    Args:
+        root: the folder looked at.
+        wanted: a folder, a file or a pattern, below `root` or from the current folder.
+    """
+    pattern = Path(wanted)
+    for base in (root, root.resolve()):  # the user may write the path from the current folder
+        pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
+    text = normal(pattern.as_posix())
+
+    def fits(f: File) -> bool:
+        if set("*?[") & set(text):
+            return fnmatch.fnmatchcase(normal(f.path), text)
+        path = PurePosixPath(normal(f.path))
+        return text in (str(path), *f.folders, *(p.as_posix() for p in path.parents))
+
+    return fits
 
 
 def find_kinds(files: Sequence[File]) -> tuple[list[Kind], int | None]:

@@ -53,7 +53,8 @@ def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
         return Guess(name, settings, tuple(reasons))
 
     values = stats.values
-    tags = {tag for tag in stats.nodata if tag is not None and not np.isnan(tag)}
+    named = {tag for tag in stats.nodata if tag is not None and _can_be(tag, dtype)}
+    tags = {tag for tag in named if not np.isnan(tag)}
     if len(tags) > 1 or (tags and stats.not_finite):
         settings |= {"hole_value": "nodata", "dtype": "float32"}
         dtype = "float32"
@@ -68,7 +69,7 @@ def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
         lacking = values == (np.float32(tag) if dtype == "float32" else tag)
         reasons.append(f"{tag:g} is no measurement by the files' own tag (GDAL_NODATA): {lacking.mean():.1%} of pixels")
         values = values[~lacking]
-    elif stats.not_finite or stats.nodata - {None}:
+    elif stats.not_finite or named:
         settings["hole_value"] = float("nan")
         reasons.append(f"NaN or infinity in {stats.not_finite:.1%} of pixels: no measurement")
     elif (hole := _hole(values)) is not None:
@@ -93,6 +94,13 @@ def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
     if low < 0:
         reasons.append("negative values stay negative; mean and std move them")
     return Guess(name, settings, tuple(reasons))
+
+
+def _can_be(value: float, dtype: str) -> bool:
+    """Whether a file of this type can hold a value; tags of no data often name one that it cannot."""
+    if dtype == "float32":
+        return True
+    return float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
 def _natural_colours(channels: int, pattern: str | list[str]) -> list[int] | None:

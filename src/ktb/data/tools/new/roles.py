@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from ktb.data.readers.limits import MAX_CHANNELS
 from ktb.data.tools.new.bands import band_groups, name_of, together
 from ktb.data.tools.new.class_names import ClassNames
 from ktb.data.tools.new.found import Guess
-from ktb.data.tools.new.kinds import File, Kind, example
+from ktb.data.tools.new.kinds import Kind, example, named_by
 from ktb.data.tools.new.labels import VOID_IDS
 from ktb.data.tools.new.modality import guess_modality
 from ktb.data.tools.new.stats import Stats
 from ktb.data.tools.new.words import ALL_X_WORDS, LABEL_WORDS, RGB_WORDS, X_WORDS
 from ktb.errors import DataError
-from ktb.io import normal
 
 
 def given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> Kind:
@@ -35,17 +33,7 @@ def given_label(root: Path, kinds: Sequence[Kind], wanted: str, unread: str) -> 
     Raises:
         DataError: no files lie there, or only some of a kind.
     """
-    pattern = Path(wanted)
-    for base in (root, root.resolve()):  # the user may write the path from the current folder
-        pattern = pattern.relative_to(base) if pattern.is_relative_to(base) else pattern
-    text = normal(pattern.as_posix())
-
-    def fits(f: File) -> bool:
-        if set("*?[") & set(text):
-            return fnmatch.fnmatchcase(normal(f.path), text)
-        path = PurePosixPath(normal(f.path))
-        return text in (str(path), *f.folders, *(p.as_posix() for p in path.parents))
-
+    fits = named_by(root, wanted)
     fitting = {id(k): sum(map(fits, k.files.values())) for k in kinds}
     best = max(kinds, key=lambda k: (fitting[id(k)] == len(k.files), fitting[id(k)]))
     if not fitting[id(best)]:

@@ -62,7 +62,7 @@ def _label_within(path: Path, max_pixels: int) -> LabelSeen:
 def _survey(root: Path, label_files: str | None, watch: Watch, workers: int | None, max_pixels: int) -> Survey:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder{similar(root)}; expected the one that holds your pictures and labels")
-    files, notes = find_files(root)
+    files, notes = find_files(root, label_files)
     unread = f" ({'; '.join(notes)})" if notes else ""
     names = read_class_names(root)
     kinds, level = find_kinds(files)
