@@ -65,9 +65,8 @@ def add_align(commands: Subparsers) -> None:
         action="append",
         default=[],
         metavar="[PATTERN=]VALUE",
-        help="value of pixels without a measurement, nan for NaN (default: depth NaN if there is any, else 0; "
-        "labels 255, "
-        "or 65535 of 16 bits; others NaN, or 0 if it is no value in the files)",
+        help="value of pixels without a measurement, nan for NaN (default: what TIFF files say by GDAL_NODATA; depth "
+        "NaN if there is any, else 0; labels 255, or 65535 of 16 bits; others NaN, or 0 if it is no value in them)",
     )
     how = sub.add_mutually_exclusive_group(required=True)
     how.add_argument(
@@ -136,10 +135,10 @@ def _align(arguments: argparse.Namespace) -> int:
     work = partial(align, overwrite=arguments.overwrite)
     code = print_outcomes(watch(parallel(work, jobs, arguments.workers), len(jobs), "align"), str(out))
     for m in modalities:
-        renamed = any(target_name(file) != file for file in m.files.values())
+        renamed = {Path(target_name(file)).suffix for file in m.files.values() if target_name(file) != file}
         print(
             f"{m.pattern}: {'void' if m.kind == 'labels' else 'hole_value'} is {_hole_in_words(m.hole)}"
-            + ("; its files end in .png now" if renamed else "")
+            + (f"; its files end in {' or '.join(sorted(renamed))} now" if renamed else "")
         )
     if not code:
         print(f"next: ktb-data check with dataset.root={out}")
@@ -204,8 +203,17 @@ def _per_pattern(given: Sequence[str]) -> dict[str, str]:
     return {pattern: value for pattern, _, value in (text.rpartition("=") for text in given)}
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """What an earlier call has written; empty if that is not to be read, which `claim` then refuses."""
+    try:
+        found = json.loads(read_text(path))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _hole_in_words(hole: float) -> str:
-    return f"{hole:g}"
+    return text if float(text := f"{hole:g}") == hole or math.isnan(hole) else repr(hole)
 
 
 def _size(folder: Path, files: Any) -> tuple[int, int]:
@@ -218,7 +226,7 @@ def _estimated(
 ) -> list[Way]:
     """A homography per modality: that of a stopped call with the same settings, or a new estimate."""
     record = arguments.out / RECORD
-    earlier = json.loads(read_text(record)) if record.is_file() else {}
+    earlier = _record(record) if record.is_file() else {}
     known = earlier.get("homographies", {})
     if known and earlier == {**settings, "homographies": known, "found_in": earlier.get("found_in")}:
         settings |= {"homographies": known, "found_in": earlier["found_in"]}

@@ -8,6 +8,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from ktb.cli.data import main
@@ -131,6 +132,40 @@ def test_a_second_call_goes_on_and_other_settings_are_refused(folder, rig, tmp_p
     opencv(rig, T=np.zeros(3))  # another calibration under the same name
     assert call(*arguments) == 2
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+
+
+def test_tiff_files_stay_tiff_and_say_what_is_no_data(folder, rig, tmp_path, capsys):
+    for file in sorted((folder / "metres").iterdir()):
+        metres = np.load(file)
+        file.unlink()
+        bands = np.stack([metres, 2 * metres + 1], axis=2)
+        tags = [(42113, "s", 0, "-9999", True)]
+        for name, image in (("far", metres), ("bands", bands)):
+            path = folder / name / f"{file.stem}.tif"
+            path.parent.mkdir(exist_ok=True)
+            tifffile.imwrite(path, np.nan_to_num(image, nan=-9999), planarconfig="contig", extratags=tags)
+    out = tmp_path / "out"
+    moving = ("--onto", "rgb/*.jpg", "--depth", "far/*.tif", "--intensity", "bands/*.tif")
+    assert call("align", folder, out, *moving, "--calibration", rig, "--workers", 1) == 0
+    printed = capsys.readouterr().out
+    assert "far/*.tif: hole_value is -9999\n" in printed
+    far, bands = tifffile.imread(out / "far/1.tif"), tifffile.imread(out / "bands/1.tif")
+    assert (far.dtype, far.shape, bands.shape) == (np.float32, FIRST_SIZE, (*FIRST_SIZE, 2))
+    assert 0.02 < (far == -9999).mean() < 0.5
+    assert 0.02 < (bands == -9999).all(2).mean() < 0.5
+    seen = (bands != -9999).all(2)
+    np.testing.assert_allclose(bands[seen][:, 1], 2 * bands[seen][:, 0] + 1, rtol=1e-5)
+    assert [m["hole"] for m in json.loads((out / "aligned.json").read_text())["moved"]] == ["-9999", "-9999"]
+
+
+@pytest.mark.parametrize("record", ["{", "[1]", '{"homographies": 3}'])
+def test_a_record_that_cannot_be_read_is_refused_in_one_line(record, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "aligned.json").write_text(record)
+    arguments = ("--onto", "rgb/*.jpg", "--intensity", "ir/*.png", "--estimate", "similarity", "--workers", 1)
+    assert call("align", folder, out, *arguments) == 2
+    assert "says that the folder was made from other files" in capsys.readouterr().err
 
 
 def test_damaged_files_fail_alone(folder, rig, tmp_path, capsys):

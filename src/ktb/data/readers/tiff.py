@@ -29,7 +29,7 @@ _LOSSY = (6, 7, 34892)
 """JPEG, old and new, and lossy JPEG of DNG, among the ways to compress."""
 _ALPHA = (1, 2)
 """Kinds of further samples that are alpha, premultiplied or not."""
-_NODATA = 42113
+NODATA = 42113
 """The tag in which GDAL writes the value that means "no measurement"."""
 _ORIENTATION = 274
 _REDUCED, _MASK = 1, 4
@@ -217,6 +217,6 @@ def nodata(data: bytes) -> float | None:
     if not is_tiff(data):
         return None
     with suppress(Exception), _opened(data) as file:
-        text = cast(Any, file.pages.first).tags.valueof(_NODATA)
+        text = cast(Any, file.pages.first).tags.valueof(NODATA)
         return None if text is None else float(str(text).strip("\0 "))
     return None

@@ -5,27 +5,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
 from ktb.data.arrays import Array, Mask
 from ktb.data.files import read_bytes
-from ktb.data.readers import png
+from ktb.data.readers import png, tiff
 from ktb.data.readers.decode import decode
 from ktb.errors import DataError
 from ktb.io import atomic_file
 
 NPY = ".npy"
+TIFF = (".tif", ".tiff")
+_ARRAYS = (".npz", ".exr")
 
 
 def target_name(file: str) -> str:
-    """The name of a moved file: JPEG changes values and could not tell holes, so PNG takes its place.
+    """The name of a moved file: JPEG changes values and could not tell holes, so PNG takes its place; NPY that of
+    OpenEXR and NPZ.
 
     Args:
         file: path below the folder.
     """
     path = Path(file)
-    return path.as_posix() if path.suffix.lower() in (NPY, ".png") else path.with_suffix(".png").as_posix()
+    suffix = path.suffix.lower()
+    if suffix not in (NPY, ".png", *TIFF):
+        path = path.with_suffix(NPY if suffix in _ARRAYS else ".png")
+    return path.as_posix()
+
+
+def nodata_of(paths: Sequence[Path]) -> float | None:
+    """The value that TIFF files say, by their tag GDAL_NODATA, means "no measurement"; None: they say none.
+
+    Raises:
+        DataError: one cannot be read, or they name different values.
+    """
+    values = {tiff.nodata(read_bytes(path)) for path in paths}
+    named = sorted(value for value in values if value is not None and not np.isnan(value))
+    if len(named) > 1:
+        raise DataError(
+            f"{paths[0]}: is one of files whose tags (GDAL_NODATA) name different values for no data: "
+            f"{', '.join(f'{value:g}' for value in named[:4])}; expected one: write them with the same"
+        )
+    return named[0] if named else float("nan") if values != {None} else None
 
 
 def measured(image: Array, hole: float | None) -> Mask | None:
@@ -33,17 +57,14 @@ def measured(image: Array, hole: float | None) -> Mask | None:
 
     Args:
         image: (H, W) or (H, W, C).
-        hole: value that means "no measurement" (NaN: any NaN or infinity); None: there is none.
+        hole: value that means "no measurement", as NaN and infinity always do; None: there is no other.
 
     Returns:
         (H, W): False where any channel is a hole; None where there are no holes.
     """
+    valid = np.isfinite(image)
     if hole is not None and not np.isnan(hole):
-        valid = np.not_equal(image, hole)
-    elif hole is not None or image.dtype.kind == "f":
-        valid = np.isfinite(image)
-    else:
-        return None
+        valid &= np.not_equal(image, hole)
     valid = np.asarray(valid if image.ndim == 2 else valid.all(axis=2), bool)
     return None if valid.all() else valid
 
@@ -62,13 +83,14 @@ def free_value(images: Sequence[Array]) -> float | None:
     return None if any((image == 0).any() for image in images) else 0.0
 
 
-def write(path: Path, image: Array, like: Path) -> None:
+def write(path: Path, image: Array, like: Path, hole: float) -> None:
     """Write a moved picture; it is complete or not there.
 
     Args:
         path: the new file.
         image: (H, W) or (H, W, C) of the type of the old file.
-        like: the old file, whose palette is kept.
+        like: the old file, whose palette is kept, and whether it says by a tag what is no data.
+        hole: value that means no measurement.
 
     Raises:
         DataError: PNG has no such type or number of channels.
@@ -80,9 +102,10 @@ def write(path: Path, image: Array, like: Path) -> None:
             with temporary.open("wb") as stream:
                 np.save(stream, image)
             return
+        if path.suffix.lower() in TIFF:
+            _write_tiff(temporary, image, read_bytes(like), hole)
+            return
         if image.dtype == np.uint16 and image.ndim == 3:
-            import cv2
-
             order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(image.shape[2])
             if order is None:
                 raise DataError(
@@ -100,6 +123,21 @@ def write(path: Path, image: Array, like: Path) -> None:
         if colours is not None:
             picture.putpalette(colours.tobytes())
         picture.save(temporary, "PNG", compress_level=3)
+
+
+def _write_tiff(path: Path, image: Array, old: bytes, hole: float) -> None:
+    colours = tiff.palette(old) if image.ndim == 2 and image.dtype == np.uint8 else None
+    kind = "palette" if colours is not None else "minisblack"
+    tifffile.imwrite(
+        path,
+        image,
+        photometric="rgb" if image.ndim == 3 and image.shape[2] == 3 else kind,
+        planarconfig="contig" if image.ndim == 3 else None,
+        compression="deflate",
+        colormap=None if colours is None else colours.T.astype(np.uint16) * 257,
+        extratags=() if tiff.nodata(old) is None else [(tiff.NODATA, "s", 0, repr(hole), True)],
+        metadata=None,
+    )
 
 
 def stored(path: Path) -> Array:

@@ -16,7 +16,7 @@ from ktb.data.files import similar
 from ktb.data.globs import match_files
 from ktb.data.tools.align.calibration import Calibration
 from ktb.data.tools.align.camera import Doubles
-from ktb.data.tools.align.files import free_value, measured, stored, target_name, write
+from ktb.data.tools.align.files import free_value, measured, nodata_of, stored, target_name, write
 from ktb.data.tools.align.warp import by_homography, depth_in_first, sample, where_in_other
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
@@ -127,6 +127,8 @@ def moved(folder: Path, pattern: str, kind: Kind, hole: float | None, unit_m: fl
     metres = unit_m or (1.0 if floats else 1e-3)
     if hole is None and kind == "labels":
         hole = 65535.0 if any(i.dtype.itemsize > 1 for i in images) else 255.0
+    elif hole is None and (tagged := nodata_of([folder / names[i] for i in chosen])) is not None:
+        hole = tagged
     elif hole is None and kind == "depth":  # 0 metres is no measurement
         hole = float("nan") if any(_has_nan(i) for i in images) else 0.0
     elif hole is None:
@@ -226,7 +228,7 @@ def align(job: AlignJob, *, overwrite: bool = False) -> Outcome:
                 shutil.copyfile(job.source, temporary)
             return Outcome(job.target, "written")
         image, share = _moved(job)
-        write(job.target, image, job.source)
+        write(job.target, image, job.source, job.hole)
     except DataError as error:
         return Outcome(job.source, "failed", str(error))
     except OSError as error:
