@@ -49,7 +49,7 @@ class OnnxFile:
         self.inputs = {i.name: (_TYPES.get(i.type, np.float32), list(i.shape)) for i in self._session.get_inputs()}
         self.outputs = {o.name: (o.type, list(o.shape)) for o in self._session.get_outputs()}
         told = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
-        self.about: dict[str, Any] = json.loads(told) if told else {}
+        self.about = _told(told)
 
     @property
     def takes_frames(self) -> bool:
@@ -84,8 +84,8 @@ class OnnxFile:
             free = [axis for axis in shape if not isinstance(axis, int)]
             if free and size is None:
                 raise ConfigError(f"{self.path}: takes any size; say which with --size HxW")
-            sides = iter(size or ())
-            whole = [axis if isinstance(axis, int) else next(sides) for axis in shape]
+            sides = [*[1] * (len(shape) - 2), *(size or ())]  # also where the batch may have any number
+            whole = [axis if isinstance(axis, int) else side for axis, side in zip(shape, sides, strict=False)]
             if size is not None and not free and list(size) != whole[-2:] and list(size) != whole[:2]:
                 raise ConfigError(f"--size {size[0]}x{size[1]}: {self.path} takes {name} as {shape} only")
             if kind is np.float32:
@@ -103,6 +103,15 @@ class OnnxFile:
             self(arrays)
             found.append(time.perf_counter() - start)
         return found
+
+
+def _told(text: str | None) -> dict[str, Any]:
+    """What a file says of itself; empty where it is not ktb that has written it."""
+    try:
+        told = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def interleaved(files: Mapping[str, OnnxFile], arrays: Mapping[str, Array], repeat: int) -> dict[str, float]:
