@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -158,14 +158,20 @@ class Predictor:
     def __call__(self, frames: Frame) -> NDArray[Any]: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, frames: Frames) -> list[NDArray[Any]]: ...
-    def __call__(self, frames: Frame | Frames) -> NDArray[Any] | list[NDArray[Any]]:
+    @overload
+    def __call__(self, frames: Iterator[Frame]) -> Iterator[NDArray[Any]]: ...
+    def __call__(
+        self, frames: Frame | Frames | Iterator[Frame]
+    ) -> NDArray[Any] | list[NDArray[Any]] | Iterator[NDArray[Any]]:
         """The mask of a frame, or the masks of several.
 
         Args:
-            frames: modality → array; or a list of such frames; or modality → list of arrays.
+            frames: modality → array; or a list of such frames; or modality → list of arrays; or a generator of frames,
+                such as a camera's, which may never end.
 
         Returns:
-            (H, W) class ids, uint8, or uint16 where there are more than 256 classes; of several frames a list.
+            (H, W) class ids, uint8, or uint16 where there are more than 256 classes. Of several frames a list; of a
+            generator an iterator, which takes a frame when its mask is asked for.
 
         Raises:
             ConfigError: an unknown modality, or no array.
@@ -174,6 +180,8 @@ class Predictor:
         """
         if _is_one(frames):
             return self.predict(frames).mask  # type: ignore[arg-type]
+        if isinstance(frames, Iterator):
+            return (self._predict(_one(frame), f"frame {i}").mask for i, frame in enumerate(frames))
         return [self._predict(frame, f"frame {i}").mask for i, frame in enumerate(_listed(frames))]
 
     def predict(
@@ -188,7 +196,7 @@ class Predictor:
         Raises:
             KTBError: as calling the predictor does.
         """
-        return self._predict(frame, "", confidence=confidence, probabilities=probabilities, overlay=overlay)
+        return self._predict(_one(frame), "", confidence=confidence, probabilities=probabilities, overlay=overlay)
 
     def _predict(
         self,
@@ -229,9 +237,13 @@ class Predictor:
                 if not isinstance(part, np.ndarray):
                     raise DataError(
                         f"{modality}{of} is of type {type(part).__name__}; expected a NumPy array (height, width) or "
-                        "(height, width, channels)"
+                        f"(height, width, channels){_remedy(part)}"
                     )
-            found[modality] = tuple(InMemory(f"the array {modality!r}{of}", part) for part in parts)
+            called = f"the array {modality!r}{of}"
+            found[modality] = tuple(
+                InMemory(f"{called} ({i} of {len(parts)} files)" if len(parts) > 1 else called, part)
+                for i, part in enumerate(parts, 1)
+            )
         if not found:
             raise ConfigError(f"{name or 'the frame'} has no array; expected some of {', '.join(names)}")
         return found
@@ -271,15 +283,31 @@ def _label_sizes(source: str, data: RGBXDataModule, model: KTBSegmentor) -> labe
     return sizes
 
 
-def _is_one(frames: Frame | Frames) -> bool:
+def _remedy(part: object) -> str:
+    """How an object that is no NumPy array becomes one."""
+    if isinstance(part, torch.Tensor):
+        return ": tensor.cpu().numpy()"
+    if isinstance(part, str | Path):
+        return "; ktb-predict takes files"
+    return ": numpy.asarray(...)" if hasattr(part, "__array__") or hasattr(part, "__array_interface__") else ""
+
+
+def _is_one(frames: Frame | Frames | Iterator[Frame]) -> bool:
     """Whether this is one frame, not several."""
     return isinstance(frames, Mapping) and not any(isinstance(stored, list) for stored in frames.values())
+
+
+def _one(frame: object) -> Frame:
+    """What should be one frame, checked."""
+    if not isinstance(frame, Mapping):
+        raise ConfigError(f"a frame is of type {type(frame).__name__}; expected a dict (modality → array)")
+    return frame
 
 
 def _listed(frames: Frame | Frames) -> list[Frame]:
     """Several frames as a list of them."""
     if not isinstance(frames, Mapping):
-        if isinstance(frames, np.ndarray) or not all(isinstance(frame, Mapping) for frame in frames):
+        if not isinstance(frames, Sequence) or not all(isinstance(frame, Mapping) for frame in frames):
             raise ConfigError("expected a dict (modality → array), a list of such, or a dict of lists of arrays")
         return list(frames)
     lists = {modality: stored for modality, stored in frames.items() if stored is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,27 @@ def test_several_frames_are_those_frames_one_by_one(predictor: Predictor) -> Non
     np.testing.assert_array_equal(rgb_only[1], predictor(columns)[1])
 
 
+def test_a_generator_of_frames_is_answered_frame_by_frame(predictor: Predictor) -> None:
+    several, taken = frames(3), []
+
+    def camera() -> Iterator[dict[str, Any]]:
+        for frame in several:
+            taken.append(frame)
+            yield frame
+        while True:  # a camera never ends
+            yield several[0]
+
+    masks = predictor(camera())
+    assert taken == []
+    for i, frame in enumerate(several):
+        np.testing.assert_array_equal(next(masks), predictor(frame))
+        assert len(taken) == i + 1
+    with pytest.raises(ConfigError, match=r"a frame is of type ndarray; expected a dict"):
+        next(predictor(iter([RGB])))
+    with pytest.raises(DataError, match=r"the array 'x' of frame 1: x has no measured pixel"):
+        list(predictor(frame for frame in [several[0], {"x": 0 * X}]))
+
+
 def test_threads_give_what_one_after_the_other_gives(predictor: Predictor) -> None:
     several = [*frames(6), *frames(6, (64, 40))]
     expected = predictor(several)
@@ -235,10 +257,30 @@ X = np.full((45, 60), 1500, np.uint16)
         ({}, ConfigError, ["the frame has no array; expected some of rgb, x"]),
         ({"rgb": None, "x": None}, ConfigError, ["the frame has no array"]),
         ({"rgb": RGB.tolist()[0][0][0]}, DataError, ["rgb is of type int; expected a NumPy array"]),
-        ({"rgb": torch.zeros(3)}, DataError, ["rgb is of type Tensor; expected a NumPy array"]),
+        (
+            {"rgb": torch.zeros(3)},
+            DataError,
+            ["rgb is of type Tensor; expected a NumPy array", ": tensor.cpu().numpy()"],
+        ),
+        (
+            {"rgb": Image.fromarray(RGB)},
+            DataError,
+            ["rgb is of type Image; expected a NumPy array", ": numpy.asarray("],
+        ),
+        (
+            {"rgb": "frames/rgb.png"},
+            DataError,
+            ["rgb is of type str; expected a NumPy array", "ktb-predict takes files"],
+        ),
+        (
+            {"x": np.ma.masked_less(X, 1501)},
+            DataError,
+            ["the array 'x': is a masked array with 2700", ".filled(VALUE)"],
+        ),
         ({"rgb": RGB / 255}, DataError, ["the array 'rgb': holds float64 values, expected uint8"]),
         ({"x": X / np.float32(1000)}, DataError, ["the array 'x': holds float32 values, expected uint16"]),
-        ({"rgb": RGB[None]}, DataError, ["has the shape (1, 45, 60, 3)"]),
+        ({"rgb": RGB[None]}, DataError, ["has the shape (1, 45, 60, 3)", "; several frames are a list"]),
+        ({"rgb": (RGB, RGB)}, DataError, ["the array 'rgb' (1 of 2 files): has 6 channels, expected 3"]),
         ({"x": np.zeros((0, 4), np.uint16)}, DataError, ["has the shape (0, 4)"]),
         ({"x": X.astype("M8[s]")}, DataError, ["holds values of type datetime64[s]; expected numbers"]),
         ({"x": np.stack([X, X // 2], axis=2)}, DataError, ["the array 'x': has 2 channels, expected 1"]),
@@ -248,6 +290,8 @@ X = np.full((45, 60), 1500, np.uint16)
         ([{"x": X}, {"z": X}], ConfigError, ["'z' of frame 1 is no modality"]),
         ([RGB], ConfigError, ["expected a dict (modality → array), a list of such"]),
         (RGB, ConfigError, ["expected a dict (modality → array), a list of such"]),
+        ("frame.png", ConfigError, ["expected a dict (modality → array), a list of such"]),
+        (None, ConfigError, ["expected a dict (modality → array), a list of such"]),
         ({"rgb": [RGB], "x": X}, ConfigError, ["expected a list of arrays for every modality"]),
         ({"rgb": [RGB], "x": [X, X]}, ConfigError, ["got 1 of rgb, 2 of x"]),
     ],

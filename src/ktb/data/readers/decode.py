@@ -277,11 +277,16 @@ def _checked(frame: InMemory) -> Array:
     array = frame.array
     if array.dtype.kind not in "buif":
         raise DataError(f"{frame}: holds values of type {array.dtype}; expected numbers")
+    if np.ma.is_masked(array):
+        raise DataError(
+            f"{frame}: is a masked array with {np.ma.count_masked(array)} values masked; expected them to hold what "
+            "means no measurement in the training's files: .filled(VALUE)"
+        )
     image = channels_last(array)
     if image is None:
         raise DataError(
             f"{frame}: has the shape {array.shape}; expected (height, width), (height, width, channels) or (channels, "
-            "height, width)"
+            f"height, width){'; several frames are a list' * (array.ndim > 3)}"
         )
     check_in_memory(frame, image)
     if array.dtype.kind == "b":
