@@ -28,10 +28,7 @@ def in_words(step: Mapping[str, Any]) -> str:
         "percentiles": _percentiles,
         "round": lambda s: f"Round to the nearest whole number (halves to the even one) and clip to {s['type']}.",
         "fill holes": lambda s: _FILL + (" Round them to whole numbers." if s["round"] else ""),
-        "match size": lambda s: (
-            f"Where its size is another than that of {s['like']}, resize it to that one, "
-            + ("bilinear (holes without weight)." if s["smooth"] else "nearest (OpenCV's INTER_NEAREST_EXACT).")
-        ),
+        "match size": _match,
         "resize": _resize,
         "zero holes": lambda s: "Set holes to 0.",
         "divide": lambda s: f"Divide by {_number(s['by'])}.",
@@ -78,13 +75,19 @@ def _resize(step: Mapping[str, Any]) -> str:
         f"Resize bilinearly (half-pixel centres, OpenCV's INTER_LINEAR, in the array's own type): with s = {side} / "
         f"min(height, width), each side n becomes floor(n·s + 0.5), rounded up to a multiple of {multiple}."
     )
-    if step["weigh_holes"]:
-        text += (
-            " With holes (and with a validity channel always), in float32: resize the values with holes at 0, and a "
-            "mask, 1 where measured; where the resized mask is 0.5 or more, the value is their quotient (of uint8 "
-            "rounded), all else is a hole."
-        )
-    return text
+    return text + (_WEIGHING.format(rounded="uint8") if step["weigh_holes"] else "")
+
+
+def _match(step: Mapping[str, Any]) -> str:
+    text = f"Where its size is another than that of {step['like']}, resize it to that one"
+    if "of" in step:
+        scale, side = step.get("scale"), step.get("short_side")
+        factor = f"{_number(scale)}" if scale is not None else f"{side} / min(height, width)"
+        text += f" (the label's sides are those of {step['of']} times {factor}, rounded)"
+    if not step["smooth"]:
+        return f"{text}, nearest (OpenCV's INTER_NEAREST_EXACT)."
+    text += ", bilinearly (half-pixel centres, OpenCV's INTER_LINEAR, in the array's own type)."
+    return text + _WEIGHING.format(rounded="whole numbers")
 
 
 def _find_holes(step: Mapping[str, Any]) -> str:
@@ -102,6 +105,11 @@ def _percentiles(step: Mapping[str, Any]) -> str:
     )
 
 
+_WEIGHING = (
+    " With holes (and with a validity channel always), in float32: resize the values with holes at 0, and a mask, 1 "
+    "where measured; where the resized mask is 0.5 or more, the value is their quotient (of {rounded} rounded), all "
+    "else is a hole."
+)
 _CHANNELS = {
     "colour": "The channels are red, green, blue; one channel is taken three times, a fourth (alpha) is left out.",
     "one": "One channel; of a picture with several equal channels the first.",

@@ -67,7 +67,7 @@ def open_with_data(
         *settings,
     ]
     _, _, data, model = open_for_pictures(source, given, folders, spelling="flag")
-    model.about["preparation"] = preparation(data)
+    model.about["preparation"] = preparation(data, label_size.known(model.about.get("label_size")))
     return data, model.eval()
 
 

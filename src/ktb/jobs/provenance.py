@@ -105,15 +105,16 @@ def _protocol(cfg: DictConfig, mean_without: Sequence[str]) -> Protocol:
 
 def provenance(cfg: DictConfig, data: RGBXDataModule, sha256: str) -> dict[str, Any]:
     weights = cfg.backbone.weights
+    sizes = label_size.measure(data, "train")
     return {
         "config": OmegaConf.to_yaml(cfg, resolve=True),
         "dataset": data.spec.name,
         "classes": list(data.spec.classes),
         "palette": [list(colour) for colour in data.spec.palette],
         "modalities": [asdict(m) for m in data.modalities],
-        "preparation": preparation(data),
+        "preparation": preparation(data, label_size.known(sizes)),
         "values": magnitudes.measure(data, "train"),
-        "label_size": label_size.measure(data, "train"),
+        "label_size": sizes,
         "backbone": {
             "name": cfg.backbone.name,
             "timm_name": cfg.backbone.get("timm_name"),

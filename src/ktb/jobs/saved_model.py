@@ -132,7 +132,7 @@ def state_preparation(model: KTBSegmentor, file: Path, trust: Trust) -> None:
         data = build_data(merge_saved(_config_in(model.about, file), composed, [], trust, _origin(file)))
     except KTBError:
         return
-    model.about["preparation"] = preparation(data)
+    model.about["preparation"] = preparation(data, known(model.about.get("label_size")))
 
 
 def _origin(file: Path) -> str:

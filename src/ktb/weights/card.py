@@ -203,7 +203,8 @@ def _inputs(about: Mapping[str, Any]) -> str:
         "\n## Inputs\n\n`ktb.Predictor` takes arrays as the sensors give them. Without it, each modality is "
         "prepared by these steps, in this order; config.json has them with all digits, under `preparation`.\n\n"
         + "\n\n".join(parts)
-        + "\n"
+        + "\n\nLogits have the size of what was prepared. For class ids of the frame, resize them to its size "
+        "(bilinear, `align_corners=False`), then take the greatest.\n"
     )
 
 

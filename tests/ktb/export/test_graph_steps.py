@@ -25,8 +25,19 @@ from ktb.predict.reading import PictureReader
 from ktb.predict.tiled_model import TiledModel
 from tests.ktb.jobs.saved import FIXTURE_CASES, OWN_CASES, arrays_in, files_of_first, fixture_data, own_data
 from tests.ktb.jobs.test_train import configured
+from tests.ktb.slow import slow_unless
 
 NO_SIZES = LabelSizes()
+OF_ONE_SIZE = [case for case, x in OWN_CASES.items() if "parts" not in x and "half" not in x]
+MORE = (
+    "bands percentile",
+    "percentile fill",
+    "percentile mean",
+    "plane mean",
+    "float whole",
+    "float percentile",
+)
+"""Combinations of what the others try one by one, which are left to `make slow`."""
 INEXACT = 2e-5
 """Largest difference of a prepared value: float32 sums in another order, and 16-bit values that lie between two."""
 
@@ -50,7 +61,7 @@ def sensors(arrays: dict[str, Array]) -> dict[str, Sensor]:
 def compare(data: RGBXDataModule, frame: dict[str, Array], label_sizes: LabelSizes = NO_SIZES) -> dict[str, Array]:
     """Modality → differences of what is prepared; the class ids are those of ktb in each pixel that is not on
     the edge between two classes."""
-    model, steps = small_model(data), preparation(data)
+    model, steps = small_model(data), preparation(data, label_sizes)
     tiled = TiledModel(model, data, short_side=data.short_side)
     files = {m: (InMemory(m, a),) for m, a in frame.items()}
     read = PictureReader(tiled, label_sizes=label_sizes)(files, "x", backdrop=False)
@@ -109,7 +120,7 @@ def test_what_a_data_set_prepares(name: str, layout: str, setting: str, tmp_path
 
 
 @pytest.mark.parametrize("size", ["null", "64"])
-@pytest.mark.parametrize("case", [case for case in OWN_CASES if "parts" not in OWN_CASES[case]])
+@pytest.mark.parametrize("case", slow_unless(lambda case: case not in MORE, OF_ONE_SIZE))
 def test_what_ones_own_sensor_prepares(case: str, size: str, tmp_path: Path) -> None:
     data = data_of(own_data(tmp_path / "data", OWN_CASES[case], f"dataset.eval_size={size}"))
     frame = frame_of(data)
@@ -139,7 +150,7 @@ def test_frames_are_resized_as_training_resized_them_to_their_label(case: str, t
     labels = LabelSizes(rgb=LabelSize(scale=1.6), x=LabelSize(scale=2.0))
     frame = frame_of(data)
     assert largest(compare(data, frame, labels)) <= INEXACT
-    assert sizes(preparation(data), sensors(frame), labels) == ((45, 60), (72, 96), (72, 96))
+    assert sizes(preparation(data, labels), sensors(frame), labels) == ((45, 60), (72, 96), (72, 96))
 
 
 @pytest.mark.parametrize("name", ["sunrgbd", "deliver"])
@@ -156,7 +167,7 @@ def test_the_nearest_pixel_of_a_sensor_of_another_size(name: str, tmp_path: Path
 def test_files_of_one_sensor_that_differ_in_size_are_refused_in_one_line(tmp_path: Path) -> None:
     data = data_of(own_data(tmp_path / "data", OWN_CASES["files"]))
     with pytest.raises(ConfigError, match="x is prepared by a step that a graph cannot have: Stack the files"):
-        refuse_unknown(preparation(data))
+        refuse_unknown(preparation(data, NO_SIZES))
 
 
 def test_a_step_that_no_graph_has_is_refused_in_one_line() -> None:

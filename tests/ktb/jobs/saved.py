@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,46 @@ OWN_CASES = {
     "bands mean": f"{_HOLES}, tif, channels: 7, holes: mean, mean: 0.05, std: 0.02",
     "bands validity": f"{_HOLES}, tif, channels: 7, holes: validity, mean: [{', '.join(['0.05'] * 7)}], std: 0.02",
     "bands nodata": "dtype: float32, tif, channels: 7, hole_value: nodata, holes: mean, scale: 4000, mean: 0.3",
+    "bands fill": f"{_HOLES}, tif, channels: 7, holes: fill, scale: 5000",
+    "bands percentile": f"{_HOLES}, tif, channels: 7, normalise: percentile",
+    "percentile fill": f"{_HOLES}, holes: fill, normalise: percentile",
+    "percentile mean": f"{_HOLES}, holes: mean, normalise: percentile, percentiles: [1, 99], mean: 0.4, std: 0.3",
+    "plane mean": f"{_HOLES}, holes: mean, normalise: plane, plane_range: 800, mean: 0.5, std: 0.2",
+    "float whole": "dtype: float32, scale: 5, mean: 0.3, std: 0.5",
+    "float percentile": "dtype: float32, normalise: percentile",
+    "half zero": f"{_HOLES}, half, scale: 5000",
+    "half fill": f"{_HOLES}, half, holes: fill, scale: 5000",
+    "half validity": "dtype: float32, half, hole_value: nan, holes: validity, scale: 5",
+    "half mean": "dtype: uint8, half, hole_value: 0, holes: mean, mean: 0.3, std: 0.2",
+    "half plane": f"{_HOLES}, half, normalise: plane, plane_range: 800",
+    "half whole": "dtype: uint16, half, scale: 5000",
     "files": f"{_HOLES}, parts, holes: mean, scale: 5000, mean: [0.1, 0.2, 0.3], std: 0.2",
     "files float": "dtype: float32, parts, hole_value: nan, holes: fill, scale: 5000",
     "files whole": "dtype: uint16, parts, scale: 5000",
+    "files zero": f"{_HOLES}, parts, scale: 5000",
+    "files validity": f"{_HOLES}, parts, holes: validity, scale: 5000",
+    "files percentile": f"{_HOLES}, parts, normalise: percentile",
 }
-"""Settings of the modality x of a data set of the user's own. The words tif and parts are none: the first stands for
-seven bands in a TIFF file, the second for three files per sample that differ in size."""
+"""Settings of the modality x of a data set of the user's own. The words tif, parts and half are none: the first stands
+for seven bands in a TIFF file, the second for three files per sample that differ in size, the third for pictures of
+two thirds of the sides of RGB."""
+
+
+def plain(x: str) -> str:
+    """One of `OWN_CASES` without the words that are no settings."""
+    return re.sub(", (tif|parts|half)", "", x)
 
 
 def own_data(root: Path, x: str, more: str = "") -> list[str]:
-    """Settings of a data set of RGB and x, which is written; its pictures have 45 x 60 pixels."""
+    """Settings of a data set of RGB and x, which is written.
+
+    Args:
+        root: its folder.
+        x: one of `OWN_CASES`.
+        more: one more setting; with dataset.resize=label the labels have more pixels.
+
+    Its pictures have 45 x 60 pixels.
+    """
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[0:45, 0:60]
     for i in range(2):
@@ -74,6 +105,10 @@ def own_data(root: Path, x: str, more: str = "") -> list[str]:
         depth[12:22, 20 + i : 33] -= 500
         hole = rng.random(rows.shape) < 0.1
         hole[30:40, 40:52] = True
+        hole &= "hole" in x
+        if "half" in x:
+            depth = cv2.resize(depth, (40, 30), interpolation=cv2.INTER_AREA)
+            hole = cv2.resize(hole.astype(np.uint8), (40, 30), interpolation=cv2.INTER_NEAREST) > 0
         if "float32" in x:
             stored = np.where(hole, np.nan, depth / 1000).astype(np.float32)
         elif "uint16" in x:
@@ -90,13 +125,14 @@ def own_data(root: Path, x: str, more: str = "") -> list[str]:
                 plane = cv2.resize(depth / (1 + part), size, interpolation=cv2.INTER_AREA)
                 lacking = cv2.resize(hole.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
                 nothing = np.nan if "float32" in x else 0
-                plane = np.where(lacking & ("hole" in x), nothing, plane).astype(
-                    "float32" if "float32" in x else "uint16"
-                )
+                plane = np.where(lacking, nothing, plane).astype("float32" if "float32" in x else "uint16")
                 (root / f"x{part}").mkdir(exist_ok=True, parents=True)
                 tifffile.imwrite(root / f"x{part}" / f"{i}.tif", plane)
         x_too = [] if "tif" in x or "parts" in x else [("x", stored)]
-        for folder, array in (("rgb", rgb), *x_too, ("label", (rgb[..., 0] > 128).astype(np.uint8))):
+        label = (rgb[..., 0] > 128).astype(np.uint8)
+        if "resize=label" in more:
+            label = cv2.resize(label, (96, 72), interpolation=cv2.INTER_NEAREST)
+        for folder, array in (("rgb", rgb), *x_too, ("label", label)):
             (root / folder).mkdir(parents=True, exist_ok=True)
             if array.dtype == np.float32:
                 np.save(root / folder / f"{i}.npy", array)
@@ -104,7 +140,7 @@ def own_data(root: Path, x: str, more: str = "") -> list[str]:
                 Image.fromarray(array).save(root / folder / f"{i}.png")
     files = "x/*.tif" if "tif" in x else "x/*.npy" if "float32" in x else "x/*.png"
     patterns = "['x0/*.tif', 'x1/*.tif', 'x2/*.tif']" if "parts" in x else f"'{files}'"
-    x = x.replace(", tif", "").replace(", parts", "")
+    x = plain(x)
     return [
         "dataset=folder", f"dataset.root={root}", "dataset.classes=[a,b,c]", "dataset.splits={train: 0.5, val: 0.5}",
         f"dataset.modalities={{rgb: {{files: 'rgb/*.png'}}, x: {{files: {patterns}, {x}}}}}",

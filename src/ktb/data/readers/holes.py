@@ -39,15 +39,22 @@ def _push_pull(image: Array, weight: Array) -> Array:
     Returns:
         (H, W, C) float32, no longer multiplied by the weight.
     """
-    height, width, channels = image.shape
+    height, width, _ = image.shape
     known = (weight > 0)[..., None]
     values = np.divide(image, weight[..., None], out=np.zeros_like(image), where=known)
     if known.all():
         return values
     half = ((width + 1) // 2, (height + 1) // 2)
     coarse = _push_pull(
-        cv2.resize(image, half, interpolation=cv2.INTER_AREA).reshape(half[1], half[0], channels),
+        _halved(image, half),
         cv2.resize(weight, half, interpolation=cv2.INTER_AREA),
     )
     fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
     return np.where(known, values, fine)
+
+
+def _halved(image: Array, size: tuple[int, int]) -> Array:
+    """(H, W, C) at half the size (width, height)."""
+    channels = range(0, image.shape[2], 4)  # OpenCV averages areas of four channels at most
+    parts = [cv2.resize(image[..., c : c + 4], size, interpolation=cv2.INTER_AREA) for c in channels]
+    return np.concatenate([part.reshape(size[1], size[0], -1) for part in parts], axis=2)

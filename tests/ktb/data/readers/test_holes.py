@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from ktb.data.readers.holes import fill_holes
 from tests.ktb.data.readers.common_checks import RNG
@@ -27,3 +28,14 @@ def test_one_valid_pixel_of_a_large_image_fills_it():
     image, valid = np.full((1500, 1400, 1), 7, np.uint16), np.zeros((1500, 1400), bool)
     valid[800, 10] = True
     assert (fill_holes(image, valid) == 7).all()
+
+
+@pytest.mark.parametrize("channels", [4, 5, 13, 64])
+def test_every_one_of_many_channels_is_filled_as_if_it_were_alone(channels: int) -> None:
+    image = RNG.uniform(1, 900, (33, 41, channels)).astype(np.float32)
+    valid = RNG.random((33, 41)) < 0.4
+    filled = fill_holes(image, valid)
+    assert filled.shape == image.shape
+    for channel in range(channels):
+        alone = fill_holes(image[..., channel : channel + 1], valid)
+        np.testing.assert_allclose(filled[..., channel], alone[..., 0], rtol=1e-5)
