@@ -25,7 +25,7 @@ from ktb.cli.train_sweep import run_sweep, sweep_overrides, sweep_word
 from ktb.config.checks import check
 from ktb.config.compose import config_folders
 from ktb.config.conf_folder import conf_dir
-from ktb.config.mistakes import composition_error, mistake
+from ktb.config.mistakes import composition_error, mistake, several_of_one
 from ktb.config.modality import settle
 from ktb.config.overrides import as_override, at_home, overridden, quoted_paths, user_overrides
 from ktb.config.saved import inherit
@@ -80,6 +80,8 @@ def hydra_command(command: str, config_name: str) -> int:
             overrides, sweep = sweep_overrides(command, config_name, overrides, own)
         elif words := [text for text in overrides if sweep_word(text) != text]:
             raise ConfigError(f"'{words[0]}' is for sweeps: add -m")
+        if wrong := several_of_one(config_name, overrides, own):
+            raise ConfigError(wrong)
         flags = list(argv)
         for text in args.overrides:
             flags.remove(text)

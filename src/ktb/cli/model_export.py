@@ -189,7 +189,7 @@ def _wishes(given: list[tuple[str, str]]) -> dict[str, Wish]:
 
 
 def _quantise(arguments: argparse.Namespace, data: RGBXDataModule, exact: Path, output: Path) -> None:
-    from ktb.jobs.device_files import write_int8
+    from ktb.jobs.device_files import left_out, write_int8
 
     found = write_int8(
         exact,
@@ -203,9 +203,12 @@ def _quantise(arguments: argparse.Namespace, data: RGBXDataModule, exact: Path, 
     size = output.stat().st_size
     print(
         f"{output}: int8, {size / 1e6:.1f} MB, {size / found.bytes_before:.0%} of float32; {found.operations} "
-        "operations with 8-bit weights and activations"
+        f"operations with 8-bit weights and activations, calibrated on {found.calibrated} training frames"
+        f"{left_out(found.other_size)}"
     )
+    before, after = found.before, found.after
     print(
-        f"mIoU on {data.spec.report_split} ({found.frames} frames): {found.before:.2f} with float32, {found.after:.2f} "
-        f"with int8 ({found.after - found.before:+.2f}; a loss of {arguments.max_drop:g} is allowed)"
+        f"mIoU on {data.spec.report_split} ({before.frames} frames{left_out(before.other_size)}): {before.miou:.2f} "
+        f"with float32, {after.miou:.2f} with int8 ({after.miou - before.miou:+.2f}; a loss of "
+        f"{arguments.max_drop:g} is allowed)"
     )

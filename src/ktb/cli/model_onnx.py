@@ -89,8 +89,7 @@ def _score(file: OnnxFile, data: RGBXDataModule, most: int | None) -> dict[str, 
     classes = file.about.get("classes")
     if classes != list(data.spec.classes):
         raise CheckpointError(f"{file.path}: its classes are not those of {data.spec.name}; it is of another model")
-    miou, frames = score(file, data, most, watched)
-    return {"dataset": data.spec.name, "split": data.spec.report_split, "frames": frames, "miou": miou}
+    return {"dataset": data.spec.name, "split": data.spec.report_split, **score(file, data, most, watched)._asdict()}
 
 
 def _print(report: Mapping[str, Any]) -> None:
@@ -123,9 +122,12 @@ def _print(report: Mapping[str, Any]) -> None:
             soft_wrap=True,
         )
     if "score" in report:
+        from ktb.jobs.device_files import left_out
+
         found = report["score"]
+        frames = f"{found['frames']} frames{left_out(found['other_size'])}"
         console.print(
-            f"mIoU {found['miou']:.2f} on {found['split']} of {found['dataset']} ({found['frames']} frames)",
+            f"mIoU {found['miou']:.2f} on {found['split']} of {found['dataset']} ({frames})",
             highlight=False,
             soft_wrap=True,
         )

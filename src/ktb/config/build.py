@@ -15,6 +15,7 @@ from ktb.config.trust import Trust, is_dotted
 from ktb.errors import ConfigError, KTBError, PartError, first_line
 from ktb.models.imports import imported_class, look_in_working_directory
 from ktb.models.parts import check_settings, refused_setting
+from ktb.models.setting_types import misfit
 
 _NOBODY = Trust()
 
@@ -84,6 +85,8 @@ def _refuse_misfit(node: Mapping[str, Any], more: Mapping[str, Any]) -> None:
             inspect.signature(named).bind_partial(**settings, **also)
         except TypeError as error:
             raise ConfigError(f"{target}: {error}") from None
+        if wrong := misfit(named, settings):
+            raise ConfigError(f"{target}: {wrong}")
     else:
         check_settings(named, target, settings, also=also, complete=not (more.get("_partial_") or "_partial_" in node))
 

@@ -129,7 +129,11 @@ def _check_choices(values: Mapping[str, Any]) -> None:
             raise ConfigError("modality.streams is empty: name one stream or more, e.g. modality.streams=[rgb,depth]")
         if repeated := sorted({name for name in streams if streams.count(name) > 1}):
             raise ConfigError(f"modality.streams={_flow(streams)}: '{repeated[0]}' appears more than once")
-    depths, heads = ((values.get("backbone") or {}).get(key) for key in ("depths", "num_heads"))
+    backbone = values.get("backbone") or {}
+    if "weights" in backbone and not isinstance(backbone["weights"], str):
+        found = "null" if backbone["weights"] is None else backbone["weights"]
+        raise ConfigError(f"backbone.weights={found}: expected hub, offline, bundled, random or the path of a file")
+    depths, heads = (backbone.get(key) for key in ("depths", "num_heads"))
     if isinstance(depths, list) and isinstance(heads, list) and (len(depths) != 4 or len(heads) != 4):
         both = f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}"
         raise ConfigError(f"{both}: expected one entry per stage, 4")
@@ -166,6 +170,8 @@ def _check_pixel_loss(key: str, value: Any) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    if not isinstance(trainer.get("sync_batchnorm", True), bool):
+        raise ConfigError(f"trainer.sync_batchnorm={trainer['sync_batchnorm']}: expected true or false")
     if trainer.get("max_epochs", 1) is None:
         raise ConfigError("trainer.max_epochs=null: expected a number, the learning-rate schedule ends with it")
     if str(trainer.get("precision", "")).endswith(("16-true", "transformer-engine")):

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ktb.config.compose import compose, groups
 from ktb.config.keys import setting_names
 from ktb.config.moved import RENAMED
-from ktb.config.overrides import parse, values
+from ktb.config.overrides import parse, parse_or_none, values
 from ktb.errors import did_you_mean, first_line, nearest
 
 
@@ -27,6 +27,8 @@ def mistake(
     Hydra's own messages name neither the nearest key nor, for most errors, the alternatives, so the overrides are
     looked at here in the order in which they can go wrong. None: nothing wrong with them was found.
     """
+    if wrong := several_of_one(config_name, overrides, extra):
+        return wrong
     offered = groups(config_name, extra)
     parsed: list[Override] = []
     for text in overrides:
@@ -51,7 +53,7 @@ def mistake(
         for value in values(override):
             if value is None and key not in ("experiment", "logger", "robustness"):
                 return f"{key}=null: one of them is needed: {', '.join(offered[key])}"
-            for member in value if isinstance(value, list) and key == "callbacks" else [value]:
+            for member in value if isinstance(value, list) else [value]:
                 if member is not None and member not in offered[key]:
                     near = did_you_mean(str(member), offered[key], cutoff=0.5, before=": ")
                     return f"unknown {key} '{member}'{near} (there are: {', '.join(offered[key])})"
@@ -89,6 +91,32 @@ def mistake(
                 wanted = "expected a list: [a,b]" if "ListConfig" in str(error) else _first_line(error)
                 return f"{key}={value}: {wanted}"
     return None
+
+
+def several_of_one(config_name: str, overrides: Sequence[str], extra: Sequence[Path] = ()) -> str | None:
+    """One line for a list of members of a group of which one is chosen.
+
+    Hydra puts them on top of each other, so that `loss=[ce,dice]` would train with dice alone, without a word.
+
+    Args:
+        config_name, overrides, extra: as in `mistake`.
+
+    Returns:
+        None: there is no such list.
+    """
+    for override in filter(None, map(parse_or_none, overrides)):
+        key = override.key_or_group
+        if key in SEVERAL or override.is_delete() or key not in groups(config_name, extra):
+            continue
+        for value in values(override):
+            if isinstance(value, list) and len(value) > 1:
+                members = ",".join(map(str, value))
+                return f"{key}=[{members}]: one is chosen, and the last would win; for a job each: -m {key}={members}"
+    return None
+
+
+SEVERAL = ("callbacks", "logger", "experiment")
+"""Groups of which several members may be chosen, as a list."""
 
 
 def composition_error(error: Exception) -> str:

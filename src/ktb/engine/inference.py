@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ktb.errors import ConfigError
 from ktb.models.segmentor import SegOutput
+from ktb.models.setting_types import misfit
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -298,6 +299,8 @@ def inference(method: str, **options: Any) -> Inference:
         raise ConfigError(f"eval.window={window}: expected [height, width], or one number for both, in pixels")
     if not 0 <= (overlap := options.get("overlap", 0)) < 1:
         raise ConfigError(f"eval.overlap={overlap}: expected a share from 0 to below 1")
+    if wrong := misfit(function, options):
+        raise ConfigError(f"eval.{wrong}")
     return partial(function, **options)
 
 

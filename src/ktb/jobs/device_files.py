@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -151,7 +151,10 @@ class Labelled(NamedTuple):
     condition: dict[str, str]
 
 
-def frames_of(file: OnnxFile, data: RGBXDataModule, split: str, most: int | None) -> list[Callable[[], Labelled]]:
+_Read = Callable[[], Labelled]
+
+
+def frames_of(file: OnnxFile, data: RGBXDataModule, split: str, most: int | None) -> list[_Read]:
     """Frames of a split, evenly spread; each is read when it is called for.
 
     Args:
@@ -186,10 +189,14 @@ def _prepared(file: OnnxFile, data: RGBXDataModule, split: str, index: int) -> L
     return Labelled(arrays, sample["label"], sample["id"], sample["condition"])
 
 
-def _other_size(file: OnnxFile, frame: str, name: str, size: Sequence[int]) -> ConfigError:
+class _OtherSize(ConfigError):
+    """A frame is not of the size that the file takes."""
+
+
+def _other_size(file: OnnxFile, frame: str, name: str, size: Sequence[int]) -> _OtherSize:
     wanted = file.inputs[name][1]
     height, width = wanted[:2] if file.takes_frames else wanted[-2:]
-    return ConfigError(
+    return _OtherSize(
         f"{frame}: {name} is {size[0]}x{size[1]} (height x width), but the file takes {height}x{width}; export with "
         f"--size {size[0]}x{size[1]}" + ("" if file.takes_frames else " or --dynamic")
     )
@@ -239,7 +246,68 @@ def _array(file: OnnxFile, name: str, parts: Sequence[Array], frame: str) -> Arr
     return np.ascontiguousarray(array.reshape(shape))
 
 
-def score(file: OnnxFile, data: RGBXDataModule, most: int | None, watch: Watch[Labelled]) -> tuple[float, int]:
+class Fitting:
+    """The frames of a split that have the size that the file takes; others cannot be given to it.
+
+    Args:
+        file: the file.
+        data: the data set.
+        split: one of its splits.
+        most: how many frames are looked at, evenly spread; None: all.
+        watch: shows how it goes on.
+        title: beside the progress bar.
+
+    Attributes:
+        read: how many of them were read.
+        other_size: how many were left out.
+
+    Raises:
+        ConfigError, DataError: as `frames_of`; none of them has that size.
+    """
+
+    def __init__(
+        self, file: OnnxFile, data: RGBXDataModule, split: str, most: int | None, watch: Watch[_Read], title: str
+    ) -> None:
+        self._frames = frames_of(file, data, split, most)
+        self._watch, self._title = watch, title
+        self.read = 0
+        self.other_size = 0
+
+    def __iter__(self) -> Iterator[Labelled]:
+        unlike: _OtherSize | None = None
+        for read in self._watch(self._frames, len(self._frames), self._title):
+            try:
+                frame = read()
+            except _OtherSize as error:
+                unlike = unlike or error
+                self.other_size += 1
+                continue
+            self.read += 1
+            yield frame
+        if unlike is not None and not self.read:
+            raise unlike
+
+
+class Score(NamedTuple):
+    """What a file reaches on a split.
+
+    Args:
+        miou: in percent.
+        frames: how many frames were scored.
+        other_size: how many have another size than the file takes and were left out.
+    """
+
+    miou: float
+    frames: int
+    other_size: int
+
+
+def left_out(other_size: int) -> str:
+    """Words for the frames that a file does not take."""
+    return f", {other_size} of another size left out" if other_size else ""
+
+
+def score(file: OnnxFile, data: RGBXDataModule, most: int | None, watch: Watch[_Read]) -> Score:
     """mIoU of a file on the split that is reported on.
 
     Args:
@@ -248,18 +316,14 @@ def score(file: OnnxFile, data: RGBXDataModule, most: int | None, watch: Watch[L
         most: frames at most, evenly spread; None: all.
         watch: shows how it goes on.
 
-    Returns:
-        mIoU in percent, and how many frames were scored.
-
     Raises:
-        ConfigError: frames of another size or type than the file's, or without labels.
+        ConfigError: no frame of the file's size, frames of another type, or without labels.
         DataError: the data cannot be read.
     """
     spec = data.spec
-    frames = frames_of(file, data, spec.report_split, most)
+    frames = Fitting(file, data, spec.report_split, most, watch, f"{spec.report_split}, {file.path.name}")
     evaluation = Evaluation(spec.num_classes, spec.ids_without)
-    title = f"{spec.report_split}, {file.path.name}"
-    for frame in watch((read() for read in frames), len(frames), title):
+    for frame in frames:
         answer = torch.from_numpy(file(frame.arrays))
         if file.takes_frames:
             ids = answer[None].int()
@@ -269,22 +333,25 @@ def score(file: OnnxFile, data: RGBXDataModule, most: int | None, watch: Watch[L
         evaluation.update(ids, frame.label[None], [frame.id], [frame.condition])
     if not evaluation.total.matrix.any():
         raise ConfigError(f"the {spec.report_split} split of {spec.name} has no labels, so there is nothing to score")
-    return 100 * float(evaluation.total.scores(spec.ids_without)["miou"]), len(frames)
+    miou = 100 * float(evaluation.total.scores(spec.ids_without)["miou"])
+    return Score(miou, frames.read, frames.other_size)
 
 
 class Quantised(NamedTuple):
     """What came of quantising a file.
 
     Args:
-        before, after: mIoU in percent of the float32 and of the int8 file.
-        frames: how many frames that was taken from.
+        before, after: of the float32 and of the int8 file.
+        calibrated: how many training frames the ranges were taken from.
+        other_size: how many more there would have been, had they the size that the file takes.
         operations: how many compute with 8-bit numbers.
         bytes_before: of the float32 file.
     """
 
-    before: float
-    after: float
-    frames: int
+    before: Score
+    after: Score
+    calibrated: int
+    other_size: int
     operations: int
     bytes_before: int
 
@@ -297,7 +364,7 @@ def write_int8(
     calibrate: int,
     most: int | None,
     max_drop: float,
-    watch: Watch[Labelled],
+    watch: Watch[_Read],
 ) -> Quantised:
     """Write the int8 form of an exported file, calibrated on the training split, scored on the one reported on.
 
@@ -315,15 +382,14 @@ def write_int8(
         ConfigError, DataError: as `score`.
     """
     exact = OnnxFile(source)
-    before, number = score(exact, data, most, watch)
-    frames = frames_of(exact, data, "train", calibrate)
+    before = score(exact, data, most, watch)
+    frames = Fitting(exact, data, "train", calibrate, watch, "train, calibration")
     with new_file(target) as partial:
-        calibration = watch((read() for read in frames), len(frames), "train, calibration")
-        count = quantise(source, partial, (frame.arrays for frame in calibration))
-        after, _ = score(OnnxFile(partial), data, most, watch)
-        if not before - after <= max_drop:
+        count = quantise(source, partial, (frame.arrays for frame in frames))
+        after = score(OnnxFile(partial), data, most, watch)
+        if not before.miou - after.miou <= max_drop:
             raise CheckpointError(
-                f"{target}: not written: int8 takes mIoU on {data.spec.report_split} from {before:.2f} to {after:.2f}, "
-                f"a loss of {before - after:.2f} points (at most {max_drop:g}: --max-drop)"
+                f"{target}: not written: int8 takes mIoU on {data.spec.report_split} from {before.miou:.2f} to "
+                f"{after.miou:.2f}, a loss of {before.miou - after.miou:.2f} points (at most {max_drop:g}: --max-drop)"
             )
-    return Quantised(before, after, number, count, source.stat().st_size)
+    return Quantised(before, after, frames.read, frames.other_size, count, source.stat().st_size)

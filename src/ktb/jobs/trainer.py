@@ -21,11 +21,14 @@ from ktb.engine.callbacks.predictions import Predictions
 from ktb.engine.callbacks.progress import Progress
 from ktb.errors import ConfigError, first_line
 from ktb.jobs.build import without
+from ktb.models.setting_types import misfit
 from ktb.run_folder.names import PREDICTIONS
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: CheckpointIO) -> L.Trainer:
     options = without(cfg.trainer, "sync_batchnorm")
+    if wrong := misfit(L.Trainer, {str(k): v for k, v in options.items()}):
+        raise ConfigError(f"trainer.{wrong}")
     quiet_lightning()
     if not torch.cuda.is_available():
         keep_freed_memory()

@@ -8,6 +8,7 @@ from typing import Any
 
 from ktb.errors import KTBError, PartError, did_you_mean
 from ktb.models.imports import imported_class, told
+from ktb.models.setting_types import misfit
 
 Spec = Mapping[str, Any]
 """`_target_`, the dotted name of a class, and settings for its constructor."""
@@ -57,7 +58,8 @@ def check_settings(
         complete: whether nothing will be added to them.
 
     Raises:
-        PartError: naming the setting that is unknown or lacks a value, and what was probably meant.
+        PartError: naming the setting that is unknown, lacks a value or has one of another type, and what was
+            probably meant.
     """
     also = also or {}
     try:
@@ -80,6 +82,8 @@ def check_settings(
     needed = [name for name in known if takes[name].default is inspect.Parameter.empty]
     if complete and (lacking := [name for name in needed if name not in settings]):
         raise PartError(f"{target} needs a value for its setting {lacking[0]!r}")
+    if wrong := misfit(cls, settings):
+        raise PartError(f"{target}: {wrong}")
 
 
 def _takes_no(target: str, name: str, known: Sequence[str]) -> str:

@@ -52,6 +52,11 @@ MISTAKES = {
         "unknown setting 'trainer.max_epoch': did you mean 'trainer.max_epochs'? (+trainer.max_epoch=3 adds a new one)"
     ),
     "zzzzzz=1": "unknown setting 'zzzzzz' (+zzzzzz=1 adds a new one)",
+    "loss=[ce,dice]": "loss=[ce,dice]: one is chosen, and the last would win; for a job each: -m loss=ce,dice",
+    "logger=[csv,csw]": f"unknown logger 'csw': did you mean 'csv'? {THERE['logger']}",
+    "logger=[csv] seed=abc": "seed=abc: Value 'abc' of type 'str' could not be converted to Integer",
+    "backbone.weights=null": "backbone.weights=null: expected hub, offline, bundled, random or the path of a file",
+    "trainer.sync_batchnorm=off": "trainer.sync_batchnorm=off: expected true or false",
     "~optim.lrr": "unknown setting 'optim.lrr' of optim=adamw: did you mean 'optim.lr'?",
     "+seed=1": "'+seed=1' adds a setting that is there already: write seed=1",
     "seed=abc": f"seed=abc: Value 'abc' {NO_INTEGER}",

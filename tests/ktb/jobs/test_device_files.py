@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -21,9 +22,9 @@ from ktb.cli.model import main
 from ktb.data.module import RGBXDataModule
 from ktb.errors import ConfigError
 from ktb.export.session import OnnxFile, operations
-from ktb.jobs.device_files import frames_of, open_with_data, score, write_int8
+from ktb.jobs.device_files import Score, frames_of, open_with_data, score, write_int8
 from ktb.weights.files import find_checkpoint
-from tests.ktb.jobs.saved import save
+from tests.ktb.jobs.saved import OWN_CASES, own_data, save
 
 pytestmark = pytest.mark.slow
 
@@ -107,9 +108,9 @@ def test_int8_is_small_close_and_says_the_same(raw: Path, data: RGBXDataModule, 
     found = write_int8(raw, target, data, calibrate=2, most=None, max_drop=100, watch=silent)
     assert [p.name for p in tmp_path.iterdir()] == ["int8.onnx"]
     exact, small = OnnxFile(raw), OnnxFile(target)
-    assert found.frames == 2
-    assert found.before == score(exact, data, None, silent)[0]
-    assert found.after == score(small, data, None, silent)[0]
+    assert (found.before.frames, found.calibrated, found.other_size) == (2, 2, 0)
+    assert found.before == score(exact, data, None, silent)
+    assert found.after == score(small, data, None, silent)
     assert target.stat().st_size < 0.6 * raw.stat().st_size
     assert small.about == exact.about
     assert small.inputs == exact.inputs
@@ -125,9 +126,9 @@ def test_int8_that_loses_too_much_is_not_written(
 ) -> None:
     written: list[float] = []
 
-    def scored(file: OnnxFile, *args: Any) -> tuple[float, int]:
+    def scored(file: OnnxFile, *args: Any) -> Score:
         written.append(0)
-        return (70.0 if len(written) % 2 else 68.5), 2
+        return Score(70.0 if len(written) % 2 else 68.5, 2, 0)
 
     def copied(arguments: argparse.Namespace, model: Any, data: Any, file: Path) -> None:
         shutil.copy(raw, file)
@@ -158,7 +159,8 @@ def test_info_measures_a_file(
         "dataset": "synthetic",
         "split": "test",
         "frames": 2,
-        "miou": score(OnnxFile(raw), data, None, silent)[0],
+        "other_size": 0,
+        "miou": score(OnnxFile(raw), data, None, silent).miou,
     }
     assert main(["info", "--onnx", str(raw), "--repeat", "1"]) == 0
     shown = capsys.readouterr().out
@@ -229,3 +231,25 @@ def test_files_with_a_no_data_tag_are_not_taken_for_what_sensors_give(
     monkeypatch.setitem(file.about["preparation"], "depth", [{"do": "mark no-data"}])
     with pytest.raises(ConfigError, match="depth: files of synthetic say by a tag .* export without --raw"):
         frames_of(file, data, "test", None)
+
+
+def test_frames_of_another_size_among_fitting_ones_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, target, root = tmp_path / "bundle", tmp_path / "int8.onnx", tmp_path / "d"
+    settings = own_data(root, OWN_CASES["zero"], "dataset.splits={train: train.txt, val: val.txt}")
+    for name in ("rgb", "x", "label"):
+        picture = cv2.imread(str(root / name / "0.png"), cv2.IMREAD_UNCHANGED)
+        for i in (1, 3):
+            cv2.imwrite(str(root / name / f"{i}.png"), picture[:40])
+        cv2.imwrite(str(root / name / "2.png"), picture)
+    (root / "train.txt").write_text("0\n1\n")
+    (root / "val.txt").write_text("2\n3\n")
+    save(folder, [*settings, "backbone.depths=[1,1,1,1]", "backbone.weights=random", "fusion=sum", "peft=none"])
+    call = ["export", str(folder), str(target), "--raw", "--int8", "--max-drop", "100"]
+    assert main([*call, "--size", "45x60"]) == 0
+    shown = capsys.readouterr().out
+    assert "calibrated on 1 training frames, 1 of another size left out" in shown
+    assert "(1 frames, 1 of another size left out)" in shown
+    assert main([*call, "--size", "44x60"]) == 2
+    assert "45x60 (height x width), but the file takes 44x60; export with --size 45x60" in capsys.readouterr().err
