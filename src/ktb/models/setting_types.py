@@ -16,8 +16,8 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def misfit(named: Callable[..., Any], settings: Mapping[str, Any]) -> str | None:
     """The first setting whose value is of another type than stated, in words: `masking=off: expected true or false`.
 
-    Only what is certainly wrong is refused: a value of YAML's (null, true, a number, a text, a list, a mapping) that all
-    stated types rule out. A default may be given whatever is stated of it.
+    Only what is certainly wrong is refused: null, true, a number, a text, a list or a mapping that all stated types
+    rule out. A default may be given whatever is stated of it.
 
     Args:
         named: a class, or a function.

@@ -24,7 +24,7 @@ class Part(Base):
         table: Mapping[str, int] | None = None,
         name: str = "x",
         free: Any = 3,
-        sloppy: int = None,  # type: ignore[assignment]
+        sloppy: int = "auto",  # type: ignore[assignment]
         **rest: Any,
     ) -> None: ...
 
@@ -44,7 +44,7 @@ class Part(Base):
         {"name": 5},
         {"free": None},
         {"free": "what"},
-        {"sloppy": None},
+        {"sloppy": "auto"},
         {"width": "${backbone.width}"},
         {"sizes": ["${backbone.width}", 2]},
         {"deep": 0},
