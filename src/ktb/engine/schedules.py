@@ -98,6 +98,8 @@ class Constant(Schedule):
 
 _WHOLE_TRAINING = ("total_steps", "total_iters", "T_max")
 """Settings of PyTorch's schedules that say how long they are; None: as long as the training."""
+FILLED_IN = (*_WHOLE_TRAINING, "max_lr")
+"""Settings that may be None here, which PyTorch's own classes do not take."""
 
 
 @dataclass(frozen=True)

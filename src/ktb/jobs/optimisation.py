@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from ktb.config.build import instantiate
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.optim import Optimisation, build_optimizer
-from ktb.engine.schedules import Schedule, TorchSchedule
+from ktb.engine.schedules import FILLED_IN, Schedule, TorchSchedule
 from ktb.errors import ConfigError, first_line
 from ktb.jobs.build import without
 
@@ -35,7 +35,9 @@ def build_optimisation(cfg: DictConfig) -> Optimisation:
 
 def _schedule(node: DictConfig) -> Schedule | TorchSchedule:
     interval, target = node.get("interval"), f"schedule._target_={node._target_}"
-    kind, settings = _named(without(node, "name", *(["interval"] if interval is not None else [])))
+    later = [key for key in FILLED_IN if key in node and node[key] is None]
+    kind, settings = _named(without(node, "name", *later, *(["interval"] if interval is not None else [])))
+    settings |= dict.fromkeys(later)
     if issubclass(kind, ReduceLROnPlateau):
         raise ConfigError(
             f"{target} follows a score: where it stands does not follow from the place in the training; choose one for "
