@@ -36,6 +36,18 @@ def misfit(named: Callable[..., Any], settings: Mapping[str, Any]) -> str | None
     return None
 
 
+def above_zero(part: str, **settings: float | Sequence[float]) -> None:
+    """Refuse settings of a part that must be above zero, each a number or several.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    for name, value in settings.items():
+        for number in value if isinstance(value, Sequence) else [value]:
+            if not number > 0:
+                raise ValueError(f"{name} of {part} must be above 0, got {value}")
+
+
 def _stated(named: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     """Parameter → (type, default); for a constructor that hands arguments on also those of its base classes."""
     if not inspect.isclass(named):

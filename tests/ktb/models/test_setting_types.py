@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
+from ktb.models.backbones.swin import FrozenSwin, SwinArch
+from ktb.models.segmentor import KTBSegmentor
 from ktb.models.setting_types import misfit
 
 
@@ -92,3 +94,22 @@ def test_a_function_and_a_class_without_readable_types() -> None:
     assert misfit(of_nothing, {"x": None, "y": "z"}) is None
     assert misfit(stated, {"flip": "no"}) == "flip=no: expected true or false"
     assert misfit(dict, {"a": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"peft": {"reduction": 0}}, "reduction of MAPA must be above 0, got 0"),
+        ({"peft": {"prompt_ratio": -1}}, "prompt_ratio of MAPA must be above 0, got -1"),
+        ({"fusion": {"ratio": 0}}, "ratio of DSCF must be above 0, got 0"),
+        ({"fusion": {"heads": [2, 4, 0, 16]}}, r"heads of DSCF must be above 0, got \[2, 4, 0, 16\]"),
+        ({"fusion": {"point_stride": 0}}, "point_stride of DSCF must be above 0, got 0"),
+        ({"fusion": {"_target_": "ktb.models.fusion.cmx.CMX", "reduction": 0}}, "reduction of CMX must be above 0"),
+        ({"peft": {"_target_": "ktb.models.peft.lora.LoRA", "alpha": 0}}, "alpha of LoRA must be above 0, got 0"),
+        ({"peft": {"reduction": None}}, "MAPA: reduction=null: expected a number"),
+        ({"fusion": {"point_stride": "abc"}}, r"DSCF: point_stride=abc: expected a whole number or Sequence\[int\]"),
+    ],
+)
+def test_parts_name_the_setting_that_cannot_work(parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        KTBSegmentor(FrozenSwin(SwinArch(8, (1, 1, 1, 1), (1, 1, 2, 2), 4)), ("rgb", "depth"), 3, **parts)

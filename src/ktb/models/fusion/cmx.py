@@ -21,6 +21,7 @@ from ktb.models.fusion.base import Fused, Fusion, of_stage
 from ktb.models.fusion.cmnext_hub import Hub, PoolingMixer, carried, depthwise
 from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
+from ktb.models.setting_types import above_zero
 
 HEAD_CHANNELS = 32
 """Channels per attention head where the number of heads is not given, as in every Swin stage."""
@@ -170,6 +171,7 @@ class CMX(Fusion):
         pass_on: bool = True,
     ) -> None:
         super().__init__(modalities, channels, stage, stride)
+        above_zero("CMX", reduction=reduction, heads=1 if heads is None else heads)
         self.main = self.modalities.index("rgb") if "rgb" in self.modalities else 0
         self.scrambled, self.pass_on = scrambled, pass_on
         if len(modalities) == 1:

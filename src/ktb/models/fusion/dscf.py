@@ -20,6 +20,7 @@ from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
 from ktb.models.layers.per_modality import apply_per_modality, per_modality_down
 from ktb.models.layers.plain_or_fast import is_plain
+from ktb.models.setting_types import above_zero
 
 STRIDES, GROUPS, HEADS = (8, 4, 2, 1), (1, 2, 4, 8), (2, 4, 8, 16)
 """Per stage: pixels of the stage's map between sampling points, point sets, attention heads."""
@@ -50,7 +51,7 @@ class DSCF(Fusion):
         table: size (y, x) of the distance-bias table.
 
     Raises:
-        ValueError: heads that are no multiple of the groups, or a list that is too short.
+        ValueError: heads that are no multiple of the groups, a list that is too short, or a number not above 0.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class DSCF(Fusion):
         table: Sequence[int] = TABLE,
     ) -> None:
         super().__init__(modalities, channels, stage, 4 << stage if stride is None else stride)
+        above_zero("DSCF", ratio=ratio, point_stride=point_stride, groups=groups, heads=heads, table=table)
         self.groups, self.heads = of_stage(groups, stage, "groups"), of_stage(heads, stage, "heads")
         if self.heads % self.groups:
             raise ValueError(f"stage {stage}: {self.heads} heads can't share {self.groups} groups of points equally")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ktb.models.layers.linear import linear
 from ktb.models.peft.base import Adaptable, Peft
+from ktb.models.setting_types import above_zero
 
 
 class LowRank(nn.Module):
@@ -125,7 +126,7 @@ class LoRA(Peft):
             convolutions of the blocks.
 
     Raises:
-        ValueError: a rank below 1, or layers that no block has.
+        ValueError: a rank or an alpha that is not above 0, or layers that no block has.
     """
 
     merges: ClassVar[bool] = True
@@ -140,8 +141,7 @@ class LoRA(Peft):
         layers: Sequence[str] | None = None,
     ) -> None:
         super().__init__(modalities, backbone)
-        if rank < 1:
-            raise ValueError(f"the rank of LoRA must be 1 or more, got {rank}")
+        above_zero("LoRA", rank=rank, alpha=rank if alpha is None else alpha)
         self.lora = nn.ModuleList()
         self._attached: list[nn.Module] = []
         seen: set[str] = set()

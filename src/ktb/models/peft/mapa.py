@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ktb.models.layers.init import trunc_linear, zero_linear
 from ktb.models.layers.per_modality import apply_per_modality, per_modality_down
 from ktb.models.peft.base import Adapt, Adaptable, Peft
+from ktb.models.setting_types import above_zero
 
 
 class Prompt(nn.Module):
@@ -103,7 +104,7 @@ class MAPA(Peft):
         scale: factor on what the adapters add.
 
     Raises:
-        ValueError: a stage that the backbone does not have.
+        ValueError: a stage that the backbone does not have, or a width that is none.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class MAPA(Peft):
         scale: float = 0.5,
     ) -> None:
         super().__init__(modalities, backbone)
+        above_zero("MAPA", prompt_ratio=prompt_ratio, reduction=reduction)
         count = len(backbone.prompt_channels)
         self.stages = frozenset(range(count) if stages is None else stages)
         if unknown := self.stages - set(range(count)):
