@@ -56,8 +56,9 @@ def _stated(named: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
     for base in named.__mro__:
         if base is object or "__init__" not in vars(base):
             continue
-        found = {**_parameters(base.__init__), **found}
-        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.__init__).parameters.values()):
+        init = vars(base)["__init__"]
+        found = {**_parameters(init), **found}
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(init).parameters.values()):
             break
     return found
 
