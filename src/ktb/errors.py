@@ -122,7 +122,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         or bool(
             re.search(
                 r"DefaultCPUAllocator|not enough memory: you tried|Insufficient memory|bad[_ ]alloc|"
-                r"Cannot allocate memory", str(error),
+                r"Cannot allocate memory|Could not allocate|could not create a primitive", str(error),
             )
         )
     )  # fmt: skip

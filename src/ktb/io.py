@@ -61,8 +61,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         failure = write_failure(error)
         if failure is None:
             raise
-        if failure.filename in (None, str(temporary)) or failure.filename2 == str(temporary):
+        named = str(failure.filename)
+        if failure.filename is None or failure.filename2 == str(temporary):
             failure.filename = str(path)
+        elif named.startswith(str(temporary)):  # or of a file in the folder that the block makes
+            failure.filename = str(path) + named.removeprefix(str(temporary))
         if failure is error:
             raise
         raise failure from error

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from ktb.data.spec import DatasetSpec
 from ktb.data.tools.fixtures import make_fixture
 from ktb.data.tools.hha import Camera
 from ktb.data.tools.hha_files import HHAJob, convert_hha
 from ktb.data.tools.prepare.conversion import Conversion, convert
 from ktb.engine.callbacks.metrics_file import MetricsFile
+from ktb.engine.callbacks.panel_drawing import Panel, write_panels
 from ktb.engine.checkpoint_files import AtomicIO
 from ktb.errors import KTBError
 from ktb.export.file import export
@@ -58,6 +60,12 @@ def probabilities(folder: Path) -> None:
         file.write(bytes(2 * 64 * 64 * 4))
 
 
+def panels(folder: Path) -> None:
+    ids = np.zeros((64, 64), np.uint8)
+    panel = Panel("a", {}, {}, {"rgb": noise(64, 64, 3)}, ids, ids, {})
+    write_panels(folder, [("random", panel)], DatasetSpec("x", ("a", "b"), ((0, 0, 0), (9, 9, 9)), {}))
+
+
 TENSORS = {"a": torch.zeros(10_000)}
 WRITERS: dict[str, Callable[[Path], object]] = {
     "json": lambda folder: write_json(folder / "result.json", {"a": "x" * 5000}),
@@ -71,6 +79,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "torch.export": lambda folder: export(model(), folder / "x.pt2", (64, 64), dynamic=False),
     "fixture": lambda folder: make_fixture("mcubes", folder / "new", layout="16bit", size=(64, 64)),
     "probabilities": probabilities,
+    "panels": panels,
 }
 
 

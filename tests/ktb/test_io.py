@@ -80,6 +80,13 @@ def test_a_copy_that_fails_names_the_copy(tmp_path: Path) -> None:
     assert caught.value.filename == str(path)
 
 
+def test_a_file_of_a_folder_is_named_where_it_would_have_been(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with pytest.raises(OSError, match="No space") as caught, atomic_file(path) as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary / "a" / "b.bin"))
+    assert caught.value.filename == str(path / "a" / "b.bin")
+
+
 def test_the_home_is_found_without_a_variable_of_that_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert expanded("~/data") == Path("/home/me/data")

@@ -90,7 +90,8 @@ def _fault(error: BaseException, command: str) -> str | None:
     if is_out_of_memory(error):
         return f"out of memory ({said}); {_MEMORY.get(part, _OTHERWISE)}"
     if says(r"can't start new thread"):
-        return "the system allows no more threads (ulimit -u, or the container's limit); lower dataset.num_workers"
+        fewer = "use --workers 1" if part == "data" else "lower dataset.num_workers"
+        return f"the system allows no more threads, or has no memory for them (ulimit -u, ulimit -v); {fewer}"
     if says(
         r"no kernel image is available", r"NVIDIA driver", r"CUDA driver", r"busy or unavailable", r"CUDA unknown error"
     ):
@@ -148,6 +149,8 @@ def _of_the_system(error: OSError, part: str) -> str | None:
         return f"{where}symbolic links lead in a circle here (a symlink loop); remove one of them"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{where}{said}; change its rights, or choose another place"
+    if number in (errno.ENOENT, errno.ESTALE) and file is None and not _has_current_folder():
+        return f"the folder that it was called in is not there any more ({said}); change into one that is"
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
         if "temporary directory" in str(said):
             return f"{said}; set TMPDIR to a folder that can be written"
@@ -157,6 +160,13 @@ def _of_the_system(error: OSError, part: str) -> str | None:
     if number in (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EBUSY):
         return f"{where}{said}; choose another name"
     return None
+
+
+def _has_current_folder() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
 
 
 def _raised_in(error: BaseException, *end: str) -> bool:

@@ -61,6 +61,8 @@ def mistake(
 
     try:
         cfg = compose(config_name, choices, extra)
+    except OSError:  # a file that can't be read, or no current folder: no override is at fault
+        raise
     except Exception as error:
         return composition_error(error)
 

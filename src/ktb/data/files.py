@@ -7,7 +7,7 @@ import errno
 import stat
 from pathlib import Path
 
-from ktb.errors import DataError, did_you_mean
+from ktb.errors import DataError, did_you_mean, first_line, is_out_of_memory
 from ktb.io import entries, existing, is_link_loop
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".exr")
@@ -68,6 +68,22 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         raise DataError(f"{path}: is no text in UTF-8; expected a text file: save it again in this encoding")
     return text
+
+
+def unreadable(path: Path, what: str, error: BaseException, remedy: str) -> DataError:
+    """What to say of a file that a library could not decode.
+
+    Args:
+        path: the file.
+        what: what it then is, such as "damaged image".
+        error: of the library.
+        remedy: what helps, unless there was too little memory.
+    """
+    if is_out_of_memory(error):
+        what = "there is too little memory to read it"
+        remedy = "use fewer workers (dataset.num_workers, --workers), or close other programs"
+    said = getattr(error, "err", "") or first_line(error)  # OpenCV's, without the place in its sources
+    return DataError(f"{path}: {what} ({said}); {remedy}")
 
 
 def similar(path: Path) -> str:

@@ -9,6 +9,7 @@ What `ktb-train` writes and what a bundle holds have one content: {"ktb": plain 
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -25,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ktb.errors import CheckpointError, first_line
+from ktb.errors import CheckpointError, first_line, is_out_of_memory
 from ktb.io import absent, atomic_file, expanded
 from ktb.run_folder.names import CHECKPOINTS
 from ktb.weights.by_name import fetched
@@ -80,6 +81,13 @@ def read_file(path: str | Path) -> Any:
         AttributeError, EOFError, IndexError, KeyError, MemoryError, OSError, OverflowError, RuntimeError,
         SafetensorError, TypeError, UnicodeError, ValueError, zipfile.BadZipFile,
     ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE):
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its rights and its disk") from None
+        if is_out_of_memory(error):
+            raise CheckpointError(
+                f"{path}: there is too little memory to read its {path.stat().st_size / 2**20:.1f} MB "
+                f"({first_line(error)}); close other programs or, if the file is damaged, fetch it again"
+            ) from None
         raise CheckpointError(f"{path}: not a readable checkpoint ({first_line(error)}); fetch it again") from None
 
 

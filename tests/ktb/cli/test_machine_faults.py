@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
+from ktb.cli.machine_faults import machine_fault
 from ktb.cli.run_command import run_command
 from tests.ktb.cli.test_run_command import outcome
 
@@ -125,7 +127,25 @@ FAULTS: dict[str, tuple[BaseException, str, list[str]]] = {
         FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), "ktb-data hha", ["TMPDIR"],
     ),
     "threads": (RuntimeError("can't start new thread"), "ktb-predict", ["threads"]),
+    "threads of ktb-data": (RuntimeError("can't start new thread"), "ktb-data check", ["ulimit", "--workers 1"]),
+    "no memory for a network": (RuntimeError("could not create a primitive"), "ktb-train", ["out of memory"]),
 }  # fmt: skip
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = FileNotFoundError(errno.ENOENT, "No such file or directory")  # as os.getcwd raises it
+    text = machine_fault(error, "ktb-train")
+    assert text == "No such file or directory; was it moved or removed under way?"
+
+    def gone() -> Path:
+        raise error
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    text = machine_fault(error, "ktb-train")
+    assert text is not None
+    assert text.startswith("the folder that it was called in is not there any more (No such file")
+    named = FileNotFoundError(errno.ENOENT, "No such file or directory", "a.png")
+    assert machine_fault(named, "ktb-train") == "a.png: No such file or directory; was it moved or removed under way?"
 
 
 @pytest.mark.parametrize("fault", FAULTS)

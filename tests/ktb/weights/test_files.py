@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 from pathlib import Path
 
@@ -45,6 +46,25 @@ def test_damaged_files_are_one_clear_line(tmp_path: Path, content: bytes, suffix
         read_state_dict(file)
     assert "\n" not in str(error.value)
     assert "refused" not in str(error.value)
+
+
+def test_a_whole_file_is_not_called_damaged_for_want_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.zeros(2**18)}, tmp_path / "w.pth")
+
+    def out_of_memory(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Could not allocate bytes object!")  # as PyTorch says it
+
+    monkeypatch.setattr(torch, "load", out_of_memory)
+    expected = r"w.pth: there is too little memory to read its 1.0 MB \(Could not allocate .*; close other programs or"
+    with pytest.raises(CheckpointError, match=expected):
+        read_state_dict(tmp_path / "w.pth")
+
+    def refused(path: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises(CheckpointError, match=r"w.pth: cannot be read \(Permission denied\); check its rights"):
+        read_state_dict(tmp_path / "w.pth")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

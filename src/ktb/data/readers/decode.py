@@ -19,7 +19,7 @@ import numpy as np
 from PIL.PngImagePlugin import PngImageFile
 
 from ktb.data.arrays import Array, InMemory, Source
-from ktb.data.files import read_bytes
+from ktb.data.files import read_bytes, unreadable
 from ktb.data.readers import exr, npy, png, tiff
 from ktb.data.readers.limits import (
     LARGEST,
@@ -29,7 +29,7 @@ from ktb.data.readers.limits import (
     check_pixels,
     pixel_limit,
 )
-from ktb.errors import DataError, first_line
+from ktb.errors import DataError
 
 __all__ = ["FORMATS", "LARGEST", "MAX_PIXELS", "channels_in_words", "decode", "pixel_limit"]
 
@@ -92,6 +92,7 @@ def decode(
 
 _CONVERT = "convert it to PNG, TIFF (values as they are) or NPY"
 _FETCH = "fetch the file itself"
+_AGAIN = "copy or download it again"
 # First bytes (after so many others) → what such a file is, and what to do.
 _FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GIF8", "a GIF file", _CONVERT),
@@ -254,8 +255,8 @@ def _check_jpeg(path: Path, data: bytes) -> _Header:
 def _decode_opencv(path: Path, data: bytes) -> Array:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise DataError(f"{path}: damaged image ({error.err}); copy or download it again") from None
+    except (cv2.error, MemoryError) as error:
+        raise unreadable(path, "damaged image", error, _AGAIN) from None
     if image is None:
         raise DataError(f"{path}: damaged image that cannot be decoded; copy or download it again")
     if image.ndim == 3:
@@ -269,7 +270,7 @@ def _decode_pillow(path: Path, data: bytes, expand_palette: bool) -> Array:
         with PngImageFile(io.BytesIO(data)) as image:
             return np.array(image.convert("RGB") if expand_palette and image.mode == "P" else image)
     except Exception as error:  # damaged bytes raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        raise DataError(f"{path}: damaged image ({first_line(error)}); copy or download it again") from None
+        raise unreadable(path, "damaged image", error, _AGAIN) from None
 
 
 def _checked(frame: InMemory) -> Array:

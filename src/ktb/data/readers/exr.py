@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ktb.data.arrays import Array
+from ktb.data.files import unreadable
 from ktb.data.readers.limits import check_pixels
-from ktb.errors import DataError, first_line
+from ktb.errors import DataError
 
 MAGIC = b"v/1\x01"
 _reading = threading.Lock()
@@ -48,7 +49,7 @@ def decode_exr(path: Path, data: bytes) -> Array:
     except DataError:
         raise
     except Exception as error:  # the package raises RuntimeError and others for what is damaged
-        raise DataError(f"{path}: damaged OpenEXR file ({first_line(error)}); copy or write it again") from None
+        raise unreadable(path, "damaged OpenEXR file", error, "copy or write it again") from None
     names = sorted(planes, key=_place)
     if not names or len({planes[name].shape for name in names}) > 1:
         raise DataError(f"{path}: OpenEXR channels of unequal size; expected all of one size (no subsampled chroma)")

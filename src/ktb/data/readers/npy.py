@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ktb.data.arrays import Array
+from ktb.data.files import unreadable
 from ktb.data.readers.limits import channels_last, check_pixels
 from ktb.errors import DataError, did_you_mean, first_line
 
@@ -99,7 +100,7 @@ def decode_npz(path: Path, data: bytes, key: str | None) -> Array:
     except DataError:
         raise
     except Exception as error:  # BadZipFile, zlib.error, EOFError, RuntimeError (encrypted), NotImplementedError, ...
-        raise DataError(f"{path}: damaged NPZ archive ({first_line(error)}); write it again with numpy.savez") from None
+        raise unreadable(path, "damaged NPZ archive", error, "write it again with numpy.savez") from None
     return decode_npy(place, start + rest)
 
 

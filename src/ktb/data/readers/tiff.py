@@ -14,9 +14,10 @@ import numpy as np
 import tifffile
 
 from ktb.data.arrays import Array
+from ktb.data.files import unreadable
 from ktb.data.readers.limits import channels_last, check_pixels
 from ktb.data.readers.lzw import is_decodable
-from ktb.errors import DataError, first_line
+from ktb.errors import DataError
 
 MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes, by byte order, of TIFF and of BigTIFF."""
@@ -84,10 +85,8 @@ def decode_tiff(path: Path, data: bytes, *, expand_palette: bool = False, lossle
     except DataError:
         raise
     except Exception as error:  # damaged bytes raise TiffFileError, ValueError, struct.error, errors of the codecs, ...
-        raise DataError(
-            f"{path}: TIFF file that cannot be read ({first_line(error)}); copy it again, or write it with "
-            "deflate, LZW or no compression"
-        ) from None
+        remedy = "copy it again, or write it with deflate, LZW or no compression"
+        raise unreadable(path, "TIFF file that cannot be read", error, remedy) from None
     return image, orientation if orientation in range(1, 9) else 1
 
 

@@ -204,7 +204,8 @@ def write_fusion(
         for stage, of_stage in enumerate(named):
             for i, (title, value) in enumerate(of_stage.items()):
                 name = f"fusion_{number:02d}_{stage + 1}_{i}.png"
-                Image.fromarray(overlay(value, picture)).save(folder / name)
+                with atomic_file(folder / name) as file:
+                    Image.fromarray(overlay(value, picture)).save(file, "PNG")
                 entry = {"stage": stage + 1, "title": title, "file": name, "mean": round(float(value.mean()), 4)}
                 shown.append(entry)
         if shown:

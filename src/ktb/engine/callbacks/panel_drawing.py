@@ -149,7 +149,9 @@ def write_panels(folder: Path, chosen: Sequence[tuple[str, Panel]], spec: Datase
             # Small pictures and flat colours are PNG; photographs would be many times larger than as JPEG.
             photograph = title in panel.images and picture.shape[0] * picture.shape[1] > 1 << 16
             name = f"{i:02d}_{j}_{_slug(title)}.{'jpg' if photograph else 'png'}"
-            Image.fromarray(picture).save(folder / name, quality=92, subsampling=0)  # PNG takes no notice
+            with atomic_file(folder / name) as file:
+                kind = "JPEG" if photograph else "PNG"
+                Image.fromarray(picture).save(file, kind, quality=92, subsampling=0)  # PNG takes no notice
             shown.append({"title": title, "file": name})
         samples.append(
             {"id": panel.id, "group": group, **panel.scores, "condition": panel.condition, "pictures": shown}

@@ -235,6 +235,32 @@ def test_what_is_no_picture_is_called_what_it_is(tmp_path, content, what, remedy
     assert text.endswith(remedy) or remedy in text.split("; ")[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "decoder"),
+    [
+        ("a.png", "cv2.imdecode"),
+        ("palette.png", "PIL.PngImagePlugin.PngImageFile.load"),
+        ("a.tif", "tifffile.TiffPageSeries.asarray"),
+        ("a.npz", "zipfile.ZipExtFile.read"),
+    ],
+)
+def test_a_whole_file_is_not_called_damaged_for_want_of_memory(tmp_path, monkeypatch, name, decoder):
+    image = np.zeros((8, 8), np.uint8)
+    path = tmp_path / name
+    if name == "palette.png":
+        Image.fromarray(image).convert("P").save(path)
+    else:
+        save(path, image)
+
+    def out_of_memory(*args, **kwargs):
+        raise MemoryError("Unable to allocate 7.28 TiB")
+
+    monkeypatch.setattr(decoder, out_of_memory)
+    text = message(decode, path)
+    assert "there is too little memory to read it (Unable to allocate 7.28 TiB); use fewer workers" in text
+    assert "damaged" not in text
+
+
 def test_a_setting_lets_larger_pictures_in(tmp_path):
     image = RNG.integers(0, 256, (40, 30), np.uint8)
     label = Image.fromarray(RNG.integers(0, 3, (40, 30), np.uint8))
