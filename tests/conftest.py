@@ -69,6 +69,12 @@ def lightning_says_all() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+@pytest.fixture(autouse=True)
+def nobodys_own_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose classes a process has looked for decides what it calls an error in the user's own code."""
+    monkeypatch.setattr("ktb.models.imports._own", set())
+
+
 @pytest.fixture
 def little_memory() -> Iterator[None]:
     """While a test runs, asking for 8 GiB of memory more than this process has now fails."""

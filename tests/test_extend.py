@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -20,6 +21,9 @@ from ktb.cli import model as ktb_model
 from ktb.cli import predict as ktb_predict
 from ktb.cli import report as ktb_report
 from ktb.errors import CheckpointError, ConfigError, KTBError
+from ktb.jobs.trial_step import try_own_parts
+from ktb.losses.self_teaching import SelfTeachingLoss
+from tests.ktb.combinations import small_backbone
 from tests.ktb.jobs.test_train import evaluate
 from tests.ktb.jobs.test_train import train as run_training
 
@@ -66,7 +70,7 @@ def trained(lab: Path) -> tuple[Path, dict[str, Any]]:
 
 def test_every_place_has_an_example_of_at_most_30_lines() -> None:
     assert sorted(EXAMPLES) == [
-        f"my_lab/{name}.py" for name in ("backbone", "fusion", "head", "loss", "metric", "peft")
+        f"my_lab/{name}.py" for name in ("backbone", "beside", "fusion", "head", "loss", "metric", "peft")
     ]
     for name, text in EXAMPLES.items():
         assert len([line for line in text.splitlines() if line.strip()]) <= 30, name
@@ -193,6 +197,36 @@ def test_bundle_predict_and_report(
     assert np.array_equal(written, masks[0])
     assert ktb_report.main([str(run), "--out", str(tmp_path / "page.html")]) == 0
     assert f"kappa {trained[1]['metrics']['kappa']:.4g}" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["swin", "pvt_v2_b0", "vit_small_patch16_dinov3"])
+def test_layers_of_the_backbone_call_what_stands_beside_them(lab: Path, name: str) -> None:
+    torch.manual_seed(0)
+    peft = {"_target_": "my_lab.beside.Beside", "rank": 2}
+    model = KTBSegmentor(small_backbone(name), ("rgb", "depth"), 5, peft=peft, head={"width": 8}).eval()
+    images = {m: torch.rand(1, 3, 40, 48) for m in model.modalities}
+    with torch.no_grad():
+        start = model(images).logits
+        for parameter in model.peft.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        moved = model(images).logits
+        copied = copy.deepcopy(model)
+        for parameter in model.peft.parameters():
+            parameter.zero_()
+        assert torch.equal(model(images).logits, start)
+        assert torch.equal(copied(images).logits, moved)
+    assert not torch.allclose(moved, start, atol=1e-3)
+    assert try_own_parts(model, SelfTeachingLoss(), {}, all_trained=True) == []
+
+
+def test_a_layer_that_is_passed_by_is_told(lab: Path) -> None:
+    """timm's Swin V2 reads the weight of its queries, keys and values."""
+    peft = {"_target_": "my_lab.beside.Beside", "rank": 2}
+    backbone = small_backbone("swinv2_tiny_window8_256")
+    model = KTBSegmentor(backbone, ("rgb", "depth"), 5, peft=peft, head={"width": 8})
+    (note,) = try_own_parts(model, SelfTeachingLoss(), {})
+    passed_by = 2 * sum(len(backbone.blocks(stage)) for stage in range(4))
+    assert note.startswith(f"{passed_by} parameters get no gradient in a trial step, peft.beside.")
 
 
 @pytest.mark.parametrize(

@@ -94,13 +94,18 @@ def _say(text: str, code: int) -> int:
 
 
 def _say_fault(command: str, error: Exception) -> int:
-    """Say in one line what is wrong with the machine, or show a bug of ours; returns the exit code."""
+    """Say in one line what is wrong with the machine or in code of the user's own, or show a bug of ours; returns the
+    exit code."""
     import traceback
 
     from ktb.cli.machine_faults import machine_fault
+    from ktb.models.imports import own_packages, raised_in_own_code, told
 
     if text := machine_fault(error, command):
         return _say(f"{command}: error: {text}", USER_ERROR)
+    if raised_in_own_code(error) and not os.environ.get("KTB_TRACEBACK"):
+        said = f"{told(error, *own_packages())}; KTB_TRACEBACK=1 shows all calls that led there"
+        return _say(f"{command}: error: {said}", USER_ERROR)
     return _say("".join(traceback.format_exception(error)).rstrip("\n"), BUG)
 
 

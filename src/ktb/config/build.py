@@ -13,8 +13,8 @@ from ktb.config.keys import leaves, unresolved
 from ktb.config.moved import current_target
 from ktb.config.trust import Trust, is_dotted
 from ktb.errors import ConfigError, KTBError, PartError, first_line
-from ktb.models.imports import imported_class, look_in_working_directory
-from ktb.models.parts import check_settings, refused_setting
+from ktb.models.imports import imported_class, look_in_working_directory, own_packages, raised_in_own_code, told
+from ktb.models.parts import check_settings, refuse_unfinished, refused_setting
 from ktb.models.setting_types import misfit
 
 _NOBODY = Trust()
@@ -43,16 +43,23 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
     for part in inner:
         _refuse_misfit(part, {})
     try:
-        return build(node, **kwargs)
+        built = build(node, **kwargs)
     except InstantiationException as error:
         if isinstance(error.__cause__, KTBError):
             raise error.__cause__ from None
         named, cause = _named(target), error.__cause__
         if cause and inspect.isclass(named) and (refused := refused_setting(named, target, outer, cause)):
             raise refused from None
-        if isinstance(error.__cause__, TypeError | ValueError | ImportError):
-            raise ConfigError(f"{target}: {first_line(error.__cause__, limit=None)}") from None
+        if cause and raised_in_own_code(cause):
+            raise PartError(f"{target} cannot be built: {told(cause, *own_packages())}") from None
+        if isinstance(cause, TypeError | ValueError | ImportError):
+            raise ConfigError(f"{target}: {first_line(cause, limit=None)}") from None
         raise
+    from torch import nn
+
+    if isinstance(built, nn.Module):
+        refuse_unfinished(built, target)
+    return built
 
 
 def _nodes(plain: Any) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,9 @@ from ktb.config.build import instantiate
 from ktb.engine.epochs import EpochPlan
 from ktb.engine.optim import Optimisation, build_optimizer
 from ktb.engine.schedules import FILLED_IN, Schedule, TorchSchedule
-from ktb.errors import ConfigError, first_line
+from ktb.errors import ConfigError, PartError, first_line
 from ktb.jobs.build import without
+from ktb.models.imports import own_packages, raised_in_own_code, told
 
 
 def build_optimisation(cfg: DictConfig) -> Optimisation:
@@ -74,5 +75,9 @@ def try_out(config: Optimisation, model: nn.Module, plan: EpochPlan, epochs: int
     """
     try:
         build_optimizer(model, config, epochs=epochs, steps_per_epoch=plan.steps)
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:
+        if raised_in_own_code(error):
+            raise PartError(f"optimiser or schedule: {told(error, *own_packages())}") from None
+        if not isinstance(error, TypeError | ValueError | KeyError):
+            raise
         raise ConfigError(f"optimiser or schedule: {first_line(error, limit=None)}") from None

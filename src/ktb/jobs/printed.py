@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from ktb.run_folder.names import PAGE, PREDICTIONS, RESULT, ROBUSTNESS, ROBUSTNE
 from ktb.run_folder.result import RunResult
 
 
-def announce(trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run_dir: Path) -> None:
+def announce(
+    trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run_dir: Path, remarks: Sequence[str]
+) -> None:
+    """Print what is about to be trained, and remarks on it."""
     if not trainer.is_global_zero:
         return
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -26,6 +30,8 @@ def announce(trainer: L.Trainer, data: RGBXDataModule, model: KTBSegmentor, run_
     print(
         f"{data.spec.name}: {sizes} samples, {' + '.join(m.name for m in data.modalities)}, "
         f"{data.spec.num_classes} classes; {trained:,} of {total:,} parameters are trained\nrun folder: {run_dir}",
+        *(f"note: {text}" for text in remarks),
+        sep="\n",
         flush=True,
     )
 

@@ -70,7 +70,6 @@ def train(cfg: DictConfig) -> RunResult:
     model = build_model(cfg, data, side_heads=loss.uses_side_heads)
     begun = finetune.begin(source, model, data) if source else resume.begun(point)
     metrics = build_metrics(cfg, data.spec.num_classes)
-    try_own_parts(model, loss, metrics)
     module = _module(cfg, data, model, loss, inference, metrics, begun)
     if point is not None:  # a checkpoint of another model must not cost the run its files
         module.on_load_checkpoint(point.content)
@@ -84,6 +83,8 @@ def train(cfg: DictConfig) -> RunResult:
     chosen = build_callbacks(cfg)
     trainer = build_trainer(cfg, [saving, check, Speed(), *tested, *chosen], files)
     check_limits(cfg, trainer, data, "train", "val", *(["test"] if cfg.test else []))
+    all_trained = trainer.world_size > 1 and "find_unused" not in str(cfg.trainer.strategy)
+    remarks = try_own_parts(model, loss, metrics, all_trained=all_trained)
     plan = _plan_epochs(cfg, trainer, data)
     try_out(module.optim, model, plan, cfg.trainer.max_epochs)
     if point is not None:
@@ -93,7 +94,7 @@ def train(cfg: DictConfig) -> RunResult:
 
     with claimed_for_training(run_dir, cfg, point):
         trainer.loggers = build_loggers(cfg, run_dir, point)
-        announce(trainer, data, model, run_dir)
+        announce(trainer, data, model, run_dir, remarks)
         if point is not None:
             resume_settings.announce(point, cfg, plan)
         with _failures_told(run_dir, trainer, saving, lambda: facts(cfg, data, model, started)):

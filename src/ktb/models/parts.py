@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ktb.errors import KTBError, PartError, did_you_mean
-from ktb.models.imports import imported_class, told
+from ktb.models.imports import imported_class, place_of, told
 from ktb.models.setting_types import misfit
 
 Spec = Mapping[str, Any]
@@ -132,11 +132,16 @@ def made(make: Callable[[], Any], cls: type[Any], target: str, settings: Mapping
 
     Raises:
         PartError: a setting that only the constructor of its base class has refused, or any error of a class that is
-            not of ktb.
+            not of ktb; a module that is not fully built.
     """
+    from torch import nn  # here: see `accepted`
+
     top = target.partition(".")[0]
     try:
-        return make()
+        part = make()
+        if isinstance(part, nn.Module):
+            refuse_unfinished(part, target)
+        return part
     except KTBError:
         raise
     except Exception as error:
@@ -145,6 +150,33 @@ def made(make: Callable[[], Any], cls: type[Any], target: str, settings: Mapping
         if top == "ktb":
             raise
         raise PartError(f"{target} cannot be built: {told(error, top)}") from None
+
+
+def refuse_unfinished(part: Any, target: str) -> None:
+    """Refuse a module that PyTorch has not set up, or that has parameters without a shape: no checkpoint would fit.
+
+    Args:
+        part: the module; layers in it are looked at too.
+        target: its dotted name.
+
+    Raises:
+        PartError: saying which.
+    """
+    from torch.nn.parameter import is_lazy
+
+    left = [part]
+    while left:
+        layer = left.pop()
+        where = place_of(type(layer), "__init__")
+        said = f"{target} cannot be built: {f'its {type(layer).__name__}: ' if layer is not part else ''}"
+        if "_modules" not in vars(layer):
+            raise PartError(f"{said}the constructor does not call super().__init__(){where}")
+        if lazy := [name for name, p in layer._parameters.items() if p is not None and is_lazy(p)]:
+            raise PartError(
+                f"{said}{lazy[0]} has no shape; say how many channels it takes"
+                f"{where or place_of(type(part), '__init__')}"
+            )
+        left += [child for child in layer._modules.values() if child is not None]
 
 
 def _settings_of(signature: inspect.Signature, places: int, names: Mapping[str, Any]) -> dict[str, inspect.Parameter]:

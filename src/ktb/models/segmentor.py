@@ -16,7 +16,7 @@ from ktb.models.backbones.base import Backbone, Tokens
 from ktb.models.fusion.base import Fused, Fusion
 from ktb.models.layers.check_shapes import check_shape
 from ktb.models.parts import Spec, build, check_settings, class_of, completed, in_full, made
-from ktb.models.peft.base import Peft
+from ktb.models.peft.base import Adapt, Peft
 
 PEFT = {"_target_": "ktb.models.peft.mapa.MAPA"}
 NO_PEFT = {"_target_": "ktb.models.peft.base.Peft"}
@@ -129,7 +129,9 @@ class KTBSegmentor(nn.Module):
         """Plain values that a bundle keeps: classes, data set, which base weights the backbone is."""
         self.backbone = backbone
         self.patch_embeds = nn.ModuleDict({m: backbone.entry_for(c) for m, c in channels.items() if m != "rgb"})
+        frozen = list(backbone.state_dict())
         self.peft: Peft = build(peft, names, backbone)
+        contracts.check_peft(self.peft, backbone, frozen)
         if "rgb" not in channels:
             for layer in backbone.own_entry():
                 layer.requires_grad_(False)
@@ -197,7 +199,8 @@ class KTBSegmentor(nn.Module):
 
     def _logits(self, head: nn.Module, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
         logits: Tensor = head(maps, size)
-        check_shape(logits, (len(maps[0]), self.num_classes, *size), head, "head", "logits (B, K, H, W)")
+        shape = (len(maps[0]), self.num_classes, *size)
+        check_shape(logits, shape, head, "head", "logits (B, K, H, W)", like=maps[0])
         return logits
 
     def features(
@@ -218,12 +221,13 @@ class KTBSegmentor(nn.Module):
                 tokens = self.backbone.enter(i, tokens)
             entering = self._apart(tokens.map)
             prompted = self.peft.prompt(i, entering)
-            check_shape(prompted, entering.shape, self.peft, "PEFT method", f"streams (M, B, H, W, C) of stage {i}")
+            what = f"streams (M, B, H, W, C) of stage {i}"
+            check_shape(prompted, entering.shape, self.peft, "PEFT method", what, like=entering, method="prompt")
             tokens = tokens._replace(map=prompted.flatten(0, 1))
-            tokens = self.backbone.stage(i, tokens, self.peft.adapters_of(i), recompute=self.recompute)
+            tokens = self.backbone.stage(i, tokens, self._adapters(i), recompute=self.recompute)
             streams = self._apart(tokens.map if self.necks is None else self.necks[i](tokens.map))
             expected = (*entering.shape[:2], *streams.shape[2:-1], self.backbone.channels[i])
-            check_shape(streams, expected, self.backbone, "backbone", f"streams (M, B, H, W, C) of stage {i}")
+            check_shape(streams, expected, self.backbone, "backbone", what, like=entering, method="stage")
             fused, normed = self._fuse(i, streams)
             if fused.streams is not None and self.necks is None:
                 tokens = tokens._replace(map=fused.streams.flatten(0, 1))
@@ -233,6 +237,13 @@ class KTBSegmentor(nn.Module):
                 features.streams[m].append(t)
             features.fused.append(self.fused_norms[i](fused.map))
         return features, size
+
+    def _adapters(self, stage: int) -> Sequence[Adapt] | None:
+        """The PEFT method's adapters of a stage; those of a method of the user's own with what they return checked."""
+        adapters = self.peft.adapters_of(stage)
+        if adapters is None or type(self.peft).__module__.startswith("ktb."):
+            return adapters
+        return contracts.checked_adapters(adapters, self.peft, len(self.backbone.adapter_channels[stage]), stage)
 
     def _fuse(self, i: int, streams: Tensor) -> tuple[Fused, Tensor]:
         """What the fusion block of a stage makes of the streams (M, B, H, W, C), and the streams that go on from it,

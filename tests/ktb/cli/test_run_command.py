@@ -13,6 +13,7 @@ import pytest
 
 from ktb.cli.run_command import run_command
 from ktb.errors import DataError
+from ktb.models.imports import imported_class
 
 SRC = Path(__file__).parents[3] / "src"
 MAINS = {
@@ -172,6 +173,27 @@ def test_a_mistake_an_interruption_and_a_bug(capsys: pytest.CaptureFixture[str])
     assert code == 1
     assert said.startswith("Traceback")
     assert said.endswith("ZeroDivisionError: of ours\n")
+
+
+def test_an_error_in_the_users_own_code_is_one_line_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if it is raised in a library that the code calls; all calls that led there are shown on demand."""
+    file = tmp_path / "lab_of_run_command.py"
+    file.write_text("import json\nclass Mine:\n    def run(self):\n        return json.loads('{')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    mine = imported_class("lab_of_run_command.Mine")()
+    assert run_command("ktb-train", mine.run) == 2
+    place = f"({file}, line 4)"
+    assert capsys.readouterr().err == (
+        "ktb-train: error: JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char "
+        f"1) {place}; KTB_TRACEBACK=1 shows all calls that led there\n"
+    )
+    monkeypatch.setenv("KTB_TRACEBACK", "1")
+    assert run_command("ktb-train", mine.run) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+    del sys.modules["lab_of_run_command"]
 
 
 def test_an_intended_exit_keeps_its_code() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from ktb.config.build import check_targets, instantiate
 from ktb.data.spec import DatasetSpec
-from ktb.errors import ConfigError, DataError
+from ktb.errors import ConfigError, DataError, PartError
+from ktb.losses.pixel import PixelLoss
 from tests.ktb.config.composed import composed
 
 
@@ -25,6 +27,42 @@ def test_instantiate_builds_and_passes_errors_on() -> None:
 class Raises:
     def __init__(self) -> None:
         raise DataError("broken list")
+
+
+class HalfBuilt(PixelLoss):
+    def __init__(self) -> None:
+        self.half = 1
+
+
+class Fails(PixelLoss):
+    def __init__(self) -> None:
+        super().__init__()
+        raise KeyError("licence")
+
+
+class HalfBuiltPart(nn.Module):
+    def __init__(self) -> None:
+        self.half = 1
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        return logits.mean()
+
+
+@pytest.mark.parametrize("cls", [HalfBuilt, Fails, HalfBuiltPart])
+def test_a_loss_of_ones_own_that_cannot_be_built_is_one_line(cls: type) -> None:
+    node: dict[str, Any] = {"_target_": f"{__name__}.{cls.__name__}"}
+    said = f"{__name__}.{cls.__name__} cannot be built: "
+    if cls is HalfBuiltPart:
+        node = {"_target_": "ktb.losses.pixel.PixelLoss", "kind": node}
+        said = "ktb.losses.pixel.PixelLoss cannot be built: its HalfBuiltPart: "
+    if cls is Fails:
+        said += "KeyError: 'licence'"
+    else:
+        said += "the constructor does not call super().__init__()"
+    line = cls.__init__.__code__.co_firstlineno + (2 if cls is Fails else 0)  # type: ignore[misc]
+    with pytest.raises(PartError) as error:
+        instantiate(OmegaConf.create(node))
+    assert str(error.value) == f"{said} ({__file__}, line {line})"
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from ktb.errors import PartError
@@ -40,6 +41,52 @@ class OfOneSize(Fusion):
     def forward(self, streams: Tensor) -> Tensor:
         h, w = 64 // int(self.stride), 96 // int(self.stride)
         return streams.sum(0).reshape(-1, h, w, self.channels)
+
+
+class Late(Fusion):
+    def forward(self, streams: Tensor) -> Tensor:
+        if not hasattr(self, "mix"):
+            self.mix = nn.Linear(self.channels, self.channels)
+        return self.mix(streams.sum(0))
+
+
+class LateBuffer(Fusion):
+    def forward(self, streams: Tensor) -> Tensor:
+        self.register_buffer("seen", streams.detach().mean())
+        return streams.sum(0)
+
+
+class ChangesInPlace(Fusion):
+    normalised = False
+
+    def forward(self, streams: Tensor) -> Tensor:
+        fused = streams.square().sum(0)
+        streams.zero_()
+        return fused
+
+
+class Forgets(Fusion):
+    def __init__(self, **place: Any) -> None:
+        super().__init__(**place)
+        self.forgotten = nn.Linear(self.channels, 1)
+
+    def forward(self, streams: Tensor) -> Tensor:
+        return streams.sum(0)
+
+
+class Untrue(FrozenSwin):
+    """A backbone that says something else than it does."""
+
+    def __init__(self, strides: Sequence[int] = (4, 8, 16, 32), *, again: Any = None) -> None:
+        super().__init__(SwinArch(16, (1, 1, 1, 1), (1, 1, 2, 2), 4))
+        self.strides, self.config = tuple(strides), again if isinstance(again, dict) else {"strides": list(strides)}
+        if again == "wider":
+            self.extra = nn.Linear(4, 4)
+            self.requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        return cls(**config)
 
 
 class Small(LinearHead):
@@ -126,7 +173,10 @@ def test_what_does_not_keep_to_its_place(
 ) -> None:
     with pytest.raises(PartError) as error:
         try_own_parts(model_of(**parts), loss(), {name: metric() for name, metric in metrics.items()})
-    assert str(error.value) == message.format(__name__)
+    cls = next(iter(parts.values()), loss if loss is not SelfTeachingLoss else None)
+    method = "prompt" if "peft" in parts else "forward"
+    line = f" ({__file__}, line {getattr(cls, method).__code__.co_firstlineno})" if cls else ""
+    assert str(error.value) == message.format(__name__) + line
 
 
 @pytest.mark.parametrize(
@@ -141,3 +191,59 @@ def test_an_error_in_code_of_ones_own_is_told_with_its_line(block: type, size: s
     )
     assert said in text
     assert any(text.endswith(f"({__file__}, line {line + n})") for n in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        (Late, "fusion.0.mix.weight is made only when the model runs"),
+        (LateBuffer, "fusion.0.seen is made only when the model runs"),
+        (ChangesInPlace, f"{__name__}.ChangesInPlace: a trial with two images of 64 × 96 pixels fails: RuntimeError: "
+         "one of the variables needed for gradient computation"),
+    ],
+)  # fmt: skip
+def test_what_happens_only_when_the_model_runs(block: type, said: str) -> None:
+    model = model_of(fusion=block)
+    with pytest.raises(PartError) as error:
+        try_own_parts(model, SelfTeachingLoss(), {})
+    assert str(error.value).startswith(said)
+    where = f"({__file__}, line {block.forward.__code__.co_firstlineno})"  # type: ignore[attr-defined]
+    assert str(error.value).endswith(where)
+
+
+def test_parameters_without_gradients_are_told_or_refused_where_processes_wait_for_them() -> None:
+    said = "8 parameters get no gradient in a trial step, fusion.0.forgotten.weight among them"
+    where = f" ({__file__}, line {Forgets.forward.__code__.co_firstlineno})"
+    model = model_of(fusion=Forgets)
+    assert try_own_parts(model, SelfTeachingLoss(), {}) == [f"{said}: not trained unless other steps use it{where}"]
+    with pytest.raises(PartError) as error:
+        try_own_parts(model, SelfTeachingLoss(), {}, all_trained=True)
+    assert str(error.value) == (
+        f"{said}, and several processes would wait for it: use it, remove it, or set "
+        f"trainer.strategy=ddp_find_unused_parameters_true{where}"
+    )
+    assert try_own_parts(model_of(fusion=Sum), SelfTeachingLoss(), {}, all_trained=True) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, None),
+        ({"strides": (2, 4, 8, 16)}, "has a map of (13, 19) positions in stage 0 for an image of (50, 75) pixels: "
+         "covers says (50, 75) pixels, strides one position in 2"),
+        ({"again": {"strides": np.int64(4)}}, "its config, {'strides': np.int64(4)}, has to hold numbers, text, "
+         "lists and mappings only: Object of type int64 is not JSON serializable"),
+        ({"again": {"stride": 4}}, "its config, {'stride': 4}, does not build it again: TypeError: Untrue.__init__() "
+         "got an unexpected keyword argument 'stride'"),
+        ({"again": "wider"}, "builds another one: extra.weight is not there, here (4, 4)"),
+    ],
+)  # fmt: skip
+def test_a_backbone_that_says_what_is_not_true(settings: dict[str, Any], message: str | None) -> None:
+    model = KTBSegmentor(Untrue(**settings), ("rgb", "depth"), 5, head={"width": 16})
+    if message is None:
+        assert try_own_parts(model, SelfTeachingLoss(), {}) == []
+        return
+    with pytest.raises(PartError) as error:
+        try_own_parts(model, SelfTeachingLoss(), {})
+    assert message in str(error.value)
+    assert __file__ in str(error.value)

@@ -51,6 +51,7 @@ def test_what_is_installed_goes_before_the_working_directory(here: Path) -> None
 def test_what_is_not_there_is_told_from_what_fails(here: Path) -> None:
     (here / "lab_broken.py").write_text("import torch\nimport lab_nowhere\nclass Mine: pass\n")
     (here / "lab_wrong.py").write_text("class Mine:\n    def f(self:\n        pass\n")
+    (here / "lab_ends.py").write_text("import sys\nsys.exit('usage: lab_ends.py FILE')\n")
     (here / "lab_fails.py").write_text("def start():\n    raise KeyError('no licence')\nstart()\n")
     (here / "lab_good").mkdir()
     (here / "lab_good" / "__init__.py").write_text("from pathlib import Path\nclass MyFusion: pass\nnumber = 3\n")
@@ -62,8 +63,12 @@ def test_what_is_not_there_is_told_from_what_fails(here: Path) -> None:
         "lab_broken cannot be imported: ModuleNotFoundError: No module named 'lab_nowhere' "
         f"({here / 'lab_broken.py'}, line 2)"
     )
+    assert refusal("lab_ends.Mine") == (
+        f"lab_ends cannot be imported: SystemExit: usage: lab_ends.py FILE ({here / 'lab_ends.py'}, line 2)"
+    )
     assert refusal("lab_wrong.Mine").startswith("lab_wrong cannot be imported: SyntaxError: ")
     assert refusal("lab_wrong.Mine").endswith(f"({here / 'lab_wrong.py'}, line 2)")
+    assert refusal("lab_wrong.Mine").count("line 2") == 1
     assert refusal("lab_fails.Mine") == (
         f"lab_fails cannot be imported: KeyError: 'no licence' ({here / 'lab_fails.py'}, line 2)"
     )

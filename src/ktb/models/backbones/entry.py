@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -55,30 +55,26 @@ def exact_on_cpu(images: Tensor) -> AbstractContextManager[Any]:
 
 
 def widen(module: nn.Module, channels: int) -> None:
-    """Make the first convolution of RGB in `module` one of images with `channels` channels.
+    """Make the convolutions of RGB in `module` such of images with `channels` channels.
 
-    Its filters are repeated in turn and scaled, so that the response to a constant image keeps its size.
+    Their filters are repeated in turn and scaled, so that the response to a constant image keeps its size.
 
     Raises:
         ValueError: there is no such convolution.
     """
-    first = first_convolution(module)
-    if channels != 3:
-        weight = first.weight.detach()[:, [c % 3 for c in range(channels)]] * (3 / channels)
-        first.weight = nn.Parameter(weight, requires_grad=first.weight.requires_grad)
-        first.in_channels = channels
+    # More than one where branches begin at the image, as in FastViT.
+    of_rgb = [part for part in module.modules() if takes_rgb(part)]
+    if not of_rgb:
+        raise ValueError("no convolution of three channels stands at its entry")
+    for part in of_rgb if channels != 3 else ():
+        weight = part.weight.detach()[:, [c % 3 for c in range(channels)]] * (3 / channels)
+        part.weight = nn.Parameter(weight, requires_grad=part.weight.requires_grad)
+        part.in_channels = channels
 
 
-def first_convolution(module: nn.Module) -> nn.Conv2d:
-    """The first convolution that takes three channels.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d) and part.in_channels == 3 and part.groups == 1:
-            return part
-    raise ValueError("no convolution of three channels stands at its entry")
+def takes_rgb(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution of three channels."""
+    return isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.groups == 1
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.entry import Entry, padded
 from ktb.models.backbones.of_timm import OfTimm
-from ktb.models.backbones.timm_model import refuse_difference
+from ktb.models.backbones.timm_model import refuse_difference, refuse_entry
 from ktb.models.backbones.timm_plan import STAGES, Plan, Seen, blocks_in, try_out
 from ktb.models.peft.base import Adapt
 
@@ -61,6 +61,7 @@ class Pyramid(OfTimm):
             for stage in self._stages:
                 stage.interpose()
             refuse_difference(self._maps(images), seen.maps)
+            refuse_entry(self._own_entry, self.entry_for, images)
         self.train(training)
 
     def _maps(self, images: Tensor) -> Iterator[Tensor]:

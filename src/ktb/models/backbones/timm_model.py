@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import timm
@@ -89,6 +89,25 @@ def normalisation_of(
 def example(height: int, width: int, device: torch.device) -> Tensor:
     """An image (1, 3, height, width) to try a model on, the same each time."""
     return torch.sin(torch.arange(3 * height * width, device=device) * 0.7).view(1, 3, height, width)
+
+
+def refuse_entry(own: Callable[[Tensor], Tensor], entry_for: Callable[[int], nn.Module], images: Tensor) -> None:
+    """Refuse first layers that can't be made those of a modality with another number of channels.
+
+    Args:
+        own: the model's first layers.
+        entry_for: number of channels → a copy for as many.
+        images: RGB (S, 3, H, W), as `own` takes them.
+
+    Raises:
+        ValueError: saying why.
+    """
+    try:
+        found = entry_for(1).eval()(images[:, :1]).shape
+    except Exception as error:  # of whatever such layers do
+        raise ValueError(f"its first layers take three channels only ({first_line(error)})") from None
+    if found != (expected := own(images).shape):
+        raise ValueError(f"its first layers make {tuple(found)} of one channel and {tuple(expected)} of three")
 
 
 def refuse_difference(ours: Iterator[Tensor], theirs: Sequence[Tensor]) -> None:

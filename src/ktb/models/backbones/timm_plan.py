@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ktb.errors import first_line
+from ktb.models.backbones.entry import takes_rgb
 from ktb.models.backbones.timm_model import Taps, example, intermediates, taps_of
 
 STAGES = 4
@@ -53,7 +54,7 @@ class Plan:
             first = next(n for n in segment if n == tap["module"] or (n.rpartition(".")[0] or None) in holders)
             at = segment.index(first)
             if start == 0:
-                while not any(_takes_rgb(parts[n]) for n in segment[:at]):
+                while not any(takes_rgb(part) for n in segment[:at] for part in parts[n].modules()):
                     at += 1
                     if at == len(segment):
                         raise ValueError("no convolution of three channels stands before its first stage")
@@ -93,10 +94,6 @@ def _in_order(model: nn.Module, wanted: Sequence[str]) -> tuple[dict[str, nn.Mod
     if missing := [name for name in wanted if name not in parts]:
         raise ValueError(f"its feature map {missing[0]!r} is not one of its parts")
     return parts, after
-
-
-def _takes_rgb(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d) and part.in_channels == 3 for part in module.modules())
 
 
 def blocks_in(module: nn.Module) -> list[nn.Module]:

@@ -21,7 +21,7 @@ from ktb.errors import first_line
 from ktb.models.backbones.base import Tokens
 from ktb.models.backbones.entry import Entry, padded
 from ktb.models.backbones.of_timm import OfTimm
-from ktb.models.backbones.timm_model import example, intermediates, refuse_difference, taps_of
+from ktb.models.backbones.timm_model import example, intermediates, refuse_difference, refuse_entry, taps_of
 from ktb.models.layers.window_fast import Constants
 from ktb.models.peft.base import Adapt
 
@@ -84,6 +84,7 @@ class ViT(OfTimm):
             for name in self.left_out:
                 setattr(model, name, nn.Identity())
             refuse_difference(self._maps(images), theirs)
+            refuse_entry(model.patch_embed, self.entry_for, images)
         self.train(training)
 
     def _maps(self, images: Tensor) -> Iterator[Tensor]:

@@ -38,13 +38,13 @@ class Fused:
             block: whose result it is.
 
         Raises:
-            PartError: a map, a stream or a loss term of another shape than the contract says.
+            PartError: a map, a stream or a loss term of another shape, type or device than the contract says.
         """
         fused = result if isinstance(result, Fused) else cls(result)
         place = "fusion block"
-        check_shape(fused.map, given.shape[1:], block, place, "map (B, H, W, C)")
+        check_shape(fused.map, given.shape[1:], block, place, "map (B, H, W, C)", like=given)
         if fused.streams is not None:
-            check_shape(fused.streams, given.shape, block, place, "streams (M, B, H, W, C)")
+            check_shape(fused.streams, given.shape, block, place, "streams (M, B, H, W, C)", like=given)
         for name, term in fused.losses.items():
             check_shape(term, (), block, place, f"losses[{name!r}]")
         return fused

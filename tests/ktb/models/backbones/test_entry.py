@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from ktb.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from ktb.errors import ConfigError
+from ktb.models.backbones import entry
 from ktb.models.backbones.entry import Normalisation
+from ktb.models.backbones.pyramid import Pyramid
 from tests.ktb.models.backbones.members import features, lively, member
 
 
@@ -56,3 +59,22 @@ def test_another_modality_arrives_as_it_is() -> None:
     entry = backbone.entry_for(1)
     images = torch.rand(1, 1, 64, 64)
     assert torch.equal(backbone.embed(images, entry).map, entry(images).permute(0, 2, 3, 1))
+
+
+def test_every_branch_that_begins_at_the_image_takes_other_channels() -> None:
+    """FastViT's first layer is a sum of two convolutions of the image."""
+    backbone = Pyramid("fastvit_t8")
+    grey = torch.rand(1, 1, 64, 64)
+    expected = backbone.embed(grey.expand(-1, 3, -1, -1), backbone.entry_for(3)).map
+    for channels in (1, 4, 6):
+        found = backbone.embed(grey.expand(-1, channels, -1, -1), backbone.entry_for(channels)).map
+        if channels == 4:  # the first filter is there twice
+            assert found.shape == expected.shape
+        elif channels == 6:
+            assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_first_layers_for_three_channels_only_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entry, "widen", lambda module, channels: None)
+    with pytest.raises(ConfigError, match=r"convnext_atto can't be .*: its first layers take three channels only "):
+        member("convnext_atto")
