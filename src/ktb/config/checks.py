@@ -24,6 +24,7 @@ PIXEL_LOSSES = ("ce", "ohem", "dice", "lovasz")
 RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**32 - 1),
     ("panels", 0, math.inf),
+    ("dataset.seed", 0, 2**32 - 1),
     ("dataset.batch_size", 1, math.inf),
     ("dataset.eval_batch_size", 1, math.inf),
     ("dataset.num_workers", 0, math.inf),
@@ -125,6 +126,8 @@ def _check_choices(values: Mapping[str, Any]) -> None:
     """Lists of a certain length and words out of a few."""
     if "modality" in values:
         streams = values["modality"]["streams"]
+        if streams is not None and not isinstance(streams, list):
+            raise ConfigError(f"modality.streams={streams}: expected a list: [rgb,depth]")
         if not streams:
             raise ConfigError("modality.streams is empty: name one stream or more, e.g. modality.streams=[rgb,depth]")
         if repeated := sorted({name for name in streams if streams.count(name) > 1}):
@@ -138,6 +141,9 @@ def _check_choices(values: Mapping[str, Any]) -> None:
         both = f"backbone.depths={_flow(depths)}, num_heads={_flow(heads)}"
         raise ConfigError(f"{both}: expected one entry per stage, 4")
     if "head" in values:
+        side = values["head"].get("side")
+        if side is not None and not isinstance(side, dict):
+            raise ConfigError(f"head.side={side}: expected settings of its own, such as head.side.width=64")
         _check_word("head.init", values["head"].get("init", "published"), ("published", "small"))
     loss = values.get("loss") or {}
     for key in ("pixel_loss", "kind"):
@@ -190,7 +196,7 @@ def _check_range(values: Mapping[str, Any], key: str, low: float, high: float) -
         raise ConfigError(f"{key}={value}: expected a number")
     if not low <= value <= high or math.isinf(value) or (key in ABOVE and value == low):
         least = f"above {low:g}" if key in ABOVE else f"{low:g} or more"
-        most = f", at most {high:g}" if high < math.inf else ", and finite" if value == math.inf else ""
+        most = f", at most {high:.10g}" if high < math.inf else ", and finite" if value == math.inf else ""
         raise ConfigError(f"{key}={value:g}: expected {least}{most}")
 
 

@@ -27,7 +27,7 @@ from tests.ktb.config.composed import OWN_DATA, composed
         ("dataset.batch_size=0", "dataset.batch_size=0: expected 1 or more"),
         ("dataset.batch_size=many", "dataset.batch_size=many: expected a number"),
         ("backbone.drop_path=1.5", "backbone.drop_path=1.5: expected 0 or more, at most 1"),
-        ("seed=-1", "seed=-1: expected 0 or more, at most 4.29497e+09"),
+        ("seed=-1", "seed=-1: expected 0 or more, at most 4294967295"),
         ("model.fusion=dcsf", "model.fusion=dcsf: expected dscf or sum: did you mean 'dscf'?"),
         ("head.init=tiny", "head.init=tiny: expected published or small"),
         ("loss.class_weights=2", "loss.class_weights=2: expected auto, balanced, or one number per class: [1, 2.5, 6]"),

@@ -89,11 +89,12 @@ class SwinArch:
         for key, value in asdict(self).items():
             numbers = value if isinstance(value, tuple) else (value,)
             kinds = (int, float) if key in ("mlp_ratio", "drop_path") else (int,)
-            if any(isinstance(n, bool) or not isinstance(n, kinds) or n < 0 for n in numbers):
-                raise ValueError(f"{key} of a Swin must be a number of 0 or more, got {value!r}")
+            least = 1 if key in ("embed_dim", "depths", "num_heads", "window_size") else 0
+            if any(isinstance(n, bool) or not isinstance(n, kinds) or n < least for n in numbers):
+                raise ValueError(f"{key} of a Swin must be a number of {least} or more, got {value!r}")
         if len(self.depths) != 4 or len(self.num_heads) != 4:
             raise ValueError(f"a Swin backbone has four stages, got depths {self.depths}, heads {self.num_heads}")
-        if any(self.embed_dim * 2**i % heads for i, heads in enumerate(self.num_heads) if heads) or 0 in self.num_heads:
+        if any(self.embed_dim * 2**i % heads for i, heads in enumerate(self.num_heads)):
             raise ValueError(f"num_heads {self.num_heads} must divide the channels {self.channels} of their stages")
 
     @property
