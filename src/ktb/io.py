@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -53,7 +54,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it can't be written; `filename` is `path`, also where a library reports it in another way.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
@@ -74,6 +75,14 @@ def atomic_file(path: Path) -> Iterator[Path]:
             if temporary.is_dir():
                 shutil.rmtree(temporary)
             temporary.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for more of it, as most file systems end at 255 bytes; its ending stays."""
+    if len(os.fsencode(name)) <= 200:
+        return name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return f"{name[:40]}~{digest}{Path(name).suffix[-10:]}"
 
 
 # --- a folder is what a person sees ----------------------------------------------------------------------------------

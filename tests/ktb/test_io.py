@@ -87,6 +87,15 @@ def test_a_file_of_a_folder_is_named_where_it_would_have_been(tmp_path: Path) ->
     assert caught.value.filename == str(path / "a" / "b.bin")
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".png", "字" * 83 + ".json", "x" * 255])
+def test_a_name_may_be_as_long_as_the_file_system_lets_it(tmp_path: Path, name: str) -> None:
+    with atomic_file(tmp_path / name) as temporary:
+        temporary.write_text("whole", encoding="utf-8")
+        assert temporary.suffix == ".tmp"
+        assert temporary.name.startswith(f".{name[:40]}~")
+    assert [(file.name, file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()] == [(name, "whole")]
+
+
 def test_the_home_is_found_without_a_variable_of_that_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert expanded("~/data") == Path("/home/me/data")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ktb.errors import ConfigError
-from ktb.io import absent
+from ktb.io import absent, expanded
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns, to which a subcommand is added; argparse has no public name for it."""
@@ -26,8 +26,23 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 def home(text: str) -> str:
-    """A path or pattern with a leading `~` or `~user` replaced by that home, as text."""
+    """A path or pattern with a leading `~` or `~user` replaced by that home, as text, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, which would mean the current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing; is a variable of the shell not set?")
     return os.path.expanduser(text)  # noqa: PTH111
+
+
+def named_path(text: str) -> Path:
+    """A path as the user writes it, for argparse; see `ktb.io.expanded`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    return expanded(home(text))
 
 
 def config_dirs(folder: Path | None) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ktb.cli.arguments import HelpFormatter, Subparsers, positive
+from ktb.cli.arguments import HelpFormatter, Subparsers, named_path, positive
 from ktb.cli.progress import print_outcomes, watch
 from ktb.data.files import read_text
 from ktb.data.tools.align.calibration import read_calibration, read_homography
@@ -24,7 +24,6 @@ from ktb.data.tools.hha_files import parse_unit
 from ktb.data.tools.parallel import parallel
 from ktb.data.tools.prepare.conversion import claim
 from ktb.errors import ConfigError, DataError
-from ktb.io import expanded
 
 RECORD = "aligned.json"
 """In the new folder: what was done."""
@@ -44,8 +43,8 @@ def add_align(commands: Subparsers) -> None:
         "--calibration rig.yml",
         formatter_class=HelpFormatter,
     )
-    sub.add_argument("folder", type=expanded, help="the data folder; nothing in it is changed")
-    sub.add_argument("out", type=expanded, help="new folder, the dataset.root of a training")
+    sub.add_argument("folder", type=named_path, help="the data folder; nothing in it is changed")
+    sub.add_argument("out", type=named_path, help="new folder, the dataset.root of a training")
     sub.add_argument("--onto", default="rgb/*", metavar="PATTERN", help="files whose view is kept (default: 'rgb/*')")
     sub.add_argument(
         "--depth", action="append", default=[], metavar="PATTERN", help="metric depth to move; may be repeated"
@@ -71,7 +70,7 @@ def add_align(commands: Subparsers) -> None:
     how = sub.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--calibration",
-        type=expanded,
+        type=named_path,
         metavar="FILE",
         help="OpenCV (M1 D1 M2 D2 R T, or H alone), RealSense JSON, Azure Kinect JSON, or the aligned.json of an "
         "earlier call",

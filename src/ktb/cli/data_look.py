@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from ktb.cli.arguments import HelpFormatter, Subparsers, config_dirs, home, positive
+from ktb.cli.arguments import HelpFormatter, Subparsers, config_dirs, home, named_path, positive
 from ktb.cli.progress import COLUMNS, FAILED_FILES, make_folder, watch
 from ktb.data.tools.parallel import parallel
-from ktb.errors import ConfigError, DataError
-from ktb.io import expanded
+from ktb.errors import ConfigError, DataError, KTBError
 
 if TYPE_CHECKING:
     from ktb.data.module import RGBXDataModule
@@ -34,7 +33,7 @@ def add_new(commands: Subparsers) -> None:
         formatter_class=HelpFormatter,
     )
     sub.add_argument(
-        "folder", type=expanded, help="holds pictures and labels, in folders or with names that run parallel"
+        "folder", type=named_path, help="holds pictures and labels, in folders or with names that run parallel"
     )
     sub.add_argument("--name", help="of the data set (default: the folder's name)")
     sub.add_argument(
@@ -52,7 +51,7 @@ def add_new(commands: Subparsers) -> None:
         help="refuse larger pictures (default: 67108864); goes into the configuration",
     )
     sub.add_argument(
-        "--config-dir", type=expanded, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)"
+        "--config-dir", type=named_path, default=Path("conf"), help="written is DIR/dataset/NAME.yaml (conf)"
     )
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_new)
@@ -77,12 +76,15 @@ def _new(arguments: argparse.Namespace) -> int:
     )
     path = write_yaml(found, name, arguments.config_dir, watch=watch, workers=arguments.workers)
     show(found, Console())
-    print(path)
-    # The same way as ktb-train: what is wrong with the guess shows now.
-    data = _data([f"dataset={name}"], arguments.config_dir)
-    for split in data.spec.splits:
-        dataset = data.dataset(split, train=split == "train")
-        print(f"{split}: {len(dataset)} samples, one read: {dataset[0]['id']}")
+    try:  # the same way as ktb-train: what is wrong with the guess shows now
+        data = _data([f"dataset={name}"], arguments.config_dir)
+        splits = {split: data.dataset(split, train=split == "train") for split in data.spec.splits}
+        read = [f"{split}: {len(dataset)} samples, one read: {dataset[0]['id']}" for split, dataset in splits.items()]
+    except KTBError:  # the same command again, once that is mended, finds the name free
+        for file in (path, *(Path(str(found.splits[split])) for split in found.lists)):
+            file.unlink(missing_ok=True)
+        raise
+    print(path, *read, sep="\n")
     options = f"--config-dir {shlex.quote(str(arguments.config_dir))} dataset={name}"
     for command in ("ktb-data check", "ktb-data preview"):
         print(f"next: {command} {options}")
@@ -108,7 +110,7 @@ def add_check(commands: Subparsers) -> None:
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
     sub.add_argument(
         "--out",
-        type=expanded,
+        type=named_path,
         help="folder for report.json, report.html and alignment.png: modalities over each other as checkerboards",
     )
     sub.add_argument(
@@ -119,7 +121,7 @@ def add_check(commands: Subparsers) -> None:
         help="samples, spread over all splits, in which it is estimated how far modalities are shifted and scaled "
         "against the first one (default: 24; 0: none)",
     )
-    sub.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.add_argument("--config-dir", type=named_path, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_check)
 
@@ -171,7 +173,7 @@ def add_preview(commands: Subparsers) -> None:
         formatter_class=HelpFormatter,
     )
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="dataset=NAME, modality=..., dataset.root=DIR")
-    sub.add_argument("--out", type=expanded, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
+    sub.add_argument("--out", type=named_path, default=Path("preview"), help="folder for SPLIT.png (default: preview)")
     sub.add_argument("--split", action="append", metavar="SPLIT", help="this split only; may be repeated")
     sub.add_argument("--samples", type=positive, default=8, help="per split, spread evenly over it (default: 8)")
     sub.add_argument(
@@ -180,7 +182,7 @@ def add_preview(commands: Subparsers) -> None:
         default=0,
         help="another one draws another augmentation (default: 0)",
     )
-    sub.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.add_argument("--config-dir", type=named_path, help="your own configurations, as DIR/dataset/mine.yaml")
     sub.set_defaults(run=_preview)
 
 

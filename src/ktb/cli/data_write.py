@@ -6,7 +6,7 @@ import argparse
 import sys
 from functools import partial
 
-from ktb.cli.arguments import Subparsers, home, positive, size
+from ktb.cli.arguments import Subparsers, home, named_path, positive, size
 from ktb.cli.progress import make_folder, print_outcomes, watch
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.data.tools.hha import NYU_CAMERA, Camera
@@ -15,7 +15,6 @@ from ktb.data.tools.parallel import parallel
 from ktb.data.tools.prepare.conversion import convert, finish
 from ktb.data.tools.prepare.download import next_steps, plan_download
 from ktb.errors import ConfigError
-from ktb.io import expanded
 
 
 def add_hha(commands: Subparsers) -> None:
@@ -29,9 +28,9 @@ def add_hha(commands: Subparsers) -> None:
     sub.add_argument(
         "source", type=home, help="folder of .png/.npy/.tif depth maps (with subfolders), or a quoted glob pattern"
     )
-    sub.add_argument("target", type=expanded, help="folder for the results, laid out as the source")
+    sub.add_argument("target", type=named_path, help="folder for the results, laid out as the source")
     sub.add_argument("--unit", required=True, help="of the stored values: m, cm, mm, 0.1mm, or metres such as 0.0001")
-    sub.add_argument("--raw", type=expanded, help="folder of the sensor's own maps when SOURCE has its holes filled")
+    sub.add_argument("--raw", type=named_path, help="folder of the sensor's own maps when SOURCE has its holes filled")
     sub.add_argument(
         "--camera",
         default="nyu",
@@ -83,8 +82,8 @@ def add_prepare(commands: Subparsers) -> None:
         "kept, so a stopped call goes on where it stopped; the split lists are written last.",
     )
     sub.add_argument("name", help="nyu, sunrgbd or mfnet")
-    sub.add_argument("source", type=expanded, help="folder with the downloaded files")
-    sub.add_argument("target", type=expanded, help="new folder, the dataset.root of a training")
+    sub.add_argument("source", type=named_path, help="folder with the downloaded files")
+    sub.add_argument("target", type=named_path, help="new folder, the dataset.root of a training")
     sub.add_argument("--overwrite", action="store_true", help="make every file again")
     sub.add_argument("--workers", type=positive, help="processes (default: one per core)")
     sub.set_defaults(run=_prepare)
@@ -115,7 +114,7 @@ def add_fixture(commands: Subparsers) -> None:
         "the data, to see what a layout looks like, for tests.",
     )
     sub.add_argument("name", choices=tuple(FIXTURES), metavar="NAME", help=", ".join(FIXTURES))
-    sub.add_argument("root", type=expanded, help="new or empty folder, the dataset.root of a training")
+    sub.add_argument("root", type=named_path, help="new or empty folder, the dataset.root of a training")
     layouts = "; ".join(f"{name}: {', '.join(entry[1])}" for name, entry in FIXTURES.items() if len(entry[1]) > 1)
     sub.add_argument("--layout", help=f"where the data set has several, the usual one first ({layouts})")
     sub.add_argument("--samples", type=positive, default=4, help="per split (default: 4)")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, get_args
 
 from rich.console import Console
 
-from ktb.cli.arguments import HelpFormatter, Subparsers, config_dirs, picture_size, positive
+from ktb.cli.arguments import HelpFormatter, Subparsers, config_dirs, named_path, picture_size, positive
 from ktb.cli.model_source import SOURCE, add_source_options, open_source, trusted
 from ktb.cli.progress import watched
 from ktb.errors import ConfigError
-from ktb.io import expanded
 
 if TYPE_CHECKING:
     from ktb.data.module import RGBXDataModule
@@ -36,7 +35,7 @@ def add_export(commands: Subparsers) -> None:
         formatter_class=HelpFormatter,
     )
     sub.add_argument("source", metavar="SOURCE", help=SOURCE)
-    sub.add_argument("output", type=expanded, metavar="OUT", help="a file called .onnx (ONNX) or .pt2 (torch.export)")
+    sub.add_argument("output", type=named_path, metavar="OUT", help="a file called .onnx (ONNX) or .pt2 (torch.export)")
     sub.add_argument(
         "--size", type=picture_size, required=True, metavar="HxW", help="image size; with --raw that of the frames"
     )
@@ -73,7 +72,7 @@ def add_export(commands: Subparsers) -> None:
     sub.add_argument(
         "--score-on", type=positive, metavar="N", help="frames that mIoU is taken from, evenly spread (default: all)"
     )
-    sub.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
+    sub.add_argument("--config-dir", type=named_path, help="your own configurations, as DIR/dataset/mine.yaml")
     add_source_options(sub)
     sub.set_defaults(run=_export, settings=[])
 

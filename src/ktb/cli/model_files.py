@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktb.cli.arguments import Subparsers
+from ktb.cli.arguments import Subparsers, named_path
 from ktb.cli.model_source import SOURCE, add_source_options, open_source, state_dict_in, trusted
 from ktb.errors import CheckpointError, ConfigError
-from ktb.io import expanded
 from ktb.run_folder.names import RESULT, run_of
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def add_convert(commands: Subparsers) -> None:
         "backbone of timm, Microsoft, OpenMMLab or Hugging Face.",
     )
     sub.add_argument("input", help=f"{SOURCE}, or a file of backbone weights")
-    sub.add_argument("output", type=expanded, help="a new file: .safetensors, or .pth")
+    sub.add_argument("output", type=named_path, help="a new file: .safetensors, or .pth")
     sub.add_argument(
         "--to",
         required=True,
@@ -112,7 +111,7 @@ def add_bundle(commands: Subparsers) -> None:
         "config.yaml and a model card. Base weights are named with their SHA-256 and left out.",
     )
     sub.add_argument("source", help=SOURCE)
-    sub.add_argument("output", type=expanded, metavar="OUT_DIR", help="a new folder")
+    sub.add_argument("output", type=named_path, metavar="OUT_DIR", help="a new folder")
     add_source_options(sub)
     sub.set_defaults(run=_bundle)
 

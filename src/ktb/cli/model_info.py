@@ -11,11 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ktb.cli.arguments import HelpFormatter, Subparsers, picture_size, positive
+from ktb.cli.arguments import HelpFormatter, Subparsers, named_path, picture_size, positive
 from ktb.cli.model_onnx import show
 from ktb.cli.model_source import SOURCE, add_source_options, backbones, open_source
 from ktb.errors import ConfigError
-from ktb.io import expanded
 
 if TYPE_CHECKING:
     from ktb.models.segmentor import KTBSegmentor
@@ -36,7 +35,7 @@ def add_info(commands: Subparsers) -> None:
     sub.add_argument("source", nargs="?", help=f"{SOURCE}; without it, name an architecture")
     sub.add_argument(
         "--onnx",
-        type=expanded,
+        type=named_path,
         metavar="FILE",
         help="an exported file instead: inputs, outputs, operations, time with ONNX Runtime; with a source (and "
         "dataset.root=DIR where its data has moved) also mIoU on the split that is reported on",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ktb.cli.arguments import Subparsers
+from ktb.cli.arguments import Subparsers, named_path
 from ktb.errors import CheckpointError
-from ktb.io import absent, expanded
+from ktb.io import absent
 
 
 def add_push(commands: Subparsers) -> None:
@@ -19,7 +19,7 @@ def add_push(commands: Subparsers) -> None:
         "--public. Needs a token that may write: `hf auth login`, or HF_TOKEN. Every command then takes OWNER/NAME in "
         "the place of the folder.",
     )
-    sub.add_argument("folder", type=expanded, metavar="FOLDER", help="what `ktb-model bundle` has written")
+    sub.add_argument("folder", type=named_path, metavar="FOLDER", help="what `ktb-model bundle` has written")
     sub.add_argument("name", metavar="OWNER/NAME", help="the repository; it is made if there is none")
     sub.add_argument("--public", action="store_true", help="everybody sees a repository that is made")
     sub.add_argument("--update", action="store_true", help="write over the files of a repository that exists")

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ktb.cli.arguments import HelpFormatter, add_trust, config_dirs, home, positive
+from ktb.cli.arguments import HelpFormatter, add_trust, config_dirs, home, named_path, positive
 from ktb.cli.run_command import run_command
 from ktb.errors import ConfigError, did_you_mean
-from ktb.io import expanded
 
 if TYPE_CHECKING:
     from ktb.data.label_size import LabelSizes
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "in several files; one left out counts as missing, and the model answers from the others",
     )
     group.add_argument("--input", dest="input", action="append", metavar="MODALITY=PATH", help="the same")
-    group.add_argument("--csv", type=expanded, metavar="FILE", help="instead: a table with one column per modality")
+    group.add_argument("--csv", type=named_path, metavar="FILE", help="instead: a table with one column per modality")
     group.add_argument(
         "--max-gap",
         type=_seconds,
@@ -91,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-pixels", type=positive, metavar="N", help="refuse larger pictures (default: 67108864, or as in training)"
     )
     group = parser.add_argument_group("output")
-    group.add_argument("--out", type=expanded, required=True, metavar="DIR", help="folder for the results")
+    group.add_argument("--out", type=named_path, required=True, metavar="DIR", help="folder for the results")
     group.add_argument(
         "--write",
         type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip() != "none"),
@@ -115,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--overlap", type=_share, default=0.25, help="of neighbouring tiles (default: 0.25)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
-    group.add_argument("--config-dir", type=expanded, help="your own configurations, as DIR/dataset/mine.yaml")
+    group.add_argument("--config-dir", type=named_path, help="your own configurations, as DIR/dataset/mine.yaml")
     add_trust(group)
     return parser
 
@@ -229,6 +228,8 @@ def _sources(arguments: argparse.Namespace) -> dict[str, list[str]]:
         name, equals, path = text.partition("=")
         if not equals:
             raise ConfigError(f"--input {text}: expected MODALITY=PATH")
+        if not path.strip():
+            raise ConfigError(f"--{name} {path!r} names nothing; is a variable of the shell not set?")
         sources.setdefault(name, []).append(home(path))
     if bool(sources) == (arguments.csv is not None):
         raise ConfigError("give the pictures either as --rgb PATH, --depth PATH, ... or as --csv FILE")

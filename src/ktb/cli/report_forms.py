@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ktb.cli.arguments import named_path
 from ktb.errors import ReportError
-from ktb.io import atomic_file, expanded
+from ktb.io import atomic_file
 from ktb.report.runs import Run, class_table, read_runs, run_table
 from ktb.report.sweep_summary import SweepSummary, show, summarise
 from ktb.report.table_formats import FORMATS, Table, as_rich, comma_separated, factored, latex, markdown
@@ -42,8 +43,10 @@ def runs(argv: list[str]) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=expanded, metavar="RUN", help="run folder, finished or not")
-    parser.add_argument("--out", type=expanded, metavar="FILE", help="the page (default: report.html in the only RUN)")
+    parser.add_argument("runs", nargs="+", type=named_path, metavar="RUN", help="run folder, finished or not")
+    parser.add_argument(
+        "--out", type=named_path, metavar="FILE", help="the page (default: report.html in the only RUN)"
+    )
     parser.add_argument("--format", choices=FORMATS, help="print a table instead of writing a page")
     parser.add_argument(
         "--table",
@@ -75,8 +78,8 @@ def sweep(argv: list[str]) -> int:
         prog="ktb-report sweep",
         description="What became of the jobs of a sweep, and mean ± standard deviation over the seeds of each setting.",
     )
-    parser.add_argument("folder", type=expanded, metavar="DIR", help="sweep folder of ktb-train -m, finished or not")
-    parser.add_argument("--out", type=expanded, metavar="FILE", help="write an HTML page instead")
+    parser.add_argument("folder", type=named_path, metavar="DIR", help="sweep folder of ktb-train -m, finished or not")
+    parser.add_argument("--out", type=named_path, metavar="FILE", help="write an HTML page instead")
     parser.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     parser.add_argument(
         "--table", choices=("scores", "jobs"), default="scores", help="of the other formats than text (default: scores)"
@@ -107,7 +110,7 @@ def wandb(argv: list[str]) -> int:
         "training, validation, pictures with masks, differences. Without an account, or offline, its specification is "
         "printed.",
     )
-    parser.add_argument("run", nargs="?", type=expanded, metavar="RUN", help="run folder, for the bars of each class")
+    parser.add_argument("run", nargs="?", type=named_path, metavar="RUN", help="run folder, for the bars of each class")
     parser.add_argument("--entity", help="user or team (default: the account's)")
     parser.add_argument("--project", default="ktb", help="default: ktb, as in logger.wandb.project")
     parser.add_argument("--name", default="ktb", help="of a new workspace (default: ktb)")

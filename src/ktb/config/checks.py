@@ -50,6 +50,12 @@ RANGES: tuple[tuple[str, float, float], ...] = (
     ("loss.label_smoothing", 0, 1),
 )
 """Setting, least and largest value."""
+WHOLE = (
+    "seed", "dataset.batch_size", "dataset.eval_batch_size", "dataset.num_workers", "trainer.max_epochs",
+    "trainer.max_steps", "trainer.check_val_every_n_epoch", "trainer.accumulate_grad_batches",
+    "trainer.log_every_n_steps", "save.every_n_steps", "save.keep",
+)  # fmt: skip
+"""Those that count something."""
 ABOVE = ("optim.lr",)
 """Those of which the least value itself is too small."""
 _PATHS = ("dataset.root", "run_dir", "ckpt_path", "init_from", "checkpoint", "backbone.weights")
@@ -72,6 +78,8 @@ def check(cfg: DictConfig) -> None:
     _refuse_missing(cfg, looked_at)
     values = _values(cfg, looked_at)
     for key, value in leaves(values):
+        if key in _PATHS and isinstance(value, str) and not value.strip():
+            raise ConfigError(f"{key} is empty, which would mean the current folder; is a variable not set?")
         of_another_form = key in _PATHS and not str(value).isascii()
         if isinstance(value, str) and (of_another_form or (value.startswith("~") and ".classes[" not in key)):
             OmegaConf.update(cfg, key, str(expanded(value)))
@@ -180,6 +188,8 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         raise ConfigError(f"trainer.sync_batchnorm={trainer['sync_batchnorm']}: expected true or false")
     if trainer.get("max_epochs", 1) is None:
         raise ConfigError("trainer.max_epochs=null: expected a number, the learning-rate schedule ends with it")
+    if trainer.get("max_steps") == 0:
+        raise ConfigError("trainer.max_steps=0: nothing would be trained; expected 1 or more, or -1 for no limit")
     if str(trainer.get("precision", "")).endswith(("16-true", "transformer-engine")):
         raise ConfigError(
             f"trainer.precision={trainer['precision']}: expected 32-true, 64-true, 16-mixed or bf16-mixed"
@@ -194,6 +204,8 @@ def _check_range(values: Mapping[str, Any], key: str, low: float, high: float) -
         value = value[part]
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ConfigError(f"{key}={value}: expected a number")
+    if key in WHOLE and isinstance(value, float):
+        raise ConfigError(f"{key}={value:g}: expected a whole number")
     if not low <= value <= high or math.isinf(value) or (key in ABOVE and value == low):
         least = f"above {low:g}" if key in ABOVE else f"{low:g} or more"
         most = f", at most {high:.10g}" if high < math.inf else ", and finite" if value == math.inf else ""

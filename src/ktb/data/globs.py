@@ -58,7 +58,7 @@ def match_files(tree: Tree, glob: str) -> dict[str, str]:
             if joined in files:
                 raise DataError(
                     f"{tree.root / path}: is the same sample as {files[joined]} by the pattern {glob!r} (both are "
-                    f"{joined!r}); make the pattern say which of them is meant"
+                    f"{joined!r}); remove one, or make the pattern say which of them is meant"
                 )
             files[joined] = path
 
@@ -68,8 +68,8 @@ def match_files(tree: Tree, glob: str) -> dict[str, str]:
 
 def _pattern(part: str, *, last: bool) -> re.Pattern[str]:
     if last and part.endswith(".*"):
-        return re.compile(_wildcards(part[:-2]) + r"\.[^.]+")
-    return re.compile(_wildcards(part))
+        return re.compile(_wildcards(part[:-2]) + r"\.[^.]+", re.DOTALL)
+    return re.compile(_wildcards(part), re.DOTALL)  # a name may hold the end of a line
 
 
 def _wildcards(part: str) -> str:

@@ -175,6 +175,8 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         CheckpointError: nothing there, or a folder of another kind.
     """
+    if not str(path).strip():
+        raise CheckpointError(f"{path!r} names nothing; is a variable of the shell not set?")
     if isinstance(path, str) and (file := fetched(path)) is not None:
         return file
     path = expanded(path)

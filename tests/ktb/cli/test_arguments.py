@@ -97,3 +97,27 @@ def test_a_home_is_understood_in_every_argument_that_is_a_path(monkeypatch: pyte
 
 def test_a_home_that_there_is_not_stays_as_it_is() -> None:
     assert expanded("~no_such_user/x") == Path("~no_such_user/x")
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (data_cli.main, ["new", ""]),
+        (data_cli.main, ["new", "x", "--label", " "]),
+        (data_cli.main, ["align", "", "y"]),
+        (data_cli.main, ["hha", "", "y", "--unit", "mm"]),
+        (predict_cli.main, ["run", "--rgb", "x", "--out", ""]),
+        (predict_cli.main, ["run", "--input", "rgb=", "--out", "y"]),
+        (model_cli.main, ["export", "", "x.onnx", "--size", "64x64"]),
+        (model_cli.main, ["bundle", "run", ""]),
+        (report_cli.main, [""]),
+        (report_cli.main, ["run", "--out", ""]),
+    ],
+)
+def test_a_path_from_a_variable_that_is_not_set_is_not_the_current_folder(main, words, capsys):
+    try:
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert "names nothing; is a variable of the shell not set?" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_damaged_files_make_exit_code_1(depth, tmp_path, capsys):
     assert call("hha", depth, tmp_path / "HHA", "--unit", "mm", "--camera", "20,21,10,8", "--workers", 1) == 1
     printed = capsys.readouterr()
     assert "2 written, 0 kept, 1 failed" in printed.out
-    assert [line for line in printed.err.splitlines() if line.startswith(f"failed: {depth / '1.png'}: not a readable")]
+    assert [line for line in printed.err.splitlines() if line.startswith(f"failed: {depth / '1.png'}: the file is")]
 
 
 @pytest.mark.parametrize(
@@ -297,6 +297,17 @@ def test_new_refuses_a_taken_name_before_it_looks(tmp_path, capsys, monkeypatch)
     assert "mine.yaml: exists already; choose another --name" in capsys.readouterr().err
     assert call("new", tmp_path, "--config-dir", tmp_path, "--name", "my own") == 2
     assert "'my own' cannot name a data set" in capsys.readouterr().err
+
+
+def test_new_leaves_nothing_that_cannot_be_read(fields, tmp_path, capsys):
+    first = min((fields / "weeds_gt").iterdir())
+    whole = first.read_bytes()
+    Image.open(first).resize((20, 60)).save(first)  # another view than its pictures'
+    assert call("new", fields, "--config-dir", tmp_path / "conf", "--workers", 1) == 2
+    assert "another aspect ratio" in capsys.readouterr().err
+    assert [path for path in (tmp_path / "conf").rglob("*") if path.is_file()] == []
+    first.write_bytes(whole)
+    assert call("new", fields, "--config-dir", tmp_path / "conf", "--workers", 1) == 0
 
 
 def test_new_for_masks_of_0_and_255(fields, tmp_path, capsys):

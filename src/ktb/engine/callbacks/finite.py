@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -77,6 +78,9 @@ class FiniteCheck(Callback):
         self._batch += 1
         lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._where = f"step {trainer.global_step + 1} (epoch {trainer.current_epoch + 1}, learning rate {lr:.3g})"
+        if not isinstance(lr, Tensor) and not 0 <= lr < math.inf:  # a tensor on a device would have to be waited for
+            text = f"{self._where}: expected a rate of 0 or more; correct the schedule that gives it"
+            raise NotFiniteError(text) if trainer.is_global_zero else SystemExit(2)
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         terms = cast(SegmentationModule, pl_module).terms

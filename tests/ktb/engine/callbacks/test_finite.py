@@ -244,6 +244,18 @@ def test_the_learning_rate_of_a_step_is_the_one_it_used(tmp_path: Path, options:
     assert [row["train/lr"] for row in rows] == pytest.approx(used, rel=1e-6)
 
 
+@pytest.mark.parametrize("factor", [-1.0, NAN, INF])
+def test_a_schedule_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
+    monkeypatch.setattr(Poly, "factor", lambda self, step, **_: factor if step >= 2 else 1.0)
+    rate = f"{0.01 * factor:.3g}"
+    expected = (
+        f"step 3 (epoch 1, learning rate {rate}): expected a rate of 0 or more; correct the schedule that gives it"
+    )
+    training = Training(tmp_path)
+    assert training.error(limit_val_batches=0) == expected
+    training.saved()
+
+
 class OnDevice:
     """In place of an event of a GPU."""
 

@@ -20,11 +20,13 @@ MAX_COLOURS = 64
 """More colours, or ids beyond 255, are looked at closely: are they classes at all?"""
 MANY = 9
 """Ids from which on those that are in one file only are remarked on."""
+CLOSE = 2
+"""Steps of 256 in each channel, up to which two colours are hardly those of two classes."""
 SPECK = 8
 """Pixels of a colour in a file, below which it is no class's but a smoothed edge's."""
 
 VOID_NAMES = ("void", "ignore", "ignored", "unlabeled", "unlabelled")
-VOID_IDS = (IGNORE, 65535, 2**31 - 1, 2**32 - 1)
+VOID_IDS = (IGNORE, 65535, 2**31 - 1, 2**32 - 1, 2**63 - 1)
 """The greatest numbers of the usual types, which programs write for "no class"."""
 
 
@@ -286,6 +288,14 @@ def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: S
                 "one file only; expected one colour per class: were they resized or saved as JPEG, or are they "
                 "instances? Write them again with class ids, or name the colours in a classes.txt (name r g b)"
             )
+    close = _close(unnamed)
+    if 2 * len(close) > len(unnamed):
+        raise DataError(
+            f"{seen[0].path}: and the other labels have {len(counted)} colours, {len(close)} of which differ from "
+            f"another by {CLOSE} or less in each channel, as {close[0]} does; expected one colour per class: were they "
+            "saved as JPEG once, or is one channel an id? Write them again with class ids, or name the colours in a "
+            "classes.txt (name r g b)"
+        )
     void = [c for c in names if names[c].lower() in VOID_NAMES]
     classes = [c for c in names if names[c].lower() not in VOID_NAMES]
     classes += sorted(c for c in unnamed)
@@ -307,6 +317,14 @@ def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: S
             "palette and classes to label.ignore"
         )
     return Labels(settings, [f"{len(counted)} colours"], listed, classes, notes)
+
+
+def _close(colours: Sequence[Colour]) -> list[Colour]:
+    """Those that nobody could tell from another one, as no palette has them and JPEG makes them."""
+    values = np.array(colours, np.int64).reshape(-1, 3)
+    apart = np.abs(values[:, None] - values[None]).max(axis=2)
+    np.fill_diagonal(apart, CLOSE + 1)
+    return [colour for colour, nearest in zip(colours, apart.min(axis=1, initial=256), strict=True) if nearest <= CLOSE]
 
 
 def _in_one_file_only(found: Sequence[Any], counts: Sequence[Counts | None]) -> bool:

@@ -102,6 +102,24 @@ def test_colours(tmp_path):
     assert any("3 colours have no name yet" in note for note in found.notes)
 
 
+def test_colours_that_were_in_a_jpeg_are_refused(tmp_path):
+    palette = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)])
+    noisy = [
+        np.clip(
+            palette[label(0, 1, 2)] + np.random.default_rng(i).integers(-1, 2, (*label(0).shape, 3)) * [0, 1, 1], 0, 255
+        )
+        for i in range(3)
+    ]
+    expected = r"0.png: and the other labels have \d+ colours, \d+ of which differ from another by 2 or less in each"
+    with pytest.raises(DataError, match=expected):
+        labelled(tmp_path, [image.astype(np.uint8) for image in noisy])
+    # Where the list names the colours, the user knows better.
+    names = "".join(f"c{i} {i} 0 {200 - i}\n" for i in range(9))
+    near = np.array([(i, 0, 200 - i) for i in range(9)], np.uint8)
+    found = labelled(tmp_path / "named", [near[np.resize(np.arange(9), label(0).shape)]] * 3, names)
+    assert len(found.classes) == 9
+
+
 @pytest.mark.parametrize(
     ("channels", "settings", "reason"),
     [
