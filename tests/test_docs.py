@@ -69,6 +69,14 @@ def test_links_between_pages(page: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_belongs_to_an_entry_of_a_list_is_indented_by_four(page: Path) -> None:
+    """By less, it ends the list on the documentation site, though not on GitHub."""
+    text = re.sub(r"^ *```.*?^ *```", "", markdown(page), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"\n\n {1,3}(\S.*)", text) == []
+    assert re.findall(r"^ {1,3}(?:[-*]|\d+\.) .*", text, re.MULTILINE) == []
+
+
 def test_nothing_refers_to_texts_outside_the_repository() -> None:
     files = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "src", "conf", "scripts", "tests", "docs", "README.md", "Makefile"],

@@ -56,3 +56,18 @@ def test_own_sensors_from_pictures_to_masks(tmp_path: Path) -> None:
     shown = masks[41] == 1
     truth = labels[41] == 1
     assert float(scores["animal"]) == pytest.approx((shown & truth).sum() / (shown | truth).sum(), abs=0.006)
+
+
+@pytest.mark.slow
+def test_predict_in_python_shows_what_it_says(tmp_path: Path) -> None:
+    text = printed(execute(DOCS / "predict_in_python.ipynb", tmp_path))
+    assert "(96, 128) uint8 ['floor', 'wall'" in text
+    assert re.search(r"frame \d+: crate, \d+% of the picture", text)
+    assert "\nTrue\n" in text  # several frames, columns and threads have the same masks
+    for mistake in ("did you mean 'depth'?", "expected uint8", "must have one size", "times less than in training"):
+        assert mistake in text
+    share = re.search(r"([\d.]+)% of the pixels are as Predictor has them", text)
+    assert share is not None
+    assert float(share[1]) >= 99.9
+    run = json.loads((tmp_path / "predicting" / "runs" / "mine" / "result.json").read_text())
+    assert run["metrics"]["miou"] > 0.2

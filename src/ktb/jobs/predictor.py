@@ -259,6 +259,8 @@ def _check(
 ) -> None:
     if isinstance(settings, str):
         raise ConfigError(f"settings={settings!r}: expected a list: settings=[{settings!r}]")
+    if not isinstance(settings, Sequence) or not all(isinstance(setting, str) for setting in settings):
+        raise ConfigError(f"settings={settings!r}: expected a list of text, such as ['modality=rgb_t']")
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}")
     if short_side not in (None, "native") and not (isinstance(short_side, int) and short_side >= 32):
@@ -266,7 +268,7 @@ def _check(
     for name, value in (("tile", tile), ("max_pixels", max_pixels)):
         if value is not None and not (isinstance(value, int) and value >= 1):
             raise ConfigError(f"{name}={value!r}: expected a whole number of 1 or more")
-    if not 0 <= overlap <= 0.9:
+    if not isinstance(overlap, int | float) or not 0 <= overlap <= 0.9:
         raise ConfigError(f"overlap={overlap!r}: expected a share from 0 to 0.9")
 
 

@@ -144,6 +144,11 @@ def device_called(name: str, setting: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type == "meta":  # has shapes, and no values
+        raise ConfigError(f"{setting}: cannot be used here; expected auto, cpu, cuda, cuda:1 or mps")
+    try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"{setting}: cannot be used here ({first_line(error)})") from None
