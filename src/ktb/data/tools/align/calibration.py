@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,12 @@ import numpy as np
 
 from ktb.data.arrays import Size
 from ktb.data.files import read_text
-from ktb.data.tools.align.camera import Doubles, LensCamera
+from ktb.data.tools.align.camera import TOO_MUCH, Doubles, LensCamera
 from ktb.data.tools.align.kinect import azure_kinect
 from ktb.errors import DataError, first_line
 
+DEEPEST = 64
+"""Nested values of a calibration file; OpenCV's reader ends the process at some ten thousand."""
 FARTHEST_M = 3.0
 """Metres between the cameras of one rig above which the unit of the translation must be another."""
 
@@ -124,7 +128,8 @@ def check_homography(where: str, matrix: Doubles) -> None:
 
 
 def _check_pose(path: Path, rotation: Doubles, translation: Doubles) -> None:
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+    turned = np.abs(rotation).max() < 2 and np.abs(rotation @ rotation.T - np.eye(3)).max() <= 1e-3
+    if not turned or np.linalg.det(rotation) < 0:
         raise DataError(
             f"{path}: its rotation {np.round(rotation, 4).tolist()} is no rotation; expected a 3 x 3 matrix R "
             "with R Rᵀ "
@@ -146,8 +151,8 @@ _STREAMS = (("color", "rgb"), ("depth", "infrared", "infra1", "ir"))
 
 def _json(text: str) -> dict[str, Any] | None:
     try:
-        data = json.loads(text)
-    except ValueError:
+        data = json.loads(text, parse_int=float)  # a number of a thousand digits is infinite then
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 
@@ -167,15 +172,16 @@ def _realsense(path: Path, data: Mapping[str, Any]) -> tuple[LensCamera, LensCam
             )
         name, fields = stream
         for key in ("width", "height", "fx", "fy", "ppx", "ppy"):
-            if not isinstance(fields.get(key), int | float):
-                raise DataError(f"{path}: {name}.{key} is {fields.get(key)!r}; expected a number of pixels")
+            value = fields.get(key)
+            if not isinstance(value, float) or not abs(value) < TOO_MUCH:
+                raise DataError(f"{path}: {name}.{key} is {str(value)[:60]!r}; expected a number of pixels")
         matrix = np.array([[fields["fx"], 0, fields["ppx"]], [0, fields["fy"], fields["ppy"]], [0, 0, 1]], float)
         coefficients = _numbers(path, f"{name}.coeffs", fields.get("coeffs", [0] * 5), (5,))
         model = str(fields.get("model", "none" if not coefficients.any() else None)).rsplit(".", 1)[-1]
         model = model.lower().replace(" ", "_")
         known = {"none", "brown_conrady", "modified_brown_conrady", "inverse_brown_conrady", "kannala_brandt4"}
         if model not in known:
-            raise DataError(f"{path}: {name}.model is {model!r}; expected one of {', '.join(sorted(known))}")
+            raise DataError(f"{path}: {name}.model is {model[:60]!r}; expected one of {', '.join(sorted(known))}")
         fisheye = model == "kannala_brandt4"
         cameras.append(
             LensCamera(
@@ -214,6 +220,8 @@ _OF_OTHER = {key: tuple(name.replace("1", "2") for name in names) for key, names
 
 
 def _storage(path: Path, text: str) -> Any:
+    if _depth(text) > DEEPEST:
+        raise _unknown(path, f"its values are nested more than {DEEPEST} times")
     try:
         storage = cv2.FileStorage(text, cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
         opened = storage.isOpened() and storage.root().isMap()
@@ -222,6 +230,12 @@ def _storage(path: Path, text: str) -> Any:
     if not opened:
         raise _unknown(path, "it has no named values")
     return storage
+
+
+def _depth(text: str) -> int:
+    """How deep values are nested in a text of JSON, YAML or XML."""
+    steps = re.finditer(r"(?P<out>\]|\}|</|/>)|[\[{]|<\w", text)
+    return max(itertools.accumulate((-1 if step["out"] else 1 for step in steps), initial=0))
 
 
 def _unknown(path: Path, why: str) -> DataError:
@@ -295,7 +309,7 @@ def _numbers(path: Path, key: str, value: Any, shape: tuple[int, ...] | None) ->
     try:
         array = np.asarray(value, np.float64)
         array = array if shape is None else array.reshape(shape)
-        if array.size == 0 or not np.isfinite(array).all():
+        if array.size == 0 or not (np.abs(array) < TOO_MUCH).all():
             raise ValueError
     except (TypeError, ValueError):
         expected = "numbers" if shape is None else f"{' x '.join(map(str, shape))} numbers"

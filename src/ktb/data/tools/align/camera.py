@@ -14,6 +14,8 @@ from ktb.errors import DataError
 
 Doubles = NDArray[np.float64]
 
+TOO_MUCH = 1e15
+"""From here on a number is none of a calibration's, whatever its unit."""
 STEPS, CLOSE = 10, 1e-6
 """Refinements of an undistorted ray at most, and the error (at distance 1) below which none is needed."""
 
@@ -82,6 +84,11 @@ class LensCamera:
                 "expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with focal lengths above 0 in pixels"
             )
         camera = self
+        if self.size is not None and min(self.size) < 1:
+            raise DataError(
+                f"{path}: the {what} camera's pictures have {self.size[0]}x{self.size[1]} pixels (height x width); "
+                "expected 1 or more: correct the file"
+            )
         if self.size is not None and self.size != size:
             if not scale_camera:
                 raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ktb.data.arrays import Size
-from ktb.data.tools.align.camera import Doubles, LensCamera
+from ktb.data.tools.align.camera import TOO_MUCH, Doubles, LensCamera
 from ktb.errors import DataError
 
 # (height, width) of the pictures of a mode → (height, width) that the sensor has in it, and (row, column) at which the
@@ -54,6 +54,9 @@ def azure_kinect(
             (np.array(c["Rt"]["Rotation"], float).reshape(3, 3), np.array(c["Rt"]["Translation"], float).reshape(3))
             for c in (color, depth)
         ]
+        numbers = [*(camera.matrix for camera in found), *(part for pose in poses for part in pose)]
+        if not all(np.isfinite(part).all() and np.abs(part).max() < TOO_MUCH for part in numbers):
+            raise ValueError("numbers that no camera has")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: is no whole calibration of an Azure Kinect ({type(error).__name__}: {error}); expected "

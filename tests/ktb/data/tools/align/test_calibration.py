@@ -134,6 +134,7 @@ def test_azure_kinect_files_hold_for_the_mode_of_the_pictures(tmp_path):
         (opencv, {"M1": np.eye(2)}, "M1 is .*; expected 3 x 3 numbers"),
         (opencv, {"D1": np.zeros(3)}, "D1 has 3 numbers; expected 4, 5, 8, 12 or 14"),
         (opencv, {"R": np.ones((3, 3))}, "is no rotation"),
+        (opencv, {"size1": np.array([640.0, 0])}, "the first camera's pictures have 0x640 pixels"),
         (opencv, {"size1": np.array([640.0, 480])}, "holds for pictures of 480x640 .* are 120x160"),
         (realsense, {"depth": None}, "no intrinsics 'depth' in it"),
         (realsense, {"depth_to_color": None}, "no extrinsics in it; expected 'depth_to_color'"),
@@ -156,6 +157,47 @@ def test_a_model_of_a_lens_that_is_not_known(tmp_path):
     path = realsense(tmp_path / "rs.json", color=intrinsics(FIRST, "ftheta"))
     with pytest.raises(DataError, match="color.model is 'ftheta'; expected one of brown_conrady"):
         read_calibration(path, FIRST_SIZE, OTHER_SIZE)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 10**400, 1e300, True, "3"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        (realsense, "color", "fx"),
+        (realsense, "depth", "width"),
+        (realsense, "depth", "coeffs", 0),
+        (realsense, "depth_to_color", "rotation", 3),
+        (realsense, "depth_to_color", "translation", 0),
+        (kinect, "CalibrationInformation", "Cameras", 0, "Intrinsics", "ModelParameters", 2),
+        (kinect, "CalibrationInformation", "Cameras", 1, "Rt", "Rotation", 4),
+        (kinect, "CalibrationInformation", "Cameras", 1, "Rt", "Translation", 1),
+    ],
+)
+def test_numbers_that_can_be_none_are_one_line(tmp_path, place, number):
+    make, *keys, last = place
+    sizes = (FIRST_SIZE, OTHER_SIZE) if make is realsense else ((1080, 1920), (576, 640))
+    path = make(tmp_path / "rig.json")
+    data = json.loads(path.read_text())
+    inner = data
+    for key in keys:
+        inner = inner[key]
+    inner[last] = number
+    path.write_text(json.dumps(data))
+    if number in (True, "3") and (make is kinect or last in (0, 3)):
+        return  # NumPy takes these for numbers, and what comes of them may be a camera
+    with pytest.raises(DataError) as caught:
+        read_calibration(path, *sizes)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "%YAML:1.0\n---\na: " + "[" * 100_000, "<a>" * 100_000])
+def test_a_file_that_is_nested_without_end_does_not_end_the_process(tmp_path, text):
+    (tmp_path / "rig.yml").write_text(text)
+    for read in (lambda p: read_homography(p, "x/*"), lambda p: read_calibration(p, FIRST_SIZE, OTHER_SIZE)):
+        with pytest.raises(DataError, match=r"rig.yml: is no calibration .* nested more than 64 times"):
+            read(tmp_path / "rig.yml")
 
 
 @pytest.mark.parametrize(
