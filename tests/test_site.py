@@ -95,13 +95,6 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     assert styles == []
 
 
-def test_a_search_of_pages_from_disk_has_what_it_needs(site: Path) -> None:
-    """Browsers start no worker and fetch no JSON there."""
-    assert (site / "search" / "search_index.js").read_text(encoding="utf-8").startswith("var __index = {")
-    assert "location.protocol" in (site / "assets" / "iframe-worker.js").read_text(encoding="utf-8")
-    assert "assets/iframe-worker.js" in page(site / "predict.html").loads
-
-
 def settings_of(site: Path) -> dict[str, str]:
     """Anchor of each setting → what stands there, as text."""
     found = {}
