@@ -27,12 +27,13 @@ def add_push(commands: Subparsers) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
+    from ktb.data.files import read_text
     from ktb.weights.card import called
     from ktb.weights.hub import push
 
     folder, name = arguments.folder, arguments.name
     content: dict[str, Path | bytes] = dict(_files(folder))
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    card = read_text(folder / "README.md")
     content["README.md"] = called(card, name).encode()
     url = push(content, name, public=arguments.public, update=arguments.update)
     print(f"{url}\nuploaded: {', '.join(content)}\nfrom now on: ktb-eval checkpoint={name}, ktb-predict {name} ...")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,29 @@ def decode_npz(path: Path, data: bytes, key: str | None) -> Array:
     except Exception as error:  # BadZipFile, zlib.error, EOFError, RuntimeError (encrypted), NotImplementedError, ...
         raise unreadable(path, "damaged NPZ archive", error, "write it again with numpy.savez") from None
     return decode_npy(place, start + rest)
+
+
+def pictures_in(path: Path, data: bytes) -> list[str]:
+    """Names of the arrays of an NPZ archive that have a picture's shape and numbers; none if it holds one array only.
+
+    Args:
+        path: the file, for messages.
+        data: its content.
+
+    Raises:
+        DataError: a damaged archive.
+    """
+    found = []
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [name for name in archive.namelist() if name.endswith(".npy")]
+            for member in members if len(members) > 1 else ():
+                with archive.open(member) as file, suppress(DataError):
+                    _header(path, file.read(_HEADER))
+                    found.append(member.removesuffix(".npy"))
+    except Exception as error:  # as above
+        raise DataError(f"{path}: damaged NPZ archive ({first_line(error)}); write it again with numpy.savez") from None
+    return found
 
 
 def _member(path: Path, names: list[str], key: str | None) -> str:

@@ -12,6 +12,8 @@ import pytest
 
 from ktb.data.arrays import InMemory
 from ktb.data.readers.decode import decode, pixel_limit
+from ktb.data.readers.npy import pictures_in
+from ktb.errors import DataError
 from tests.ktb.data.readers.common_checks import RNG, message
 from tests.ktb.data.written import save
 
@@ -40,6 +42,16 @@ def test_the_array_of_an_npz(tmp_path: Path) -> None:
         decode(path, key="lable")
 
     assert "has no array 'lable', but bands, label; correct the key; did you mean 'label'?" in message(read, path)
+
+
+def test_the_arrays_of_an_npz_that_can_be_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, pose=np.eye(4)[0], bands=IMAGE, name=np.array("x"), label=IMAGE[..., 0], time=np.array(3.0))
+    assert pictures_in(path, path.read_bytes()) == ["bands", "label"]
+    alone = save(tmp_path / "b.npz", IMAGE)
+    assert pictures_in(alone, alone.read_bytes()) == []
+    with pytest.raises(DataError, match=r"a\.npz: damaged NPZ archive"):
+        pictures_in(path, path.read_bytes()[:200])
 
 
 def test_archives_that_are_none_of_arrays(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
     mixed = len(stats.channels) > 1
     channels = max(stats.channels) if not mixed else 3 if name == "rgb" else 1
     reasons = [f"{channels} channel{'s' * (channels > 1)} of {_bits(stats.dtypes)}"]
+    if stats.keys:
+        settings["key"] = stats.keys[0]
+        others = f", not {' or '.join(stats.keys[1:])}" if len(stats.keys) > 1 else ""
+        reasons.append(f"the array {stats.keys[0]} of each file{others}")
     if mixed and name == "rgb":
         reasons.append("grey pictures among them are taken as three equal channels, alpha is left out")
     elif mixed:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ktb.data.arrays import Array
 from ktb.data.files import read_bytes
-from ktb.data.readers import png, tiff
+from ktb.data.readers import npy, png, tiff
 from ktb.data.readers.decode import decode
 from ktb.data.readers.image import as_grey
 from ktb.data.tools.new.kinds import File
@@ -52,6 +52,8 @@ class Stats:
     """What the files' own tags name as the value that means "no measurement"; None of those without a tag."""
     arrays: bool = False
     """Arrays rather than pictures: NPY, NPZ, OpenEXR, or TIFF of more than 8 bits."""
+    keys: tuple[str, ...] = ()
+    """Of NPZ files with several arrays, the one that is looked at and the others that could be meant."""
 
 
 def look_at(root: Path, files: Sequence[File]) -> Stats:
@@ -69,8 +71,11 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
     stats = Stats(set(), set(), Counter(), np.empty(0), 0.0, True, True, False, True, True, Counter())
     for f in chosen:
         data = read_bytes(root / f.path)
-        image = decode(root / f.path, expand_palette=True, data=data)
-        stored = decode(root / f.path, data=data)
+        if data.startswith(npy.ZIP) and not stats.keys:
+            stats.keys = _keys(root / f.path, data)
+        key = stats.keys[0] if stats.keys else None
+        image = decode(root / f.path, expand_palette=True, data=data, key=key)
+        stored = decode(root / f.path, data=data, key=key)
         picture = data.startswith(PICTURES) or (tiff.is_tiff(data) and image.dtype == np.uint8)
         stats.arrays |= not picture
         stats.nodata.add(tiff.nodata(data))
@@ -98,6 +103,12 @@ def look_at(root: Path, files: Sequence[File]) -> Stats:
         stats.codes.update(different[:MOST])
     stats.values, stats.not_finite = np.concatenate(values), bad / max(total, 1)
     return stats
+
+
+def _keys(path: Path, data: bytes) -> tuple[str, ...]:
+    """Arrays of an NPZ file that holds several, first the one that is called as its folder, if any."""
+    called = path.parent.name.lower()
+    return tuple(sorted(npy.pictures_in(path, data), key=lambda name: name.lower() != called))
 
 
 def _measures(channel: Array) -> bool:

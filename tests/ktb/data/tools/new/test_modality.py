@@ -54,6 +54,25 @@ def test_types_scales_and_holes(tmp_path, values, expected):
 
 
 @pytest.mark.parametrize(
+    ("arrays", "key"), [(("thermal", "range"), "range"), (("far", "near"), "far"), (("far",), "far")]
+)
+def test_one_of_several_arrays_in_each_file(tmp_path, arrays, key):
+    for i in range(4):
+        save(tmp_path / f"rgb/{i}.png", rgb(i))
+        save(tmp_path / f"label/{i}.png", label(0, 1))
+        (tmp_path / "range").mkdir(exist_ok=True)
+        values = {name: depth(i, 100 * (n + 1), 4000 * (n + 1)) for n, name in enumerate(arrays)}
+        np.savez(tmp_path / f"range/{i}.npz", pose=np.eye(3)[0], **values)
+    found = look(tmp_path)
+    guess = next(guess for guess in found.modalities if guess.name != "rgb")
+    assert guess.settings["key"] == key
+    others = [name for name in arrays if name != key]
+    assert f"the array {key} of each file{', not ' * bool(others)}{' or '.join(others)}" in guess.reasons
+    image = opened(found).dataset("train").samples.read(0, [guess.name]).images[guess.name]
+    assert int(image.max()) > (4000 if key == "range" else 3000)
+
+
+@pytest.mark.parametrize(
     ("most", "scale"), [(255, 255), (1000, 1023), (1023, 1023), (4080, 4095), (4096, 16383), (16384, None)]
 )
 def test_bits_that_sixteen_bit_colour_uses(tmp_path, most, scale):
