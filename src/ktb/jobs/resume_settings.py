@@ -145,6 +145,11 @@ def results_stand(point: Checkpoint, cfg: DictConfig, plan: EpochPlan, result: P
     if useless:
         given = ", ".join(f"{key}={value}" for key, value in useless.items())
         raise ConfigError(f"{text}, so {given} would have no effect; leave {'it' if len(useless) == 1 else 'them'} out")
+    if point.content["epoch"] > cfg.trainer.max_epochs:
+        raise ConfigError(
+            f"{text}; it can't end earlier than that any more: leave trainer.max_epochs={cfg.trainer.max_epochs} out, "
+            f"or score it as it is with ktb-eval checkpoint={point.path}"
+        )
     if not done or changed:
         _say(f"{text}; only what follows the training is done")
         return False

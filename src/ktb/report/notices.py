@@ -42,6 +42,13 @@ def _unscored(run: Run) -> list[str]:
         )
     chosen = result.get("status") == "finished" and run.setting("trainer", "limit_val_batches") not in (0, None)
     if chosen and result.get("selection_split") and number(result.get("best_val_miou")) is None:
+        every, epochs = number(run.setting("trainer", "check_val_every_n_epoch")), number(result.get("epochs"))
+        if every is not None and epochs is not None and epochs < every:
+            found.append(
+                f"there was no validation in {epochs:g} epochs (trainer.check_val_every_n_epoch={every:g}): the last "
+                "checkpoint was taken for the best"
+            )
+            return found
         found.append(
             f"no validation has a score, as {result['selection_split']} has no pixel of any class: the last checkpoint "
             f"was taken for the best; {_LOOK}"

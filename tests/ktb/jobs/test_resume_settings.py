@@ -254,6 +254,23 @@ def test_nothing_left_to_train(finished: Path, tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "new").exists()
 
 
+def test_a_killed_training_cannot_end_earlier_than_it_has_got(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "result.json").unlink()
+    file = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["epoch"] = 5
+    content["callbacks"]["Saving"].update(epoch=5, batch=2)
+    torch.save(content, file)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    with pytest.raises(
+        ConfigError, match=r"has got to epoch 5 .*; it can't end earlier than that any more: leave"
+    ) as e:
+        train(folder, *QUICK, "ckpt_path=last", "trainer.max_epochs=3")
+    assert "\n" not in str(e.value)
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
+
+
 def test_settings_of_a_training_that_is_over_are_refused_also_before_its_test(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,9 @@ def test_splits_without_a_pixel_of_any_class(tmp_path: Path) -> None:
     assert [text[: len(start)] for text, start in zip(texts, (no_scores, last), strict=True)] == [no_scores, last]
     (text,) = said(made(tmp_path / "val", GOOD, config=config, **about))
     assert text.startswith(last)
+    rare = {"trainer": {"limit_val_batches": 1.0, "check_val_every_n_epoch": 100}}
+    (text,) = said(made(tmp_path / "rare", GOOD, config=rare, **about, epochs=2))
+    assert text.startswith("there was no validation in 2 epochs (trainer.check_val_every_n_epoch=100): the last")
     (text,) = said(made(tmp_path / "train", GOOD, {"train/loss": [0.0] * 3}))
     assert text.startswith("the loss is 0 in all 3 steps logged: no label of train has a pixel of any class; ktb-data")
     # Nobody wanted a validation, or a test without labels.
