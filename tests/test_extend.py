@@ -219,6 +219,25 @@ def test_layers_of_the_backbone_call_what_stands_beside_them(lab: Path, name: st
     assert try_own_parts(model, SelfTeachingLoss(), {}, all_trained=True) == []
 
 
+def test_what_a_part_prints_is_no_part_of_json(lab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (lab / "my_lab" / "loud.py").write_text(
+        "from ktb.models.fusion.simple import PlainSum\n"
+        "class Loud(PlainSum):\n"
+        "    def forward(self, streams):\n"
+        "        print('fused')\n"
+        "        return super().forward(streams)\n"
+    )
+    fusion = {"_target_": "my_lab.loud.Loud"}
+    model = KTBSegmentor(small_backbone("swin"), ("rgb", "depth"), 5, fusion=fusion, head={"width": 8})
+    model.save_pretrained(tmp_path / "loud")
+    capsys.readouterr()
+    call = ["info", str(tmp_path / "loud"), "--trust", "my_lab", "--size", "64x64", "--no-measure", "--json"]
+    assert ktb_model.main(call) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert "fused\n" in printed.err
+
+
 def test_a_layer_that_is_passed_by_is_told(lab: Path) -> None:
     """timm's Swin V2 reads the weight of its queries, keys and values."""
     peft = {"_target_": "my_lab.beside.Beside", "rank": 2}

@@ -63,6 +63,15 @@ COMBINATIONS = [
 ]
 
 
+EACH = [
+    Combination(backbone, *(OFFERED[part][i % len(OFFERED[part])] for part in ("peft", "fusion", "head")), modalities)
+    for i, (backbone, modalities) in enumerate(
+        zip(BACKBONES, itertools.cycle([*MODALITIES, *reversed(MODALITIES)]), strict=False)
+    )
+]
+"""A few, with each part at least once, for what takes long."""
+
+
 def settings(group: str, name: str) -> dict[str, Any]:
     """A member of a group of parts as plain values, its widths small."""
     small = {"backbone": {"head_dim": 16, "side_head_dim": 8}, "dataset": {}}

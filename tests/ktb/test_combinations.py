@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from ktb.config.compose import conf_dir
+from ktb.engine.checkpoint_content import without_frozen
 from ktb.export.file import export
 from ktb.models.peft.full import Full
 from ktb.models.profile import flops, parameters
@@ -24,6 +25,7 @@ from ktb.weights.checkpoint import load_model
 from tests.ktb.combinations import (
     BACKBONES,
     COMBINATIONS,
+    EACH,
     MODALITIES,
     OFFERED,
     Combination,
@@ -130,6 +132,36 @@ def test_it_can_be_copied_described_and_shipped(one: Combination, tmp_path: Path
 
 
 @every
+def test_what_a_checkpoint_leaves_out_is_the_backbone_as_it_was(one: Combination) -> None:
+    """What training has not moved, and what new weights of the same file bring along: nothing else."""
+    model = built(one)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    kept = {name.removeprefix("model."): value for name, value in without_frozen(state, model).items()}
+    fresh = KTBSegmentor.from_config(model.config).eval()
+    fresh.backbone.load_state_dict(model.backbone.state_dict())
+    # The entries of other modalities have their own copies of what the backbone's holds.
+    missing, unexpected = fresh.load_state_dict(kept, strict=False)
+    assert not unexpected
+    assert all(name.startswith(("backbone.", "norms.", "fused_norms.")) for name in missing)
+    x = images(model, 1, 33, 47)
+    assert torch.equal(logits(fresh, x), logits(model, x))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_lora_has_learned_is_folded_into_any_backbone(name: str) -> None:
+    one = next(one for one in COMBINATIONS if one.backbone == name and one.peft == "lora")
+    model = built(one)
+    merged = model.merged()
+    assert list(merged.peft.parameters()) == []
+    assert merged.backbone.state_dict().keys() == model.backbone.state_dict().keys()
+    x = images(model, 1, 45, 70)
+    expected, found = logits(model, x), logits(merged, x)
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+    unmerged = model.backbone.state_dict()
+    assert any(not torch.equal(value, unmerged[key]) for key, value in merged.backbone.state_dict().items())
+
+
+@every
 def test_it_is_counted_in_full(one: Combination) -> None:
     model = built(one)
     parts = parameters(model)
@@ -165,7 +197,31 @@ def test_half_precision_of_sensors_with_many_channels(name: str, channels: int) 
     assert (found.float() - expected).norm() < 0.02 * expected.norm()
 
 
-FAMILIES = (
+def test_every_part_is_among_those_that_are_compiled() -> None:
+    lists = (BACKBONES, OFFERED["peft"], OFFERED["fusion"], OFFERED["head"], tuple(MODALITIES))
+    for i, names in enumerate(lists):
+        assert {one[i] for one in EACH} == set(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", EACH, ids=str)
+def test_it_compiles_without_a_break(one: Combination) -> None:
+    """In training too, with side heads and their gradients."""
+    torch.compiler.reset()  # a limit on how often one function is compiled counts over all tests
+    model = build(one)
+    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
+    x = images(model, 1, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(compiled(x).logits, model(x).logits, atol=1e-5)
+    model.train()
+    out = compiled(images(model, 2, 32, 32))
+    assert set(out.side) == set(model.modalities)
+    (out.logits.square().mean() + sum(z.square().mean() for z in out.side.values())).backward()
+    for name, p in model.named_parameters():
+        assert (p.grad is not None) == p.requires_grad, name
+
+
+EXPORTED = (
     Combination("swin", "mapa", "dscf", "mlp", "rgb_polar"),
     Combination("tf_efficientnet_lite0", "lora", "cmx", "linear", "nir_rgb_polar"),
     Combination("vit_small_patch14_reg4_dinov2", "prompts", "concat", "mlp", "rgb_polar"),
@@ -174,17 +230,7 @@ FAMILIES = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", FAMILIES, ids=str)
-def test_it_compiles_without_a_break(one: Combination) -> None:
-    model = build(one)
-    x = images(model, 1, 64, 96)
-    compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")
-    with torch.no_grad():
-        assert torch.allclose(compiled(x).logits, model(x).logits, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("one", FAMILIES, ids=str)
+@pytest.mark.parametrize("one", EXPORTED, ids=str)
 def test_it_is_exported_and_compared(one: Combination, tmp_path: Path) -> None:
     model = built(one)
     compared = export(model, tmp_path / "model.onnx", (64, 96), dynamic=False)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TypeAlias
 
+from ktb.config.conf_folder import refuse_namesakes
 from ktb.errors import ConfigError
 from ktb.io import absent, expanded
 
@@ -49,12 +50,13 @@ def config_dirs(folder: Path | None) -> list[Path]:
     """The folders that --config-dir adds to those of ktb.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it has a file that ktb has by the same name.
     """
     if folder is None:
         return []
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {folder} is {absent(folder, 'not a folder')}")
+    refuse_namesakes(folder)
     return [folder]
 
 

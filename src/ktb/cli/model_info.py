@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,17 @@ def _info(arguments: argparse.Namespace) -> None:
     architecture = arguments.backbone or arguments.classes
     if bool(arguments.source) == bool(architecture):
         raise ConfigError("name either a source or an architecture: --backbone NAME --classes K --modalities rgb,depth")
+    # Parts of the user's own may print, which is no part of the JSON.
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        report, title = _measured(arguments)
+    if arguments.json:
+        print(json.dumps(report, indent=2, default=str))
+    else:
+        _show_info(report, title)
+
+
+def _measured(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """What `_info` reports of a model, and how the model is called."""
     import torch
 
     from ktb.jobs.measure import measure
@@ -104,10 +117,7 @@ def _info(arguments: argparse.Namespace) -> None:
             with console.status(f"{size[0]}x{size[1]}: {arguments.repeat} runs"):
                 row |= measure(merged, size, repeat=arguments.repeat, device=torch.device(arguments.device))
         report["sizes"].append(row)
-    if arguments.json:
-        print(json.dumps(report, indent=2, default=str))
-    else:
-        _show_info(report, title)
+    return report, title
 
 
 def _architecture(arguments: argparse.Namespace, *, on_meta: bool) -> tuple[KTBSegmentor, str]:

@@ -15,3 +15,26 @@ def conf_dir() -> Path:
         if (place / "train.yaml").is_file():
             return place
     raise ConfigError(f"no train.yaml in {places[0]} nor in {places[1]}: this installation of ktb is incomplete")
+
+
+def refuse_namesakes(folder: Path) -> None:
+    """Refuse a folder of the user's own with a file that ktb has by the same name, with other content: ktb's would be
+    read in its place, without a word.
+
+    Raises:
+        ConfigError: naming the file.
+    """
+    ours = conf_dir()
+    for file in sorted(ours.rglob("*.yaml")):
+        name = file.relative_to(ours)
+        theirs = folder / name
+        if theirs.is_file() and _content(theirs) != _content(file):
+            free = name.with_name(f"my_{name.name}")
+            choose = f" and choose it with {name.parent}={free.stem}" if len(name.parts) > 1 else ""
+            raise ConfigError(
+                f"{theirs}: ktb has a {name} of its own, which would be read in its place: call yours {free}{choose}"
+            )
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes().replace(b"\r\n", b"\n").strip()

@@ -13,6 +13,9 @@ from ktb.cli import data as data_cli
 from ktb.cli import model as model_cli
 from ktb.cli import predict as predict_cli
 from ktb.cli import report as report_cli
+from ktb.cli.arguments import config_dirs
+from ktb.config.compose import conf_dir
+from ktb.errors import ConfigError
 from ktb.io import expanded
 
 
@@ -121,3 +124,24 @@ def test_a_path_from_a_variable_that_is_not_set_is_not_the_current_folder(main, 
         code = stop.code
     assert code == 2
     assert "names nothing; is a variable of the shell not set?" in capsys.readouterr().err
+
+
+def test_a_file_of_the_users_own_is_not_passed_over_for_one_of_ktb(tmp_path: Path) -> None:
+    """Hydra would read ktb's, without a word."""
+    (tmp_path / "fusion").mkdir()
+    mine = tmp_path / "fusion" / "dscf.yaml"
+    same = (conf_dir() / "fusion" / "dscf.yaml").read_text()
+    mine.write_text(same.replace("\n", "\r\n"), newline="")
+    (tmp_path / "fusion" / "gated.yaml").write_text("name: gated\n_target_: my_lab.Gated\n")
+    assert config_dirs(tmp_path) == [tmp_path]
+    mine.write_text("name: dscf\n_target_: my_lab.Better\n")
+    with pytest.raises(ConfigError) as refused:
+        config_dirs(tmp_path)
+    assert str(refused.value) == (
+        f"{mine}: ktb has a fusion/dscf.yaml of its own, which would be read in its place: call yours "
+        "fusion/my_dscf.yaml and choose it with fusion=my_dscf"
+    )
+    mine.unlink()
+    (tmp_path / "train.yaml").write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match=r"train\.yaml: ktb has a train\.yaml of its own, .* yours my_train\.yaml$"):
+        config_dirs(tmp_path)
