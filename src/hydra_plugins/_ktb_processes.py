@@ -98,10 +98,11 @@ class ProcessLauncher(Launcher):
         known = list(groups(self.command.removeprefix("ktb-")))
         wanted = [(job_name(given, swept, known), list(given)) for given in job_overrides]
         jobs = self.sweep.add(wanted, self.alive())
-        for job in jobs:
+        different = list(dict.fromkeys(jobs))  # seed=1,1 is one job, and two would write into its folder at once
+        for job in different:
             if not job.is_done():
                 self.check(job)
-        self.run(iter(jobs), len(jobs))
+        self.run(iter(different), len(different))
         return [JobReturn(job.overrides, status=JobStatus.COMPLETED, _return_value=job.status) for job in jobs]
 
     def needs(self, job: SweepJob) -> tuple[Any, int]:

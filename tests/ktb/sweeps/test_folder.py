@@ -101,6 +101,12 @@ def test_a_job_that_finished_while_its_sweep_was_killed_is_not_run_again(train: 
     assert records(Path("sweeps/s"))["seed1"]["status"] == "finished"
 
 
+def test_a_job_that_is_named_twice_is_run_once(train: Train) -> None:
+    assert train("-m", "seed=1,1,2", "sweep=s", "jobs=3") == 0
+    assert sorted(line["seed"] for line in ran()) == [1, 2]
+    assert {name: r["attempts"] for name, r in records(Path("sweeps/s")).items()} == {"seed1": 1, "seed2": 1}
+
+
 def test_a_job_knows_nothing_of_ranks_around_it(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOCAL_RANK", "KTB_DECIDED", "SLURM_NTASKS", "WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
