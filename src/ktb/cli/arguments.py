@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import TypeAlias
 
-from ktb.config.conf_folder import refuse_namesakes
 from ktb.errors import ConfigError
 from ktb.io import absent, expanded
 
@@ -52,6 +51,8 @@ def config_dirs(folder: Path | None) -> list[Path]:
     Raises:
         ConfigError: there is no such folder, or it has a file that ktb has by the same name.
     """
+    from ktb.config.conf_folder import refuse_namesakes  # here: not before Ctrl-C has words
+
     if folder is None:
         return []
     if not folder.is_dir():

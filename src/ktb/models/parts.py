@@ -176,7 +176,7 @@ def refuse_unfinished(part: Any, target: str) -> None:
                 f"{said}{lazy[0]} has no shape; say how many channels it takes"
                 f"{where or place_of(type(part), '__init__')}"
             )
-        left += [child for child in layer._modules.values() if child is not None]
+        left += list(layer.children())
 
 
 def _settings_of(signature: inspect.Signature, places: int, names: Mapping[str, Any]) -> dict[str, inspect.Parameter]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +234,13 @@ def test_info_measures_and_counts_by_hand(published: Path, capsys: pytest.Captur
     assert f"{large['flops'] / 1e9:.1f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "tf_efficientnet_lite0", "vit_small_patch16_dinov3"])
-@pytest.mark.parametrize("peft", ["none", "full"])
+@pytest.mark.parametrize(
+    ("name", "peft"),
+    slow_unless(
+        lambda case: case in [("tf_efficientnet_lite0", "none"), ("convnext_atto", "full")],
+        product(["convnext_atto", "tf_efficientnet_lite0", "vit_small_patch16_dinov3"], ["none", "full"]),
+    ),
+)
 def test_a_model_of_timm_goes_back_to_timm(name: str, peft: str, tmp_path: Path) -> None:
     """All that its features need, under timm's names, as trained; counted and shipped like any other model."""
     model = built(Combination(name, peft, "sum", "linear", "rgb_polar"))
@@ -263,7 +269,8 @@ def test_a_model_of_timm_goes_back_to_timm(name: str, peft: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", slow_unless(lambda name: not name.endswith(("_b", "_l")), [n for n in backbones() if n != "timm"])
+    "name",
+    slow_unless(lambda name: name in ("swin_t", "swinv2_t", "dinov2_vit_s"), [n for n in backbones() if n != "timm"]),
 )
 def test_every_backbone_on_offer_can_be_counted(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--classes", 3, "--modalities", "rgb,depth:1", "--no-measure", "--size", "64x64", "--json")

@@ -82,6 +82,8 @@ class ImageReader:
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
+        if self.nodata_tag and (self.dtype != "float32" or self.hole_value is None or not np.isnan(self.hole_value)):
+            raise ConfigError("hole_value: nodata needs dtype: float32, as such holes become NaN")
         if self.dtype != "float32" and self.hole_value is not None:
             limits = np.iinfo(self.dtype)
             if not (limits.min <= self.hole_value <= limits.max and float(self.hole_value).is_integer()):
@@ -91,8 +93,6 @@ class ImageReader:
                 )
         if self.holes not in ("zero", "mean") and self.hole_value is None:
             raise ConfigError(f"holes: {self.holes} needs a hole_value: the stored value that means no measurement")
-        if self.nodata_tag and (self.dtype != "float32" or self.hole_value is None or not np.isnan(self.hole_value)):
-            raise ConfigError("hole_value: nodata needs dtype: float32, as such holes become NaN")
         if self.normalise == "plane" and (self.channels != 1 or not self.plane_range or self.plane_range <= 0):
             raise ConfigError("normalise: plane needs channels: 1 and a positive plane_range in stored units")
         low, high = self.percentiles
