@@ -85,7 +85,7 @@ class OnnxFile:
             if free and size is None:
                 raise ConfigError(f"{self.path}: takes any size; say which with --size HxW")
             sides = [*[1] * (len(shape) - 2), *(size or ())]  # also where the batch may have any number
-            whole = [axis if isinstance(axis, int) else side for axis, side in zip(shape, sides, strict=False)]
+            whole = [axis if isinstance(axis, int) else sides[place] for place, axis in enumerate(shape)]
             if size is not None and not free and list(size) != whole[-2:] and list(size) != whole[:2]:
                 raise ConfigError(f"--size {size[0]}x{size[1]}: {self.path} takes {name} as {shape} only")
             if kind is np.float32:
