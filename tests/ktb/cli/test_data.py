@@ -207,6 +207,7 @@ def test_check_of_ones_own_configuration(nyu, tmp_path, capsys):
     assert "mine: 5 samples, 0 failures" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_preview(nyu, tmp_path, capsys):
     out = tmp_path / "sheets"
     arguments = ("preview", "dataset=nyu", "--samples", 2, "--out", out, f"dataset.root={nyu}", "dataset.crop=[32,32]")

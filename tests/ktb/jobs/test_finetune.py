@@ -173,6 +173,7 @@ def test_what_cannot_work_is_one_line(tmp_path: Path) -> None:
         finetune.read(tmp_path / "none", ["rgb"])
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_and_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Learning rate 0 shows the start; a continued run goes on from its own weights, not from the other's."""
     train(tmp_path / "first", *TWO, "seed=1")

@@ -127,6 +127,7 @@ def frames(count: int, size: tuple[int, int] = (45, 60)) -> list[dict[str, Any]]
     ]
 
 
+@pytest.mark.slow
 def test_tiles_native_size_and_a_missing_sensor_are_those_of_the_command(bundle: Path, tmp_path: Path) -> None:
     (frame,) = frames(1)
     for name, array in frame.items():

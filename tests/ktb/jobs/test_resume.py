@@ -175,6 +175,7 @@ def mount(options: str, disk: Path) -> list[str]:
     return ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
 
 
+@pytest.mark.slow
 def test_a_full_disk(small_disk: Path) -> None:
     folder = small_disk / "run"
     options = ["save.every_n_steps=1", "test=false"]

@@ -108,6 +108,7 @@ def test_checkpoints_hold_what_training_changed(finished: tuple[Path, dict[str, 
     assert {k for k in last_state(finished[0]) if k.startswith("model.")} == trained | buffers
 
 
+@pytest.mark.slow
 def test_evaluation_repeats_the_printed_numbers(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     folder, result = finished
     again = evaluate(folder, tmp_path / "eval")

@@ -24,6 +24,7 @@ from tests.ktb.commands import run, start_process
 from tests.ktb.sweeps.fake_jobs import Train, began, only_sweep, ran, records, times, when
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failure_and_the_same_command_repairs_it(
     train: Train, capsys: pytest.CaptureFixture[str]
 ) -> None:

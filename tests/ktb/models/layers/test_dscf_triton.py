@@ -82,6 +82,7 @@ def run(code: str, folder: Path, **environment: str) -> dict[str, dict[str, floa
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_same_results_and_gradients(tmp_path: Path) -> None:
     found = run(f"CASES = {CASES}\n{COMPARE}", tmp_path, TRITON_INTERPRET="1")
     assert len(found) == len(CASES)
