@@ -134,9 +134,10 @@ def files_below(folder: Path) -> Iterator[Path]:
     while pending:
         here = pending.pop()
         seen.add(here.resolve())
-        found = entries(here)
-        yield from (Path(entry) for entry in found if not is_folder(entry))
-        inside = [Path(entry) for entry in found if is_folder(entry)]
+        files, inside = list[Path](), list[Path]()
+        for entry in entries(here):
+            (inside if is_folder(entry) else files).append(Path(entry))
+        yield from files
         # A link to a folder around this one would take in all that lies beside it too.
         pending += [path for path in reversed(inside) if path.resolve() not in seen and not leads_back(path)]
 

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ktb.config.keys import leaves, missing_names, unresolved
 from ktb.config.moved import with_current_settings
+from ktb.config.overrides import PATHS
 from ktb.config.trust import Trust
 from ktb.errors import ConfigError, did_you_mean, first_line
 from ktb.io import expanded
@@ -58,8 +59,6 @@ WHOLE = (
 """Those that count something."""
 ABOVE = ("optim.lr",)
 """Those of which the least value itself is too small."""
-_PATHS = ("dataset.root", "run_dir", "ckpt_path", "init_from", "checkpoint", "backbone.weights")
-"""Settings that are paths."""
 
 
 def check(cfg: DictConfig) -> None:
@@ -78,9 +77,9 @@ def check(cfg: DictConfig) -> None:
     _refuse_missing(cfg, looked_at)
     values = _values(cfg, looked_at)
     for key, value in leaves(values):
-        if key in _PATHS and isinstance(value, str) and not value.strip():
+        if key in PATHS and isinstance(value, str) and not value.strip():
             raise ConfigError(f"{key} is empty, which would mean the current folder; is a variable not set?")
-        of_another_form = key in _PATHS and not str(value).isascii()
+        of_another_form = key in PATHS and not str(value).isascii()
         if isinstance(value, str) and (of_another_form or (value.startswith("~") and ".classes[" not in key)):
             OmegaConf.update(cfg, key, str(expanded(value)))
         if isinstance(value, float) and math.isnan(value) and not key.endswith(".hole_value"):

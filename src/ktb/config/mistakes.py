@@ -18,6 +18,9 @@ from ktb.config.moved import RENAMED
 from ktb.config.overrides import parse, parse_or_none, values
 from ktb.errors import did_you_mean, first_line, nearest
 
+SEVERAL = ("callbacks", "logger", "experiment")
+"""Groups of which several members may be chosen, as a list."""
+
 
 def mistake(
     config_name: str, overrides: Sequence[str], extra: Sequence[Path] = (), *, multirun: bool = False
@@ -108,17 +111,12 @@ def several_of_one(config_name: str, overrides: Sequence[str], extra: Sequence[P
     """
     for override in filter(None, map(parse_or_none, overrides)):
         key = override.key_or_group
-        if key in SEVERAL or override.is_delete() or key not in groups(config_name, extra):
-            continue
-        for value in values(override):
-            if isinstance(value, list) and len(value) > 1:
-                members = ",".join(map(str, value))
-                return f"{key}=[{members}]: one is chosen, and the last would win; for a job each: -m {key}={members}"
+        given = [] if override.is_delete() else values(override)
+        lists = [value for value in given if isinstance(value, list) and len(value) > 1]
+        if lists and key not in SEVERAL and key in groups(config_name, extra):
+            members = ",".join(map(str, lists[0]))
+            return f"{key}=[{members}]: one is chosen, and the last would win; for a job each: -m {key}={members}"
     return None
-
-
-SEVERAL = ("callbacks", "logger", "experiment")
-"""Groups of which several members may be chosen, as a list."""
 
 
 def composition_error(error: Exception) -> str:

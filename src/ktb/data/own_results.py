@@ -38,5 +38,7 @@ def part_results(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
             ours |= {file.parent / str(name) for name in (written if isinstance(written, list) else ())}
         elif file.name == RUN[0] and any((file.parent / name).exists() for name in RUN[1:]):
             ours.add(file.parent)
-    own = [file for file in found if ours.isdisjoint(file.parents)]
-    return own, [file for file in found if not ours.isdisjoint(file.parents)]
+    own, results = list[Path](), list[Path]()
+    for file in found:
+        (own if ours.isdisjoint(file.parents) else results).append(file)
+    return own, results

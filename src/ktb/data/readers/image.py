@@ -24,6 +24,14 @@ Holes = Literal["zero", "mean", "fill", "validity"]
 Normalise = Literal["fixed", "percentile", "plane"]
 
 
+def can_hold(dtype: str, value: float) -> bool:
+    """Whether a file of a stored type can have this value."""
+    if dtype == "float32":
+        return True
+    limits = np.iinfo(dtype)
+    return limits.min <= value <= limits.max and float(value).is_integer()
+
+
 _BANDS = Resizing(smooth=True)
 """How files of one modality come to one size."""
 
@@ -84,13 +92,11 @@ class ImageReader:
                 raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
         if self.nodata_tag and (self.dtype != "float32" or self.hole_value is None or not np.isnan(self.hole_value)):
             raise ConfigError("hole_value: nodata needs dtype: float32, as such holes become NaN")
-        if self.dtype != "float32" and self.hole_value is not None:
-            limits = np.iinfo(self.dtype)
-            if not (limits.min <= self.hole_value <= limits.max and float(self.hole_value).is_integer()):
-                raise ConfigError(
-                    f"hole_value is {self.hole_value:g}, which no {self.dtype} value is, so nothing would be a hole; "
-                    "correct it or the dtype (float32 has all numbers)"
-                )
+        if self.hole_value is not None and not can_hold(self.dtype, self.hole_value):
+            raise ConfigError(
+                f"hole_value is {self.hole_value:g}, which no {self.dtype} value is, so nothing would be a hole; "
+                "correct it or the dtype (float32 has all numbers)"
+            )
         if self.holes not in ("zero", "mean") and self.hole_value is None:
             raise ConfigError(f"holes: {self.holes} needs a hole_value: the stored value that means no measurement")
         if self.normalise == "plane" and (self.channels != 1 or not self.plane_range or self.plane_range <= 0):

@@ -126,7 +126,7 @@ class LoRA(Peft):
             convolutions of the blocks.
 
     Raises:
-        ValueError: a rank or an alpha that is not above 0, or layers that no block has.
+        ValueError: a rank below 1, an alpha that is not above 0, or layers that no block has.
     """
 
     merges: ClassVar[bool] = True
@@ -141,7 +141,9 @@ class LoRA(Peft):
         layers: Sequence[str] | None = None,
     ) -> None:
         super().__init__(modalities, backbone)
-        above_zero("LoRA", rank=rank, alpha=rank if alpha is None else alpha)
+        if rank < 1:
+            raise ValueError(f"the rank of LoRA must be 1 or more, got {rank}")
+        above_zero("LoRA", alpha=rank if alpha is None else alpha)
         self.lora = nn.ModuleList()
         self._attached: list[nn.Module] = []
         seen: set[str] = set()

@@ -219,7 +219,7 @@ def test_it_compiles_without_a_break() -> None:
 
 
 def test_settings_that_cannot_work() -> None:
-    with pytest.raises(ValueError, match="rank of LoRA must be above 0, got 0"):
+    with pytest.raises(ValueError, match="the rank of LoRA must be 1 or more, got 0"):
         lora(Timm("convnext_atto"), rank=0)
     with pytest.raises(ValueError, match="no block has a layer called 'qkv'; there are mlp.fc1, mlp.fc2"):
         lora(Timm("convnext_atto"), layers=["qkv", "fc1"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ktb.data.arrays import Array
+from ktb.data.readers.image import can_hold
 from ktb.data.tools.new.found import Guess
 from ktb.data.tools.new.stats import Stats
 from ktb.data.tools.new.words import band_of
@@ -57,7 +58,7 @@ def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
         return Guess(name, settings, tuple(reasons))
 
     values = stats.values
-    named = {tag for tag in stats.nodata if tag is not None and _can_be(tag, dtype)}
+    named = {tag for tag in stats.nodata if tag is not None and can_hold(dtype, tag)}  # tags often name others
     tags = {tag for tag in named if not np.isnan(tag)}
     if len(tags) > 1 or (tags and stats.not_finite):
         settings |= {"hole_value": "nodata", "dtype": "float32"}
@@ -98,13 +99,6 @@ def guess_modality(name: str, pattern: str | list[str], stats: Stats) -> Guess:
     if low < 0:
         reasons.append("negative values stay negative; mean and std move them")
     return Guess(name, settings, tuple(reasons))
-
-
-def _can_be(value: float, dtype: str) -> bool:
-    """Whether a file of this type can hold a value; tags of no data often name one that it cannot."""
-    if dtype == "float32":
-        return True
-    return float(value).is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
 def _natural_colours(channels: int, pattern: str | list[str]) -> list[int] | None:
