@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
+from ktb.models.backbones.running_order import blocks_begun
 from ktb.models.layers.statistics import keep_statistics
 from ktb.models.peft.base import Adapt
 
@@ -102,6 +104,27 @@ class Backbone(nn.Module):
     def blocks(self, stage: int) -> Sequence[nn.Module]:
         """The blocks of a stage, in order: as many as there are adapters."""
         raise NotImplementedError
+
+    def blocks_before(self) -> Mapping[str, int]:
+        """Name of a parameter → the number of blocks that have begun when it is used, with a block's own parameters the
+        block itself: 0 in a patch embedding, 3 in block 2 (from 0) and in what lies between that and the next.
+
+        A small image is put through the stages to see it.
+        """
+        blocks = [block for stage in range(len(self.channels)) for block in self.blocks(stage)]
+        some = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(0))
+        training = self.training
+
+        def run() -> None:
+            tokens = self.embed(torch.zeros(1, 3, 64, 64, dtype=some.dtype, device=some.device))
+            for stage in range(len(self.channels)):
+                tokens = self.stage(stage, self.enter(stage, tokens) if stage else tokens)
+
+        self.eval()  # nothing is drawn or dropped
+        try:
+            return blocks_begun(self, blocks, run)
+        finally:
+            self.train(training)
 
     def necks(self) -> nn.ModuleList | None:
         """New trained layers, one per stage, that make the output maps of what the stages give, (S, H, W, C) → (S, H',

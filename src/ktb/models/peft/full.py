@@ -11,8 +11,9 @@ from ktb.models.peft.base import Adaptable, Peft
 class Full(Peft):
     """Trains every parameter of the backbone.
 
-    A block has `lr_factor · layer_decay ^ (blocks after it)` of the learning rate; what lies before a block, such as
-    the patch embedding or a downsampling, has that of the block before it.
+    A block has `lr_factor · layer_decay ^ (blocks after it)` of the learning rate. What runs before a block has that of
+    the block before it: a downsampling that of the last block of its stage before, the patch embedding that of a block
+    before the first.
 
     Args:
         modalities, backbone: see `Peft`.
@@ -37,14 +38,10 @@ class Full(Peft):
         if not (lr_factor > 0 and layer_decay > 0):
             raise ValueError(f"lr_factor and layer_decay must be above 0, got {lr_factor} and {layer_decay}")
         self.lr_factor, self.layer_decay = lr_factor, layer_decay
-        for _, p in backbone.named_parameters():
+        for p in backbone.parameters():
             p.requires_grad_(True)
 
     def lr_factors(self, backbone: Adaptable) -> Mapping[str, float]:
-        blocks = [b for stage in range(len(backbone.adapter_channels)) for b in backbone.blocks(stage)]
-        number = {id(p): i for i, block in enumerate(blocks, 1) for p in block.parameters()}
-        factors, reached = {}, 0
-        for name, p in backbone.named_parameters():
-            reached = number.get(id(p), reached)
-            factors[name] = self.lr_factor * self.layer_decay ** (len(blocks) - reached)
-        return factors
+        blocks = sum(map(len, backbone.adapter_channels))
+        before = backbone.blocks_before()
+        return {name: self.lr_factor * self.layer_decay ** (blocks - number) for name, number in before.items()}

@@ -33,6 +33,7 @@ PYRAMIDS: dict[str, dict[str, Any]] = {
     "edgenext_xx_small": {},
     "efficientvit_b0": {},
     "densenet121": {"block_config": [1, 2, 1, 1], "growth_rate": 8},
+    "fasternet_t0": {"depths": [1, 2, 1, 1], "embed_dim": 8},
 }
 VITS: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": TINY,

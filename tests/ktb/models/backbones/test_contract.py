@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ktb.models.backbones.any_timm import AnyTimm
+from tests.ktb.combinations import small_backbone
 from tests.ktb.models.backbones.members import ALL, COMPILED, FEW, VITS, beside, features, member
 from tests.ktb.models.test_device import Watch, pretended_gpu
 
@@ -49,6 +50,32 @@ def test_nothing_of_it_is_trained_and_all_of_it_is_used(name: str) -> None:
     backbone.requires_grad_(True)
     sum(x.square().mean() for x in features(backbone, torch.randn(1, 3, 64, 64))).backward()
     assert not [k for k, p in backbone.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize("name", ["swin", *ALL])
+def test_how_many_blocks_stand_before_each_parameter(name: str) -> None:
+    """As gradients tell it: those of what block k is given are of all parameters that come before it."""
+    backbone = small_backbone(name)
+    found = backbone.blocks_before()
+    given: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        given.append(sum(x.square().sum() for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)))
+
+    for stage in range(4):
+        for block in backbone.blocks(stage):
+            # Our own Swin reads what its blocks hold, and does not call them.
+            (block.norm1 if name == "swin" else block).register_forward_pre_hook(keep, with_kwargs=True)
+    backbone.requires_grad_(True)
+    features(backbone, torch.randn(1, 3, 64, 64))
+    parameters = dict(backbone.named_parameters())
+    expected = dict.fromkeys(parameters, 0)
+    for x in given:
+        of_x = torch.autograd.grad(x, list(parameters.values()), allow_unused=True, retain_graph=True)
+        for key, gradient in zip(parameters, of_x, strict=True):
+            expected[key] += gradient is None
+    assert len(given) == sum(map(len, backbone.adapter_channels))
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", FEW)
