@@ -15,7 +15,7 @@ from ktb.config.trust import Trust, is_dotted
 from ktb.errors import ConfigError, KTBError, PartError, first_line
 from ktb.models.imports import imported_class, look_in_working_directory, own_packages, raised_in_own_code, told
 from ktb.models.parts import check_settings, refuse_unfinished, refused_setting
-from ktb.models.setting_types import misfit
+from ktb.models.setting_types import misfit, whole_numbers
 
 _NOBODY = Trust()
 
@@ -42,6 +42,7 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
     _refuse_misfit(outer, {key: value for key, value in kwargs.items() if key != "_convert_"})
     for part in inner:
         _refuse_misfit(part, {})
+    node.update(whole_numbers(_named(target), {key: value for key, value in outer.items() if not key.startswith("_")}))
     try:
         built = build(node, **kwargs)
     except InstantiationException as error:

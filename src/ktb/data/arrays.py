@@ -47,9 +47,11 @@ class Reading(NamedTuple):
 
     converted: what was done to a picture that is no plain RGB, in words; empty otherwise.
     resized: files of a modality in several → their own (height, width), where it is not that of the first.
+    stored: type of the values in the first file; empty: not known.
     """
 
     image: Array
     valid: Mask | None = None
     converted: str = ""
     resized: Mapping[str, Size] = MappingProxyType({})
+    stored: str = ""

@@ -1,13 +1,13 @@
 """How large the values of each modality are in training, so that another unit or bit depth is noticed later.
 
 `measure` looks at some training samples and gives plain values, which a checkpoint carries. `unlike` compares one
-picture with them, `compare` a whole split. All of it is about orders of magnitude: another scene, camera or time of day
-must pass, metres for millimetres must not.
+picture with them, `compare` a whole split, `mixed` the files of a training with each other. All of it is about orders
+of magnitude: another scene, camera or time of day must pass, metres for millimetres must not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktb.data.arrays import Reading, Source
+from ktb.data.mixed_units import Mixed, Picture, mixed_units, picture
 from ktb.data.module import RGBXDataModule
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.image import ImageReader
@@ -22,10 +23,12 @@ from ktb.data.samples import FileSamples, Reader, Samples
 from ktb.data.spec import ModalitySpec
 from ktb.errors import DataError
 
-__all__ = ["REMEDY", "Magnitude", "Sizes", "compare", "known", "measure", "read_measured", "sizes", "unlike"]
+__all__ = ["REMEDY", "Magnitude", "Sizes", "compare", "known", "measure", "mixed", "read_measured", "sizes", "unlike"]
 
 SAMPLES, PIXELS = 24, 1 << 24
 """Samples of a split that are looked at at most, and pixels after which no further one is."""
+SAMPLES_COMPARED = 100
+"""The same where they are compared with each other: a few among many may be in another unit."""
 SAMPLE_VALUES = 40_000
 """Pixels of a picture that are looked at, about, on a grid."""
 FACTOR = 5.0
@@ -52,22 +55,24 @@ class Magnitude:
 
 
 class Sizes(NamedTuple):
-    """Of one picture: some absolute values of valid pixels, the share of those, and whether it is of 8 bits."""
+    """Of one picture: some absolute values of valid pixels, the share of those, whether it is of 8 bits, and the type
+    of its file."""
 
     values: NDArray[np.float32]
     measured: float
     small: bool
+    stored: str
 
 
 def sizes(read: Reading) -> Sizes:
     """`Sizes` of a picture before normalisation."""
-    image, valid, *_ = read
+    image, valid = read.image, read.valid
     step = max(1, int(np.sqrt(image.shape[0] * image.shape[1] / SAMPLE_VALUES)))
     grid = np.abs(image[::step, ::step].astype(np.float32))
-    small = image.dtype == np.uint8
+    about = (image.dtype == np.uint8, read.stored or image.dtype.name)
     if valid is None:
-        return Sizes(grid.ravel(), 1.0, small)
-    return Sizes(grid[valid[::step, ::step]].ravel(), float(valid.mean()), small)
+        return Sizes(grid.ravel(), 1.0, *about)
+    return Sizes(grid[valid[::step, ::step]].ravel(), float(valid.mean()), *about)
 
 
 def read_measured(reader: Reader, paths: Sequence[Source]) -> tuple[Reading, Reading]:
@@ -107,21 +112,26 @@ def _look(
     return {name: sizes(r) for name, r in read.items()}, pixels
 
 
-def _looks(data: RGBXDataModule, split: str) -> list[dict[str, Sizes]]:
-    """Some samples of a split, evenly spread, without those that cannot be read: training or `check` reports them."""
+def _looks(
+    data: RGBXDataModule, split: str, count: int = SAMPLES, *, strict: bool = False
+) -> dict[int, dict[str, Sizes]]:
+    """Number of a sample → what it holds, of some of a split, evenly spread. Those that cannot be read are left out, as
+    training or `check` reports them, or an error (`strict`)."""
     samples = data.dataset(split).samples
     readers = samples.readers if isinstance(samples, FileSamples) else {}
-    chosen = np.linspace(0, len(samples) - 1, min(SAMPLES, len(samples))).round().astype(int).tolist()
+    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int).tolist()
     # Every fifth sample first: if the limit of pixels ends the loop early, those read still cover the whole split.
     ordered = [index for first in range(5) for index in chosen[first::5]]
-    found, seen = [], 0
+    found, seen = {}, 0
     for index in ordered:
         try:
             with pixel_limit(data.max_pixels):
                 look, pixels = _look(samples, index, data.modalities, readers)
         except DataError:
+            if strict:
+                raise
             continue
-        found.append(look)
+        found[index] = look
         seen += pixels
         if seen > PIXELS:
             break
@@ -138,12 +148,12 @@ def measure(data: RGBXDataModule, split: str) -> dict[str, dict[str, Any]]:
     Returns:
         Modality → `Magnitude` as plain values.
     """
-    looks, readers = _looks(data, split), data.readers()
+    looks, readers = _looks(data, split).values(), data.readers()
     result = {}
     for m in data.modalities:
         middles, mosts, shares = [], [], []
         for look in looks:
-            values, share, _ = look[m.name]
+            values, share, *_ = look[m.name]
             shares.append(share)
             if values.size:
                 middles.append(float(np.median(values)))
@@ -191,7 +201,7 @@ def unlike(picture: Sizes, training: Magnitude, reader: Reader | None, modality:
     Returns:
         Words that follow the modality's name; None if nothing is far outside.
     """
-    values, share, small = picture
+    values, share, small, _ = picture
     if share < training.measured / FACTOR_8_BITS:
         seen = f"is measured at {share:.1%} of the pixels" if share else "has no measured pixel"
         return f"{seen}, all others are holes; in training {training.measured:.0%} or more were measured"
@@ -232,7 +242,7 @@ def compare(data: RGBXDataModule, split: str, record: Any) -> list[str]:
     training, readers = known(record), data.readers()
     if not training:
         return []
-    looks = _looks(data, split)
+    looks = _looks(data, split).values()
     lines = []
     for m in data.modalities:
         if m.name not in training:
@@ -245,3 +255,28 @@ def compare(data: RGBXDataModule, split: str, record: Any) -> list[str]:
                 f"the model was trained on; one {odd[0]}; {REMEDY}"
             )
     return lines
+
+
+def mixed(data: RGBXDataModule, splits: Iterable[str]) -> list[Mixed]:
+    """Modalities of which some files are in another unit or bit depth than the rest, as far as some samples tell.
+
+    Args:
+        data: the data set.
+        splits: whose samples are looked at together.
+
+    Raises:
+        DataError: one of the files looked at cannot be read.
+    """
+    readers = data.readers()
+    names = [m.name for m in data.modalities if _unit(readers.get(m.name), m)]  # others are scaled picture by picture
+    found: dict[str, list[Picture]] = {name: [] for name in names}
+    for split in splits:
+        samples = data.dataset(split).samples
+        if not isinstance(samples, FileSamples):
+            continue
+        for index, look in _looks(data, split, SAMPLES_COMPARED, strict=True).items():
+            for name in names:
+                file = samples.entries[index].files[name][0]
+                if seen := picture(file, look[name].stored, look[name].values):
+                    found[name].append(seen)
+    return [text for name in names if (text := mixed_units(name, found[name]))]

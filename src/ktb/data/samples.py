@@ -174,7 +174,7 @@ def read_images(
     stored: dict[str, Size] = {}
     for name in sorted(files, key=lambda name: name in resizing.modalities):
         paths = files[name]
-        image, mask, done, resized = readers[name](paths)
+        image, mask, done, resized, *_ = readers[name](paths)
         if done:
             converted[str(paths[0])] = done
         stored.update({f"{name} {file}": own for file, own in resized.items()})

@@ -10,12 +10,13 @@ from torchmetrics import Metric
 
 from ktb.config.build import instantiate
 from ktb.config.schema import spec_of_backbone
+from ktb.data import magnitudes
 from ktb.data.balance import CLASS_WEIGHTS, count_pixels
 from ktb.data.module import RGBXDataModule
 from ktb.distributed import decisions as ranks
 from ktb.engine.callbacks.robustness import Robustness
 from ktb.engine.inference import Inference, inference
-from ktb.errors import ConfigError
+from ktb.errors import ConfigError, DataError
 from ktb.jobs import resume
 from ktb.losses.base import Loss
 from ktb.metrics.own import build_metric
@@ -49,10 +50,25 @@ def training_data(cfg: DictConfig, point: resume.Checkpoint | None) -> RGBXDataM
     if point is not None:
         resume.check_data(point, data)
     data.setup("fit")
+    for text in ranks.decide("units of the files", lambda: _mixed_units(data), processes=resume.processes(cfg)):
+        if ranks.is_first():
+            print(f"note: {text}")
     if cfg.test:
         data.setup("test")
     _put_class_weights(cfg, data)
     return data
+
+
+def _mixed_units(data: RGBXDataModule) -> list[str]:
+    """What to say of modalities whose files seem to be in different units.
+
+    Raises:
+        DataError: they certainly are.
+    """
+    found = magnitudes.mixed(data, ("train", data.spec.selection_split))
+    if certain := [mixed.text for mixed in found if mixed.certain]:
+        raise DataError(f"{data.spec.name}: {certain[0]}")
+    return [f"{data.spec.name}: {mixed.text}" for mixed in found]
 
 
 def _put_class_weights(cfg: DictConfig, data: RGBXDataModule) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ktb.errors import KTBError, PartError, did_you_mean
 from ktb.models.imports import imported_class, place_of, told
-from ktb.models.setting_types import misfit
+from ktb.models.setting_types import misfit, whole_numbers
 
 Spec = Mapping[str, Any]
 """`_target_`, the dotted name of a class, and settings for its constructor."""
@@ -36,6 +36,7 @@ def build(spec: Spec, *given: Any, **also: Any) -> Any:
     cls, target = class_of(spec), str(spec["_target_"])
     settings = {key: value for key, value in spec.items() if key != "_target_"}
     check_settings(cls, target, settings, given, also)
+    settings |= whole_numbers(cls, settings)
     return made(lambda: cls(*given, **also, **settings), cls, target, settings)
 
 

@@ -36,6 +36,32 @@ def misfit(named: Callable[..., Any], settings: Mapping[str, Any]) -> str | None
     return None
 
 
+def whole_numbers(named: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of which whole numbers are wanted and that are whole but written as others (1e3 is a float in YAML).
+
+    Args:
+        named: a class, or a function.
+        settings: its keyword arguments, which `misfit` has nothing to say of.
+
+    Returns:
+        Those settings alone, as whole numbers.
+    """
+    stated = _stated(named)
+    wanted = {name: _whole(stated[name][0], value) for name, value in settings.items() if name in stated}
+    return {name: value for name, value in wanted.items() if repr(value) != repr(settings[name])}
+
+
+def _whole(hint: Any, value: Any) -> Any:
+    """A value of that type; whole numbers in a list too."""
+    members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if isinstance(value, float) and value.is_integer():
+        return int(value) if int in members and float not in members else value
+    if isinstance(value, list | tuple):
+        inner = {item for member in members for item in get_args(member) if item is not Ellipsis}
+        return [_whole(int, item) for item in value] if inner == {int} else value
+    return value
+
+
 def above_zero(part: str, **settings: float | Sequence[float]) -> None:
     """Refuse settings of a part that must be above zero, each a number or several.
 
@@ -90,6 +116,8 @@ def _admits(hint: Any, value: Any) -> bool:
         return hint in (None, type(None)) or not (inspect.isclass(hint) or origin is not None)
     if hint is bool:
         return isinstance(value, bool) or value in (0, 1)
+    if hint is int and isinstance(value, float):
+        return value.is_integer()  # 1e3 is a float in YAML
     if hint in (int, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is str:

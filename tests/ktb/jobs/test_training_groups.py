@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from ktb.config.compose import groups
-from ktb.errors import ConfigError
-from tests.ktb.jobs.test_train import metric_rows, train
+from ktb.errors import ConfigError, DataError
+from ktb.jobs.train import train as trained
+from tests.ktb.data.written import save
+from tests.ktb.jobs.test_train import TINY, configured, metric_rows, train
 
 ALONE = ("modality=rgb", "loss=ce")
 SHORT = ("trainer.max_steps=2", "trainer.log_every_n_steps=1", "trainer.limit_val_batches=0", "test=false")
@@ -167,3 +170,25 @@ def test_another_optimiser_cannot_go_on_from_the_moments_of_the_first(tmp_path: 
     train(tmp_path / "run", *ALONE, *SHORT)
     with pytest.raises(ConfigError, match=r"with torch.optim.AdamW, .* no use to torch.optim.SGD; .*init_from"):
         train(tmp_path / "run", "optim=sgd", "ckpt_path=last", "trainer.max_steps=3")
+
+
+def test_a_training_on_files_of_two_units_is_refused_or_remarked_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(8):
+        metres = np.random.default_rng(i).uniform(0.6, 8, (32, 32)).astype(np.float32)
+        save(tmp_path / f"data/depth/{i}.npy", metres if i % 4 else (1000 * metres).astype(np.uint16))
+        save(tmp_path / f"data/label/{i}.npy", np.zeros((32, 32), np.uint8))
+    own = [
+        *(option for option in TINY if not option.startswith("dataset")),
+        "dataset=folder", f"dataset.root={tmp_path / 'data'}", "dataset.classes=[a,b]", "modality=depth",
+        "dataset.modalities={depth:{files:depth/*.npy,dtype:float32}}", "dataset.label={files:label/*.npy}",
+        "dataset.splits={train:0.5,val:0.5}", "dataset.num_workers=0", "dataset.crop=null", "dataset.batch_size=2",
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"files in two units or bit depths\? 2 reach .* \(uint16"):
+        trained(configured("train", [*own, *SHORT, f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
+    for i in range(8):
+        np.save(tmp_path / f"data/depth/{i}.npy", np.load(tmp_path / f"data/depth/{i}.npy").astype(np.float32))
+    trained(configured("train", [*own, *SHORT, f"run_dir={tmp_path / 'run'}"]))
+    assert "note: folder: depth: files in two units or bit depths? 2 reach" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
-from ktb.models.setting_types import misfit
+from ktb.models.setting_types import misfit, whole_numbers
 
 
 class Base:
@@ -63,6 +63,11 @@ def test_what_the_stated_types_allow_passes(settings: dict[str, Any]) -> None:
         ({"width": None}, "width=null: expected a whole number"),
         ({"width": "abc"}, "width=abc: expected a whole number"),
         ({"width": True}, "width=true: expected a whole number"),
+        ({"width": 2.5}, "width=2.5: expected a whole number"),
+        ({"width": float("inf")}, "width=inf: expected a whole number"),
+        ({"sizes": [1, 2.5]}, "sizes=[1, 2.5]: expected Sequence[int] or a whole number"),
+        ({"deep": 0.5}, "deep=0.5: expected true or false"),
+        ({"deep": -1}, "deep=-1: expected true or false"),
         ({"width": [3]}, "width=[3]: expected a whole number"),
         ({"rate": "fast"}, "rate=fast: expected a number"),
         ({"deep": "off"}, "deep=off: expected true or false"),
@@ -83,6 +88,14 @@ def test_what_the_stated_types_allow_passes(settings: dict[str, Any]) -> None:
 )
 def test_what_they_rule_out_is_named_with_what_they_want(settings: dict[str, Any], said: str) -> None:
     assert misfit(Part, settings) == said
+
+
+def test_whole_numbers_that_are_written_as_others_become_whole() -> None:
+    given = {"width": 1e3, "rate": 2.0, "sizes": [3.0, 4], "pair": [1.0, 2.0], "free": 5.0, "name": "x", "deep": True}
+    found = whole_numbers(Part, given)
+    assert found == {"width": 1000, "sizes": [3, 4]}
+    assert [type(found["width"]), *map(type, found["sizes"])] == [int, int, int]
+    assert whole_numbers(Part, {"sizes": 7.0, "other": 1.0}) == {"sizes": 7}
 
 
 def test_a_function_and_a_class_without_readable_types() -> None:

@@ -118,7 +118,7 @@ class ImageReader:
             DataError: a file is missing, damaged or not as expected.
         """
         read = [self._read(path) for path in paths]
-        parts, resized = self._one_size(paths, [image for image, _ in read])
+        parts, resized = self._one_size(paths, [image for image, *_ in read])
         image = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
         found = channels_in_words(image.shape[2])
         if self.pick is not None:
@@ -134,7 +134,8 @@ class ImageReader:
                 f"{paths[0]}: has {found}, expected {self.channels}; convert it, or correct "
                 "the modality's channels (or choose some of them by bands)"
             )
-        return Reading(image, self._valid(paths[0], image), read[0][1], resized)
+        _, converted, stored = read[0]
+        return Reading(image, self._valid(paths[0], image), converted, resized, stored)
 
     def finish(self, paths: Sequence[Source], measured: Reading) -> Reading:
         """What `measure` gave → the result: normalised or rounded to its type, holes filled or masked.
@@ -143,7 +144,7 @@ class ImageReader:
             paths: the files, for messages.
             measured: what `measure` gave for them.
         """
-        image, valid, converted, resized = measured
+        image, valid, *_ = measured
         if self.normalise != "fixed":
             image = self._normalised(paths[0], image, valid)
         elif image.dtype != self.dtype:
@@ -151,10 +152,10 @@ class ImageReader:
             image = np.clip(np.rint(image), limits.min, limits.max).astype(self.dtype)
         if valid is None or valid.all():
             # Without holes no mask is needed, except for the validity channel, which every frame must have.
-            return Reading(image, valid if self.holes == "validity" else None, converted, resized)
+            return measured._replace(image=image, valid=valid if self.holes == "validity" else None)
         if self.holes == "fill":
-            return Reading(fill_holes(image, valid), None, converted, resized)
-        return Reading(image, valid, converted, resized)
+            return measured._replace(image=fill_holes(image, valid), valid=None)
+        return measured._replace(image=image)
 
     def steps(self) -> list[Step]:
         """What is done to the arrays in its files, in this order, see `ktb.data.preparation`."""
@@ -185,9 +186,11 @@ class ImageReader:
             steps.append({"do": "fill holes", "round": whole and self.normalise == "fixed"})
         return steps
 
-    def _read(self, path: Source) -> tuple[Array, str]:
+    def _read(self, path: Source) -> tuple[Array, str, str]:
+        """Values of one file, what was done to a picture that is no plain RGB, and the type that the file has."""
         data = None if isinstance(path, InMemory) else read_bytes(path)
         image, converted = decode(path, expand_palette=True, data=data, key=self.key), ""
+        stored = image.dtype.name
         if self.nodata_tag and data is not None and (nodata := tiff.nodata(data)) is not None:
             image = _without(image, nodata)
         image = image[..., None] if image.ndim == 2 else image
@@ -197,15 +200,15 @@ class ImageReader:
             image = as_grey(image)
         unit = self.units.get(image.dtype.name)
         if unit is not None:
-            return image * np.float32(unit), converted
+            return image * np.float32(unit), converted, stored
         if self.dtype == "float32":
-            return image.astype(np.float32), converted
+            return image.astype(np.float32), converted, stored
         if image.dtype != self.dtype:
             raise DataError(
                 f"{path}: holds {image.dtype} values, expected {self.dtype}; convert it, or correct the "
                 "modality's dtype and scale"
             )
-        return image, converted
+        return image, converted, stored
 
     def _one_size(self, paths: Sequence[Source], parts: Sequence[Array]) -> tuple[list[Array], dict[str, Size]]:
         """The files of a sample in the size of the first, and which of them had another one."""

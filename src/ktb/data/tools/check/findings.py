@@ -17,8 +17,6 @@ SMALLEST = 32
 PLAUSIBLE = (0.25, 5.0)
 """Largest absolute value of a split after scaling: the network expects 0 to 1; polarisation reaches 2.7, 14 bits of 16
 no more than a quarter."""
-FAR_FROM_OTHERS = 8.0
-"""A picture whose largest value is so many times that of most others, or so small a part of it: 12 bits among 16."""
 
 
 def batch_faults(data: RGBXDataModule, split: str, count: int, seen: Sequence[Seen]) -> list[str]:
@@ -110,27 +108,9 @@ def oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str
                 f"{split}: {m.name} reaches {extreme:.3g} times its scale{of}; about 1 is expected: another "
                 "unit or bit depth? correct the modality's scale or hole value"
             )
-        found += _unlike_others(split, m.name, seen)
     converted = [f"{file}: {done}" for s in seen for file, done in s.converted.items()]
     if converted:
         found.append(f"{split}: {len(converted)} pictures are no plain RGB (first: {converted[0]})")
-    return found
-
-
-def _unlike_others(split: str, name: str, seen: Sequence[Seen]) -> list[str]:
-    """Samples whose values are of another order than those of most others, such as one picture in another bit depth."""
-    largest = {s.path: max(abs(s.values[name].low), abs(s.values[name].high)) for s in seen}
-    usual = float(np.median(list(largest.values()))) if largest else 0.0
-    found = []
-    for odd, what in (
-        ([p for p, v in largest.items() if 0 < v * FAR_FROM_OTHERS < usual], "smaller"),
-        ([p for p, v in largest.items() if v > FAR_FROM_OTHERS * usual > 0], "larger"),
-    ):
-        if odd:
-            found.append(
-                f"{split}: {name} reaches {largest[odd[0]]:.5g} in {odd[0]}, but {usual:.5g} in most samples: "
-                f"{len(odd)} of {len(seen)} are {FAR_FROM_OTHERS:g} times {what} or more: another unit or bit depth?"
-            )
     return found
 
 

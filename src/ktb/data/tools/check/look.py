@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ktb.data import mixed_units
+from ktb.data.arrays import Reading, Source
+from ktb.data.magnitudes import read_measured, sizes
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.image import ImageReader
 from ktb.data.readers.label import LabelReader
-from ktb.data.samples import FileSamples, Samples
+from ktb.data.samples import FileSamples, Reader, Samples
 from ktb.data.spec import ignore_index
 from ktb.data.tools.parallel import Outcome
 from ktb.errors import DataError
@@ -52,6 +57,7 @@ class Values:
         size: (height, width) of its file.
         low, high, mean: of the valid values.
         measured: share of valid pixels.
+        picture: what tells their unit; None where nothing was measured.
     """
 
     dtype: str
@@ -61,6 +67,7 @@ class Values:
     high: float
     mean: float
     measured: float
+    picture: mixed_units.Picture | None
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,10 @@ class Seen(Outcome):
 
 def look(job: Look) -> Seen:
     """Read one sample as training does; never raises for what a file holds."""
-    path = Path(job.name)
+    path, read = Path(job.name), dict[str, Reading]()
     try:
         with pixel_limit(job.max_pixels):
-            raw = job.samples.read(job.index, job.streams)
-            whole = _before_rounding(job)
+            raw = _kept(job.samples, read).read(job.index, job.streams)
     except DataError as error:
         failures = _each_file(job) or (str(error),)
         return Seen(path, "failed", "; ".join(failures), job.split, failures=failures)
@@ -120,7 +126,8 @@ def look(job: Look) -> Seen:
         digest.update(np.ascontiguousarray(image).data)
         valid = raw.valid.get(name)
         if valid is None or name not in raw.stored:  # a mask of a resized image does not fit the image before
-            image = whole.get(name, image)
+            before = _before_rounding(job.samples, name, read)
+            image = image if before is None else before
         measured = image if valid is None else image[valid]
         low, high, mean = (
             (float(measured.min()), float(measured.max()), float(measured.mean(dtype=np.float64)))
@@ -130,7 +137,8 @@ def look(job: Look) -> Seen:
         share = 1.0 if valid is None else float(valid.mean())
         inputs = (raw.images[name].shape[0], raw.images[name].shape[1])
         size = raw.stored.get(name, inputs)
-        values[name] = Values(str(raw.images[name].dtype), image.shape[2], size, low, high, mean, share)
+        picture = _picture(job, name, read)
+        values[name] = Values(str(raw.images[name].dtype), image.shape[2], size, low, high, mean, share, picture)
     return Seen(
         path,
         "kept",
@@ -158,17 +166,39 @@ def _label_in_words(job: Look) -> str:
         return "" if file is None else samples.label.describe(samples.root / file)
 
 
-def _before_rounding(job: Look) -> dict[str, NDArray[Any]]:
-    """Modality → image of those that are rounded to 8 bits on reading, which cuts off what lies beyond the scale."""
+def _kept(samples: Samples, read: dict[str, Reading]) -> Samples:
+    """The same samples, which put what the files hold before normalisation into `read` as well."""
+    if not isinstance(samples, FileSamples):
+        return samples
+
+    def keeping(name: str, reader: Reader) -> Reader:
+        def kept(paths: Sequence[Source]) -> Reading:
+            read[name], result = read_measured(reader, paths)
+            return result
+
+        return kept
+
+    keeper = copy.copy(samples)
+    keeper.readers = {name: keeping(name, reader) for name, reader in samples.readers.items()}
+    return keeper
+
+
+def _picture(job: Look, name: str, read: Mapping[str, Reading]) -> mixed_units.Picture | None:
+    """What tells a modality's unit in a sample; None of what is no file, or is scaled picture by picture."""
     if not isinstance(job.samples, FileSamples):
-        return {}
-    samples, files = job.samples, job.samples.entries[job.index].files
-    readers = ((name, samples.readers[name]) for name in job.streams)
-    return {
-        name: reader.measure([samples.root / file for file in files[name]]).image
-        for name, reader in readers
-        if isinstance(reader, ImageReader) and reader.units and reader.dtype != "float32"
-    }
+        return None
+    reader = job.samples.readers[name]
+    if isinstance(reader, ImageReader) and reader.normalise == "percentile":
+        return None
+    seen = sizes(read[name])
+    return mixed_units.picture(job.samples.entries[job.index].files[name][0], seen.stored, seen.values)
+
+
+def _before_rounding(samples: Samples, name: str, read: Mapping[str, Reading]) -> NDArray[Any] | None:
+    """The image of a modality that is rounded to 8 bits on reading, which cuts off what lies beyond the scale."""
+    reader = samples.readers.get(name) if isinstance(samples, FileSamples) else None
+    rounded = isinstance(reader, ImageReader) and reader.units and reader.dtype != "float32"
+    return read[name].image if rounded else None
 
 
 def _each_file(job: Look) -> tuple[str, ...]:

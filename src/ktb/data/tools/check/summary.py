@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ktb.data.mixed_units import mixed_units
 from ktb.data.module import RGBXDataModule
 from ktb.data.samples import FileSamples
 from ktb.data.tools.check.alignment import misaligned, summarise_alignment
@@ -40,6 +41,10 @@ def summarise(
         splits[split]["gaps"] = _gaps([job for job in planned.looks if job.split == split])
     failures = [*planned.unopened.values(), *sorted({line for s in seen for line in s.failures})]
     findings = list(planned.findings)
+    for m in data.modalities:
+        pictures = [p for s in seen if m.name in s.values and (p := s.values[m.name].picture)]
+        if mixed := mixed_units(m.name, pictures):
+            (failures if mixed.certain else findings).append(mixed.text)
     content: dict[str, list[str]] = defaultdict(list)
     for s in sorted((s for s in seen if s.digest), key=lambda s: (s.split, str(s.path))):
         content[s.digest].append(f"{s.split}: {s.path}")

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktb.data.arrays import Array, Mask
+from ktb.data.magnitudes import sizes
+from ktb.data.mixed_units import Picture, mixed_units, picture
 from ktb.data.module import RGBXDataModule
 from ktb.data.readers.decode import pixel_limit
 from ktb.data.readers.image import ImageReader
@@ -54,6 +56,7 @@ class Moments(Outcome):
         mean: of the values.
         squares: sum of the squared distances from the mean.
         most: largest absolute value.
+        picture: of one sample, what tells its unit.
     """
 
     name: str = ""
@@ -61,6 +64,7 @@ class Moments(Outcome):
     mean: Any = 0.0
     squares: Any = 0.0
     most: Any = 0.0
+    picture: Picture | None = None
 
     def __add__(self, other: Moments) -> Moments:
         """Those of all pictures of both."""
@@ -106,13 +110,18 @@ def look(job: Job) -> Moments:
             read = job.reader.measure(job.paths)
     except DataError as error:
         return Moments(job.paths[0], "failed", str(error), job.name)
-    return moments(read.image, read.valid, job.name, job.paths[0])
+    seen = sizes(read)
+    return replace(
+        moments(read.image, read.valid, job.name, job.paths[0]),
+        picture=picture(str(job.paths[0]), seen.stored, seen.values),
+    )
 
 
 def measure(
     data: RGBXDataModule, names: Sequence[str], watch: Watch, workers: int | None
-) -> tuple[dict[str, Moments], list[str]]:
-    """Moments of modalities over the training split, and a line for each sample that cannot be read.
+) -> tuple[dict[str, Moments], list[str], list[str]]:
+    """Moments of modalities over the training split, a line for each sample that cannot be read, and one for each
+    modality whose files seem to be in different units.
 
     Args:
         data: the data set.
@@ -129,13 +138,15 @@ def measure(
         if isinstance(reader := samples.readers[name], ImageReader)
     ]
     found, failed = {name: Moments(Path(), "kept", name=name) for name in names}, []
+    pictures: dict[str, list[Picture]] = {name: [] for name in names}
     for outcome in watch(parallel(look, jobs, workers), len(jobs), "values of the training split"):
         assert isinstance(outcome, Moments)
         if outcome.state == "failed":
             failed.append(outcome.message)
         else:
             found[outcome.name] += outcome
-    return found, sorted(failed)
+            pictures[outcome.name] += [outcome.picture] if outcome.picture else []
+    return found, sorted(failed), [m.text for name in names if (m := mixed_units(name, pictures[name]))]
 
 
 def standardise(found: Survey, data: RGBXDataModule, watch: Watch, workers: int | None) -> None:
@@ -150,7 +161,8 @@ def standardise(found: Survey, data: RGBXDataModule, watch: Watch, workers: int 
     names = [guess.name for guess in found.modalities if guess.name != "rgb"]
     if not names:
         return
-    measured, failed = measure(data, names, watch, workers)
+    measured, failed, mixed = measure(data, names, watch, workers)
+    found.notes += mixed
     if failed:
         found.notes.append(f"{len(failed)} training files are left out of mean and std: {failed[0]}")
     found.modalities = [

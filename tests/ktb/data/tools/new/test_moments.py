@@ -36,7 +36,7 @@ def test_moments_are_those_of_all_measured_values_at_once(
     stored = bands(tmp_path)
     found = look(tmp_path)
     data = opened(found)
-    measured, failed = moments.measure(data, ["spectral"], lambda outcomes, total, title: outcomes, 1)
+    measured, failed, _ = moments.measure(data, ["spectral"], lambda outcomes, total, title: outcomes, 1)
     assert failed == []
     train = [stored[entry.id] for entry in data.open_split("train").entries]
     assert len(train) == 4
@@ -81,3 +81,15 @@ def test_a_file_that_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> Non
     told = [note for note in found.notes if "1 training files are left out of mean and std" in note]
     assert [str(broken) in note and "TIFF cut short" in note for note in told] == [True] * in_train
     assert in_train
+
+
+def test_files_in_another_unit_are_named(tmp_path: Path) -> None:
+    for i in range(12):
+        metres = np.random.default_rng(i).uniform(0.6, 8, SIZE).astype(np.float32)
+        save(tmp_path / f"data/depth/{i:02}.npy", metres if i % 3 else (1000 * metres).astype(np.uint16))
+        save(tmp_path / f"data/label/{i:02}.png", label(0, 1))
+    found = look(tmp_path / "data")
+    write_yaml(found, "mine", tmp_path / "conf", workers=1)
+    (note,) = [note for note in found.notes if note.startswith("depth: files in two units or bit depths? ")]
+    assert "(uint16; such as" in note
+    assert "(float32; such as" in note
