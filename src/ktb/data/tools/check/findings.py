@@ -91,6 +91,8 @@ def oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str
     empty = [str(s.path) for s in seen if s.labelled and s.histogram is not None and not s.histogram[:-1].any()]
     if empty:
         found.append(f"{split}: {len(empty)} labels are void altogether (first: {empty[0]})")
+    if text := _two_forms(seen):
+        found.append(f"{split}: {text}")
     for name, what, differing in _of_another_shape(seen):
         found.append(
             f"{split}: {name} is {what} in {differing} samples: another aspect ratio than that of its sample, so the "
@@ -112,6 +114,21 @@ def oddities(data: RGBXDataModule, split: str, seen: Sequence[Seen]) -> list[str
     if converted:
         found.append(f"{split}: {len(converted)} pictures are no plain RGB (first: {converted[0]})")
     return found
+
+
+def _two_forms(seen: Sequence[Seen]) -> str:
+    """What to say of labels of two classes of which some seem to store class 1 as 255; empty otherwise."""
+    histograms = [(s, s.histogram) for s in seen if s.histogram is not None and s.labelled]
+    if any(len(h) != 3 or (h[1] and h[2]) for _, h in histograms):
+        return ""
+    ones, others = ([str(s.path) for s, h in histograms if h[i]] for i in (1, 2))
+    if not ones or not others:
+        return ""
+    return (
+        f"{len(ones)} labels have class 1 and no void (first: {ones[0]}), {len(others)} have void and no class 1 "
+        f"(first: {others[0]}), none has both: where the latter store class 1 as 255, say label.map: "
+        "{0: 0, 1: 1, 255: 1}"
+    )
 
 
 def _of_another_shape(seen: Sequence[Seen]) -> list[tuple[str, str, int]]:

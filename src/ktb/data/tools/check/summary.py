@@ -59,7 +59,8 @@ def summarise(
             void = splits[split]["void"]
             hint = ""
             if len(classes) == 2 and absent == classes[1:] and void:
-                hint = "; where class 1 is stored as 255, say label.map: {0: 0, 255: 1}"
+                elsewhere = "1: 1, " if any(other["classes"][classes[1]] for other in splits.values()) else ""
+                hint = f"; where class 1 is stored as 255, say label.map: {{0: 0, {elsewhere}255: 1}}"
             elif absent in (classes[:1], classes[-1:]):
                 hint = "; the first or the last alone is missing where labels are off by one"
             findings.append(f"{split}: no pixel of {len(absent)} classes ({', '.join(absent)}){hint}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ktb.data.arrays import Array
+from ktb.data.arrays import Array, Mask
 from ktb.data.files import read_bytes
 from ktb.data.readers import extras, tiff
 from ktb.data.readers.decode import decode
@@ -38,6 +38,7 @@ class LabelSeen(Outcome):
         hidden: transparent pixels, by id where there are ids, else by colour.
         smooth_alpha: alpha is more than on and off.
         nodata: what is no id by the tag GDAL_NODATA of a TIFF file.
+        squares: visible pixels that begin a square of 2 x 2 of one id or colour, by id where there are ids.
     """
 
     ids: Counts | None = None
@@ -49,6 +50,7 @@ class LabelSeen(Outcome):
     hidden: Counts = ()
     smooth_alpha: bool = False
     nodata: float | None = None
+    squares: Counts = ()
 
 
 def look_at_label(path: Path) -> LabelSeen:
@@ -89,6 +91,9 @@ def _look(path: Path) -> LabelSeen:
         by_colour = tuple((palette[i], n) for i, n in counted)
     hidden = (ids if ids is not None else colours)[~visible]  # type: ignore[index]  # one of them is there
     below = _count(hidden) if ids is not None else tuple((_rgb(code), n) for code, n in _count(hidden))
+    codes = ids if ids is not None else colours
+    assert codes is not None
+    squares = _count(codes[:-1, :-1][_begins_square(codes) & visible[:-1, :-1]])
     return LabelSeen(
         path,
         "kept",
@@ -101,7 +106,14 @@ def _look(path: Path) -> LabelSeen:
         hidden=below,
         smooth_alpha=smooth,
         nodata=tiff.nodata(data),
+        squares=squares if ids is not None else tuple((_rgb(code), n) for code, n in squares),
     )
+
+
+def _begins_square(codes: Array) -> Mask:
+    """(H - 1, W - 1), whether a pixel has the same code as those to its right, below, and between them."""
+    right, below = codes[:, 1:] == codes[:, :-1], codes[1:] == codes[:-1]
+    return right[:-1] & right[1:] & below[:, :-1]
 
 
 def _count(values: Array) -> Counts:

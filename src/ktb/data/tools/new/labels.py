@@ -14,6 +14,7 @@ from ktb.data.readers.label_palettes import Palette, conflict
 from ktb.data.spec import IGNORE, MAX_CLASSES, Colour, ignore_index
 from ktb.data.tools.new.class_names import ClassNames
 from ktb.data.tools.new.label_files import Counts, LabelSeen
+from ktb.data.tools.new.smoothed import refuse_smoothed
 from ktb.errors import DataError
 
 MAX_COLOURS = 64
@@ -166,9 +167,14 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     ids, total = sorted(counted), sum(counted.values())
     reasons = [f"ids {ranges(ids, 12)}"]
     notes: list[str] = []
+    if both := _two_forms(seen):
+        notes.append(both)
+        counted = Counter({0: counted[0], 1: counted[1] + counted[IGNORE]})
+        ids = [0, 1]
     palette = max((s.palette for s in seen), key=len, default=())
     names = _names_of_ids(counted, given, palette)
     void, kept, stretched = _void_ids(ids, names, {s.nodata for s in seen}, reasons)
+    notes += refuse_smoothed(seen, counted, names, by_colour=False)
     _require_classes(ids, kept, names, seen)
     known = [*kept, *(i for i in names if i not in void)]
     first, last = min(known, default=0), max(known, default=0)
@@ -198,6 +204,8 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     ignore = sorted({*void, *([] if usual in classes else [usual])})
     if ignore != [usual]:
         settings["ignore"] = ignore
+    if both and settings == {}:
+        settings = {"map": {0: 0, 1: 1, IGNORE: 1}, "ignore": []}
     listed = [(names.get(i, f"class_{i}"), f"stored {i}, {counted[i] / max(total, 1):.1%} of pixels") for i in classes]
     colours = [palette[i] if 0 <= i < len(palette) else (0, 0, 0) for i in classes]
     own = bool(palette) and len(set(colours)) == len(colours)
@@ -206,6 +214,25 @@ def _from_ids(counted: Counter[int], given: ClassNames, seen: Sequence[LabelSeen
     if not names:
         notes.append("classes have no names yet: write them into the file (or put a classes.txt into the folder)")
     return Labels(settings, reasons, listed, colours if own else None, notes)
+
+
+def _two_forms(seen: Sequence[LabelSeen]) -> str:
+    """What to say of masks of which some hold 0 and 1, others 0 and 255, and none holds both; empty otherwise."""
+    forms: dict[int, list[LabelSeen]] = {1: [], IGNORE: []}
+    for s in seen:
+        here = {i for i, _ in s.ids or ()} - {0}
+        if len(here) > 1 or not here <= forms.keys():
+            return ""
+        for i in here:
+            forms[i].append(s)
+    if not all(forms.values()):
+        return ""
+    ones, others = forms[1], forms[IGNORE]
+    return (
+        f"{len(ones)} labels hold 0 and 1 (first: {ones[0].path}), {len(others)} hold 0 and {IGNORE} (first: "
+        f"{others[0].path}), none holds both: 1 and {IGNORE} are taken for one class (label.map); if {IGNORE} is void, "
+        "take map and ignore out"
+    )
 
 
 def _names_of_ids(counted: Counter[int], given: ClassNames, palette: Palette) -> Mapping[int, str]:
@@ -296,6 +323,7 @@ def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: S
             "saved as JPEG once, or is one channel an id? Write them again with class ids, or name the colours in a "
             "classes.txt (name r g b)"
         )
+    notes = refuse_smoothed(seen, counted, names, by_colour=True)
     void = [c for c in names if names[c].lower() in VOID_NAMES]
     classes = [c for c in names if names[c].lower() not in VOID_NAMES]
     classes += sorted(c for c in unnamed)
@@ -310,7 +338,6 @@ def _from_colours(counted: Counter[Colour], names: Mapping[Colour, str], seen: S
     listed = [
         (names.get(c, f"class_{i}"), f"colour {c}, {counted[c] / total:.1%} of pixels") for i, c in enumerate(classes)
     ]
-    notes = []
     if unnamed:
         notes.append(
             f"{len(unnamed)} colours have no name yet: write them into the file; if one means void, move it from "

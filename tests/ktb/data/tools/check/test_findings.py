@@ -31,3 +31,20 @@ def test_a_mask_of_0_and_255_is_not_taken_for_void_without_a_word(tmp_path):
     right = own_labels(tmp_path / "b", [mask], map={0: 0, 255: 1})
     assert right["splits"]["train"]["classes"] == {"a": 39 * SIZE[0], "b": 9 * SIZE[0]}
     assert not any("no pixel" in text for text in right["findings"])
+
+
+def test_masks_of_0_and_1_among_masks_of_0_and_255_are_pointed_out(tmp_path):
+    def mask(value):
+        return Image.fromarray((np.arange(SIZE[1]) < 9).astype(np.uint8) * value * np.ones((SIZE[0], 1), np.uint8))
+
+    remedy = "say label.map: {0: 0, 1: 1, 255: 1}"
+    findings = own_labels(tmp_path / "a", [mask(255), mask(1), mask(1), mask(0)])["findings"]
+    (found,) = [text for text in findings if "none has both" in text]
+    assert found.startswith(
+        "train: 2 labels have class 1 and no void (first: 1), 1 have void and no class 1 (first: 0)"
+    )
+    assert found.endswith(remedy)
+    assert any(text.startswith("val: no pixel of 1 classes (b)") and text.endswith(remedy) for text in findings)
+    right = own_labels(tmp_path / "b", [mask(255), mask(1), mask(1)], map={0: 0, 1: 1, 255: 1})
+    assert right["splits"]["train"]["classes"]["b"] == 3 * 9 * SIZE[0]
+    assert not any("none has both" in text or "no pixel" in text for text in right["findings"])

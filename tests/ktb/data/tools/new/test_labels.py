@@ -11,7 +11,7 @@ from PIL import Image
 from ktb.data.spec import IGNORE
 from ktb.data.tools.new.found import Survey
 from ktb.errors import DataError
-from tests.ktb.data.tools.new.folders import label, look, opened, rgb
+from tests.ktb.data.tools.new.folders import SIZE, label, look, opened, rgb
 from tests.ktb.data.written import save
 
 
@@ -118,6 +118,69 @@ def test_colours_that_were_in_a_jpeg_are_refused(tmp_path):
     near = np.array([(i, 0, 200 - i) for i in range(9)], np.uint8)
     found = labelled(tmp_path / "named", [near[np.resize(np.arange(9), label(0).shape)]] * 3, names)
     assert len(found.classes) == 9
+
+
+def smoothed(colours: np.ndarray, seed: int) -> np.ndarray:
+    """Discs of three values on the first, drawn twice as large as they come out."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: 2 * SIZE[0], : 2 * SIZE[1]]
+    large = np.zeros(rows.shape, np.int64)
+    for i in (1, 2, 3):
+        y, x, radius = rng.integers(0, 2 * SIZE[0]), rng.integers(0, 2 * SIZE[1]), rng.integers(15, 25)
+        large[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = i
+    drawn = colours[large].reshape(SIZE[0], 2, SIZE[1], 2, -1).mean(axis=(1, 3))
+    return np.rint(drawn).astype(np.uint8).squeeze()
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [([[0, 0, 0], [128, 64, 128], [0, 0, 142], [250, 170, 30]], "colours"), ([[0], [255], [255], [255]], "ids")],
+)
+@pytest.mark.parametrize("files", [2, 9])
+def test_small_labels_with_smoothed_borders_are_refused(tmp_path, values, what, files):
+    expected = rf"0.png: and the other labels have \d+ {what}, \d+ of which come from smoothed borders"
+    images = [smoothed(np.array(values), seed) for seed in range(files)]
+    with pytest.raises(DataError, match=expected):
+        labelled(tmp_path, images)
+    sharp = [image // 255 * 255 if image.ndim == 2 else image for image in images]
+    if what == "ids":  # the remedy that is named
+        assert labelled(tmp_path / "sharp", sharp).label.settings["map"] == {0: 0, 255: 1}
+
+
+def test_one_thin_class_between_two_others_is_remarked_on(tmp_path):
+    image = label(0, 128, 255)
+    image[:, :] = 0
+    image[:, 20:] = 255
+    image[:, 20] = 128
+    found = labelled(tmp_path, [image] * 3)
+    assert len(found.classes) == 3
+    assert any(note.startswith("1 of 3 ids may come from smoothed borders (128: between") for note in found.notes)
+
+
+def test_thin_classes_that_are_no_mixtures_are_left_alone(tmp_path):
+    image = label(0)
+    for i in range(1, 6):  # lanes
+        image[:, 8 * i] = i
+    assert labelled(tmp_path, [image] * 3).label.settings == {"files": "label/*.png"}
+    named = label(0, 9).copy()
+    for i in range(1, 6):
+        named[:, 4 * i] = i
+    names = "".join(f"{i} c{i}\n" for i in range(10))
+    assert len(labelled(tmp_path / "named", [named] * 3, names).classes) == 10
+
+
+def test_masks_of_0_and_1_among_masks_of_0_and_255(tmp_path):
+    found = labelled(tmp_path, [label(0, 1), label(0, 255), label(0), label(1, 0)])
+    assert found.label.settings == {"files": "label/*.png", "map": {0: 0, 1: 1, 255: 1}, "ignore": []}
+    (note,) = [note for note in found.notes if "1 and 255 are taken for one class" in note]
+    assert note.startswith(f"2 labels hold 0 and 1 (first: {tmp_path / 'label/0.png'}), 1 hold 0 and 255 (first: ")
+    samples = opened(found).open_split("train"), opened(found).open_split("val")
+    read = {e.id: s.read(i, ["rgb"]).label for s in samples for i, e in enumerate(s.entries)}
+    np.testing.assert_array_equal(read["0"], label(0, 1))
+    np.testing.assert_array_equal(read["1"], label(0, 1))
+    # A void border beside class 1 in one file is a void border everywhere.
+    found = labelled(tmp_path / "void", [label(0, 1), label(0, 255), label(0, 1, 255)])
+    assert found.label.settings == {"files": "label/*.png"}
 
 
 @pytest.mark.parametrize(
