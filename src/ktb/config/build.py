@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +53,7 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
             raise refused from None
         if cause and raised_in_own_code(cause):
             raise PartError(f"{target} cannot be built: {told(cause, *own_packages())}") from None
-        if isinstance(cause, TypeError | ValueError | ImportError):
+        if _is_refusal(cause):
             raise ConfigError(f"{target}: {first_line(cause, limit=None)}") from None
         raise
     from torch import nn
@@ -61,6 +61,13 @@ def instantiate(node: DictConfig, **kwargs: Any) -> Any:
     if isinstance(built, nn.Module):
         refuse_unfinished(built, target)
     return built
+
+
+def _is_refusal(error: BaseException | None) -> TypeGuard[Exception]:
+    """Whether it is what a library says of settings that cannot work."""
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    return isinstance(error, TypeError | ValueError | ImportError | MisconfigurationException)
 
 
 def _nodes(plain: Any) -> Iterator[dict[str, Any]]:

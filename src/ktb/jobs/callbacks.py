@@ -14,19 +14,23 @@ from ktb.engine.callbacks.early_stopping import EarlyStopping, has_stopped
 from ktb.engine.callbacks.ema import EMA, without_average
 from ktb.engine.callbacks.gradient_clipping import GradientClipping
 from ktb.errors import ConfigError
+from ktb.jobs.lightning_callbacks import refuse_unfit
 from ktb.run_folder.result import RunResult
 
 
-def build_callbacks(cfg: DictConfig) -> list[Callback]:
+def build_callbacks(cfg: DictConfig) -> dict[str, Callback]:
     """The callbacks that the user chose.
 
     Args:
         cfg: of ktb-train.
 
+    Returns:
+        Name in the group callbacks → callback.
+
     Raises:
         ConfigError: no callback, or one that can't work with the other settings.
     """
-    found = []
+    found: dict[str, Callback] = {}
     for name, node in cfg.callbacks.items():
         if node is None:
             continue
@@ -35,6 +39,7 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
         callback = instantiate(node)
         if not isinstance(callback, Callback):
             raise ConfigError(f"callbacks.{name}._target_={node._target_} is no lightning.pytorch.callbacks.Callback")
+        refuse_unfit(name, callback, cfg.get("metrics") or ())
         if isinstance(callback, EarlyStopping) and cfg.trainer.limit_val_batches == 0:
             raise ConfigError(f"callbacks.{name} goes by the validation mIoU, but trainer.limit_val_batches=0")
         if isinstance(callback, GradientClipping) and cfg.trainer.gradient_clip_val is not None:
@@ -42,8 +47,9 @@ def build_callbacks(cfg: DictConfig) -> list[Callback]:
                 f"callbacks.{name} and trainer.gradient_clip_val={cfg.trainer.gradient_clip_val} both clip gradients: "
                 "give one of them"
             )
-        found.append(callback)
-    if twice := {type(c).__name__ for c in found if sum(c.state_key == other.state_key for other in found) > 1}:
+        found[str(name)] = callback
+    keys = [callback.state_key for callback in found.values()]
+    if twice := {type(c).__name__ for c in found.values() if keys.count(c.state_key) > 1}:
         raise ConfigError(f"callbacks: {', '.join(sorted(twice))} is there more than once")
     return found
 

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 from torchmetrics import Metric
 
@@ -30,6 +31,7 @@ from ktb.jobs import finetune, resume, resume_settings
 from ktb.jobs.build import build_inference, build_loss, build_metrics, build_model, build_robustness, training_data
 from ktb.jobs.callbacks import build_callbacks, early_stopping, settle_callbacks
 from ktb.jobs.folder import claimed_for_training
+from ktb.jobs.lightning_callbacks import failure_of
 from ktb.jobs.loggers import build_loggers, finish_wandb
 from ktb.jobs.optimisation import build_optimisation, try_out
 from ktb.jobs.printed import announce, report
@@ -81,7 +83,7 @@ def train(cfg: DictConfig) -> RunResult:
     files = AtomicIO(cfg.save.keep, {point.path: point.content} if point else None)
     tested = [*([robustness] if robustness else []), panels, *written]
     chosen = build_callbacks(cfg)
-    trainer = build_trainer(cfg, [saving, check, Speed(), *tested, *chosen], files)
+    trainer = build_trainer(cfg, [saving, check, Speed(), *tested, *chosen.values()], files)
     check_limits(cfg, trainer, data, "train", "val", *(["test"] if cfg.test else []))
     all_trained = trainer.world_size > 1 and "find_unused" not in str(cfg.trainer.strategy)
     remarks = try_own_parts(model, loss, metrics, all_trained=all_trained)
@@ -98,7 +100,7 @@ def train(cfg: DictConfig) -> RunResult:
         if point is not None:
             resume_settings.announce(point, cfg, plan)
         with _failures_told(run_dir, trainer, saving, lambda: facts(cfg, data, model, started)):
-            result = _fit_and_test(cfg, trainer, module, data, saving, check, point)
+            result = _fit_and_test(cfg, trainer, module, data, saving, check, chosen, point)
         result = _training_facts(trainer, data, saving, run_dir, begun) | result
         result |= facts(cfg, data, model, started)
         if trainer.is_global_zero:
@@ -159,14 +161,16 @@ def _fit_and_test(
     data: RGBXDataModule,
     saving: Saving,
     check: FiniteCheck,
+    chosen: Mapping[str, Callback],
     point: resume.Checkpoint | None,
 ) -> RunResult:
     """Training, then the test scores of the best checkpoint (none without a test)."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=point.path if point else None, weights_only=True)
-    except RuntimeError as error:
-        if explained := check.explain(trainer, error):
-            raise explained from None
+    except Exception as error:
+        explained = check.explain(trainer, error) if isinstance(error, RuntimeError) else None
+        if told := explained or failure_of(error, chosen):
+            raise told from None
         raise
     stopped = early_stopping(trainer)  # before another checkpoint's counts are loaded
     if not cfg.test:

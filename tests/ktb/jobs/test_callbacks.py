@@ -195,6 +195,11 @@ def test_gradient_clipping(tmp_path: Path) -> None:
     assert length.item() == pytest.approx(0.01 * 0.5, rel=1e-4)
 
 
+def lightning(name: str, *settings: str) -> list[str]:
+    """A callback of Lightning's own."""
+    return [f"+callbacks.x._target_=lightning.pytorch.callbacks.{name}", *(f"+callbacks.x.{s}" for s in settings)]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -209,6 +214,26 @@ def test_gradient_clipping(tmp_path: Path) -> None:
         (["+callbacks.mine._target_=torch.nn.Identity"], "callbacks.mine._target_=torch.nn.Identity is no lightning"),
         (["+callbacks.mine=3"], "callbacks.mine=3: expected a class, +callbacks.mine._target_=..."),
         (["callbacks=ema", "+callbacks.two=${callbacks.ema}"], "callbacks: EMA is there more than once"),
+        (lightning("StochasticWeightAveraging", "swa_lrs=1e-3"), "callbacks.x: StochasticWeightAveraging puts other"),
+        (lightning("StochasticWeightAveraging"), "StochasticWeightAveraging needs a value for its setting 'swa_lrs'"),
+        (lightning("EMAWeightAveraging"), "resumed: callbacks=ema"),
+        (lightning("LearningRateFinder"), "callbacks.x: LearningRateFinder changes optim.lr after the schedule"),
+        (lightning("BatchSizeFinder"), "callbacks.x: BatchSizeFinder changes dataset.batch_size after the schedule"),
+        (
+            lightning("ModelCheckpoint", "monitor=val/miou"),
+            "callbacks.x: ModelCheckpoint writes checkpoints at moments",
+        ),
+        (lightning("ModelPruning", "pruning_fn=l1_unstructured"), "callbacks.x: ModelPruning puts masks beside"),
+        (lightning("ModelPruning", "pruning_fn=no"), "The provided `pruning_fn` no isn't available"),
+        (lightning("GradientAccumulationScheduler", "scheduling={0: 2}"), "set trainer.accumulate_grad_batches"),
+        (lightning("BackboneFinetuning"), "train all of it from the start: peft=full"),
+        (lightning("Timer", "duration=abc"), "Timer: `Timer(duration='abc')` is not a valid duration"),
+        (
+            lightning("EarlyStopping", "monitor=val/miuo"),
+            "val/miuo: no validation logs it; did you mean 'val/miou'?",
+        ),
+        (lightning("EarlyStopping", "monitor=val/miou"), "with mode=min the training ends as soon as val/miou rises"),
+        (lightning("EarlyStopping", "monitor=val/miou", "mode=up"), "EarlyStopping: `mode` can be min, max, got up"),
     ],
 )
 def test_callbacks_that_cannot_work_are_one_line(tmp_path: Path, options: list[str], said: str) -> None:
@@ -243,3 +268,20 @@ def test_killed_after_every_checkpoint_with_ema_and_early_stopping(
     assert same(last_state(tmp_path / "killed"), last_state(tmp_path / "undisturbed"))
     assert same(live(tmp_path / "killed"), live(tmp_path / "undisturbed"))
     assert OmegaConf.load(tmp_path / "killed" / "config.yaml").callbacks.keys() == {"ema", "early_stopping"}
+
+
+def test_what_a_callback_of_lightning_s_runs_into_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        train(tmp_path / "run", *QUICK, *lightning("EarlyStopping", "monitor=train/nothing"))
+    assert str(error.value).startswith(
+        "callbacks.x (EarlyStopping): Early stopping conditioned on metric `train/nothing` which is not available."
+    )
+
+
+def test_callbacks_of_lightning_that_only_watch_work(tmp_path: Path) -> None:
+    result = train(
+        tmp_path / "run", *QUICK, *lightning("EarlyStopping", "monitor=val/miou", "mode=max"),
+        "+callbacks.timer._target_=lightning.pytorch.callbacks.Timer", "+callbacks.timer.duration=00:01:00:00",
+        "+callbacks.lr._target_=lightning.pytorch.callbacks.LearningRateMonitor",
+    )  # fmt: skip
+    assert result["status"] == "finished"
