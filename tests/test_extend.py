@@ -184,6 +184,9 @@ def test_bundle_predict_and_report(
     model = KTBSegmentor.from_pretrained(shipped, trust=modules)
     rng = np.random.default_rng(0)
     frame = {m: rng.integers(1, 256, size).astype(np.uint8) for m, size in (("rgb", (40, 48, 3)), ("depth", (40, 48)))}
+    assert ktb_model.main(["convert", str(run), str(tmp_path / "t.pth"), "--to", "timm", "--trust", "my_lab"]) == 2
+    assert "my_lab.backbone.Plain is not made of a model of timm" in capsys.readouterr().err
+    assert not (tmp_path / "t.pth").exists()
     masks = [Predictor(source, trust="my_lab", device="cpu", force=True)(frame) for source in (run, shipped)]
     assert np.array_equal(masks[0], masks[1])
     assert model.config == load_model(run, trust="my_lab").config

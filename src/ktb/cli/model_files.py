@@ -67,7 +67,10 @@ def _convert(arguments: argparse.Namespace) -> None:
     elif arguments.to == "timm":
         from ktb.weights.timm_names import to_timm_names
 
-        state = to_timm_names(model.backbone)
+        try:
+            state = to_timm_names(model.backbone)
+        except CheckpointError as error:
+            raise CheckpointError(f"{file}: {error}; --to ktb writes the whole model") from None
         save_tensors(state, output)
         print(f"{output}: backbone in timm's naming, {len(state)} tensors")
     else:

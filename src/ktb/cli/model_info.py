@@ -187,9 +187,8 @@ def _show_info(report: Mapping[str, Any], title: str) -> None:
         table.add_row(f"{row['size'][0]}x{row['size'][1]}", f"{row['flops'] / 1e9:.1f}", *cells)
     console.print(table)
     where = "memory of the whole process" if machine["device"] == "cpu" else "memory of tensors"
-    console.print(
-        f"GFLOP: {report['flops_counted']}.\nMedian time of one image on {machine['device']}, {machine['threads']} "
-        f"threads, PyTorch {machine['torch']}; {where}.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    said = [f"GFLOP: {report['flops_counted']}."]
+    if any("median_s" in row for row in report["sizes"]):
+        machine_said = f"{machine['device']}, {machine['threads']} threads, PyTorch {machine['torch']}"
+        said.append(f"Median time of one image on {machine_said}; {where}.")
+    console.print("\n".join(said), highlight=False, soft_wrap=True)

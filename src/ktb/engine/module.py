@@ -103,7 +103,7 @@ class SegmentationModule(ScoringModule):
         if self.loss.masking:
             masked = draw_masks(len(self.modalities), size * world, masking_generator(step))[:, mine].to(self.device)
         out = self.model(self.inputs(batch), side=self.loss.uses_side_heads, masked=masked)
-        terms = self.loss(out, batch["label"])
+        terms = self.loss(out, batch["label"].long())
         if out.losses:
             added = {f"loss_{name}": term for name, term in out.losses.items()}
             terms = {**terms, **added, "loss": terms["loss"] + sum(added.values())}

@@ -120,11 +120,17 @@ def _step(model: KTBSegmentor, loss: nn.Module) -> None:
             f"{place_of(type(loss), 'forward')}"
         )
     for key, term in terms.items():
-        if not isinstance(term, Tensor) or term.numel() != 1:
+        if not isinstance(term, Tensor) or term.dim():
             found = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
             where = place_of(type(loss), "forward")
             raise PartError(f"the loss {name} returned {key!r} as {found}, expected a scalar{where}")
-    total: Tensor = terms["loss"].sum() + sum(out.losses.values())
+    if taken := [added for added in out.losses if f"loss_{added}" in terms]:
+        block = model.fusion[0]
+        raise PartError(
+            f"the fusion block {_name(block)} has a term {taken[0]!r}, which is logged as 'loss_{taken[0]}', and the "
+            f"loss {name} has one of that name: choose another{place_of(type(block), 'forward')}"
+        )
+    total: Tensor = terms["loss"] + sum(out.losses.values())
     total.backward()
 
 

@@ -20,7 +20,7 @@ class Loss(nn.Module):
 
         Args:
             out: what the model gave.
-            target: class ids (B, H, W), any integer type; `ktb.data.spec.ignore_index` where a pixel has no class.
+            target: class ids (B, H, W) int64; `ktb.data.spec.ignore_index` where a pixel has no class.
 
         Returns:
             terms by name, scalars: "loss", which is minimised, and any others, which are logged. Of several processes

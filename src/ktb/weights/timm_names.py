@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ktb.errors import CheckpointError
 from ktb.models.backbones.base import Backbone
+from ktb.models.backbones.of_timm import OfTimm
 from ktb.models.backbones.pyramid import Pyramid
+from ktb.models.backbones.swin import FrozenSwin
 from ktb.models.backbones.timm_model import create
 from ktb.models.backbones.vit import ViT
 from ktb.weights.states import StateDict
@@ -54,7 +56,16 @@ def from_timm_names(backbone: Pyramid | ViT, state: Mapping[str, Tensor]) -> Sta
 
 def to_timm_names(backbone: Backbone) -> StateDict:
     """The backbone's state dict in timm's names; of what timm's model has besides (last norm, classifier) it has
-    none."""
+    none.
+
+    Raises:
+        CheckpointError: the backbone is not made of a model of timm.
+    """
+    if not isinstance(backbone, FrozenSwin | OfTimm):
+        cls = type(backbone)
+        raise CheckpointError(
+            f"{cls.__module__}.{cls.__qualname__} is not made of a model of timm: it has its own names"
+        )
     return {name.removeprefix("model."): value for name, value in backbone.state_dict().items()}
 
 

@@ -17,6 +17,7 @@ from ktb.data.spec import RGB, Batch, ModalitySpec
 from ktb.engine.draws import SampleDropout
 from ktb.engine.module import SegmentationModule
 from ktb.engine.optim import published
+from ktb.losses.base import Loss
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.fusion.dscf import DSCF
@@ -42,10 +43,12 @@ def batch(size: int = 4) -> Batch:
     return Batch(inputs=pictures, label=label, id=[""] * size, condition=[{}] * size)
 
 
-def gradients(built: KTBSegmentor, data: Batch, *, index: int = 0, **options: Any) -> dict[str, Tensor]:
+def gradients(
+    built: KTBSegmentor, data: Batch, *, index: int = 0, loss: Loss | None = None, **options: Any
+) -> dict[str, Tensor]:
     """Of one training step, dropout and masking included."""
     module = SegmentationModule(
-        built, SelfTeachingLoss(), modalities=(RGB, ModalitySpec("depth")), classes=list("abcde"), seed=1,
+        built, loss or SelfTeachingLoss(), modalities=(RGB, ModalitySpec("depth")), classes=list("abcde"), seed=1,
         optim=published(lr=1.0, weight_decay=0.0), **options,
     )  # fmt: skip
     trainer = SimpleNamespace(world_size=1, global_rank=0, current_epoch=0)

@@ -16,7 +16,7 @@ from ktb.jobs import trial_step
 from ktb.jobs.trial_step import try_own_parts
 from ktb.losses.self_teaching import SelfTeachingLoss
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
-from ktb.models.fusion.base import Fusion
+from ktb.models.fusion.base import Fused, Fusion
 from ktb.models.heads.linear import LinearHead
 from ktb.models.peft.base import Peft
 from ktb.models.segmentor import KTBSegmentor, SegOutput
@@ -109,6 +109,17 @@ class PerImage(SelfTeachingLoss):
         return {**super().forward(out, target), "loss": out.logits.mean((1, 2, 3))}
 
 
+class OneOfAList(SelfTeachingLoss):
+    def forward(self, out: SegOutput, target: Tensor) -> dict[str, Tensor]:
+        terms = super().forward(out, target)
+        return {**terms, "last": terms["loss"][None]}
+
+
+class Balanced(Fusion):
+    def forward(self, streams: Tensor) -> Fused:
+        return Fused(streams.sum(0), losses={"depth": streams.mean()})
+
+
 class PerClass(Metric):
     def __init__(self) -> None:
         super().__init__()
@@ -164,6 +175,10 @@ def test_parts_of_ktb_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
          "24, 16)"),
         ({}, JustANumber, {}, "the loss {}.JustANumber returned Tensor, expected a mapping with the scalar 'loss'"),
         ({}, PerImage, {}, "the loss {}.PerImage returned 'loss' as (2,), expected a scalar"),
+        ({}, OneOfAList, {}, "the loss {}.OneOfAList returned 'last' as (1,), expected a scalar"),
+        ({"fusion": Balanced}, SelfTeachingLoss, {},
+         "the fusion block {0}.Balanced has a term 'depth', which is logged as 'loss_depth', and the loss "
+         "ktb.losses.self_teaching.SelfTeachingLoss has one of that name: choose another"),
         ({}, SelfTeachingLoss, {"counts": PerClass},
          "metrics.counts: {}.PerClass.compute() returned a tensor of shape (5,), expected one number"),
     ],
