@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktb.models.fusion.base import Fusion, of_stage
+from ktb.models.layers.dscf_blocks import blocks_pay, blockwise_attention
 from ktb.models.layers.dscf_fast import sparse_attention
 from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.norm import BatchNorm
@@ -116,7 +117,9 @@ class DSCF(Fusion):
         _, mixed = self._mix(maps, query, points)  # B, r, P
         # 6. Every position attends to all points.
         key, value = self.key(mixed[:, :, None])[:, :, 0], self.value(mixed[:, :, None])[:, :, 0]
-        attend = point_attention if is_plain() else sparse_attention
+        attend = sparse_attention
+        if is_plain():
+            attend = blockwise_attention if blocks_pay(*query.shape[2:], self.table) else point_attention
         attended = self.out(attend(query, key, value, points, self.table))
         # 7. As much of that as the stage has learned to use, beside F.
         out = self.attention_gain[:, None, None] * attended + self.identity_gain[:, None, None] * fused
@@ -188,10 +191,11 @@ def point_attention(query: Tensor, key: Tensor, value: Tensor, points: Tensor, t
     b, r, h, w = query.shape
     heads, groups, count = len(table), points.shape[1], points.shape[2]
     q, k, v = (x.reshape(b, heads, r // heads, -1).mT for x in (query, key, value))  # B, heads, H·W or P, d
-    positions = torch.stack(torch.meshgrid(_positions(h, points), _positions(w, points), indexing="ij"), dim=-1)
-    distance = (positions.view(-1, 1, 2) - points.flatten(0, 1)[:, None]) / 2  # B·groups, H·W, P, (y, x)
+    y, x = (_positions(size, points) / 2 for size in (h, w))
+    positions = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)  # H, W, (x, y)
+    distance = positions.view(-1, 1, 2) - points.flip(-1).flatten(0, 1)[:, None] / 2  # B·groups, H·W, P, (x, y)
     tables = table.unflatten(0, (groups, -1)).expand(b, -1, -1, -1, -1).flatten(0, 1)
-    bias = F.grid_sample(tables, distance.flip(-1).to(tables.dtype), mode="bilinear", align_corners=True)
+    bias = F.grid_sample(tables, distance.to(tables.dtype), mode="bilinear", align_corners=True)
     bias = bias.view(b, heads, h * w, count)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias).mT.reshape(b, r, h, w)
 

@@ -56,7 +56,7 @@ def sparse_attention(query: Tensor, key: Tensor, value: Tensor, points: Tensor, 
     k, v = k.mT, torch.cat([v, torch.ones_like(v[:, :, :, :1])], dim=3)
     table = (table / math.log(2)).unflatten(0, (g, per_group))
     # Rows of the table are worth preparing where more positions than the table has entries read it.
-    if inference_on_cpu(q) and h * w > table[0, 0].numel():
+    if inference_on_cpu(q) and h * w > table[0, 0].numel() and min(table.shape[-2:]) > 1:
         tables = table.expand(b, -1, -1, -1, -1)
         return _by_columns(*(x.flatten(0, 1) for x in (q, k, v, tables, points))).reshape(b, r, h, w)
     # Groups first: then samples read their group's table together, and no sample needs a copy of it.

@@ -18,7 +18,8 @@ def plain_forms() -> Iterator[None]:
     """Let all models compute window attention and DSCF's attention in their plain forms; not safe between threads.
 
     They give the same numbers up to rounding, slower and with more memory, and no size is a number in them: exporters
-    need that, for a file that takes images of any size.
+    need that, for a file that takes images of any size. On large maps whose size is known DSCF takes a form that is
+    made for exporters too (`ktb.models.layers.dscf_blocks`).
     """
     global _plain
     before, _plain = _plain, True

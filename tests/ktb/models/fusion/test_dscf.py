@@ -7,6 +7,7 @@ import torch
 
 from ktb.models.fusion.dscf import DSCF, point_attention
 from ktb.models.layers import dscf_fast as layer
+from ktb.models.layers.dscf_blocks import blockwise_attention
 from ktb.models.layers.dscf_fast import sparse_attention
 from ktb.models.layers.plain_or_fast import plain_forms
 
@@ -34,6 +35,31 @@ def test_the_fast_forms_are_the_plain_one(
     with torch.no_grad():
         without = sparse_attention(query, key, value, points, table)
     assert torch.allclose(without, found[1][0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [(7, 11), (1, 9), (6, 1), (1, 1), (40, 50)])
+@pytest.mark.parametrize("table", [(2, 2), (2, 3), (3, 9), (4, 8), (8, 17), (119, 159)])
+def test_products_with_blocks_of_the_table_give_the_same(table: tuple[int, int], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, 24, *size, dtype=torch.float64)
+    key, value = torch.randn(2, 2, 24, 13, dtype=torch.float64)
+    points = (torch.rand(2, 4, 13, 2, dtype=torch.float64) * 2.6 - 1.3).clamp(-1, 1)
+    bias = torch.randn(8, *table, dtype=torch.float64)
+    found = blockwise_attention(query, key, value, points, bias)
+    assert torch.allclose(found, point_attention(query, key, value, points, bias), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("table", [(1, 1), (1, 7), (5, 1)])
+def test_a_table_of_one_row_or_column(table: tuple[int, int]) -> None:
+    """The bias then says nothing of that direction; (1, 1) is attention without a bias."""
+    torch.manual_seed(0)
+    block = DSCF(("rgb", "depth"), 32, 0, table=table).double().eval()
+    features = torch.randn(2, 1, 9, 10, 32, dtype=torch.float64)
+    expected = block(features).detach()
+    with torch.no_grad():
+        assert torch.allclose(block(features), expected, rtol=1e-10, atol=1e-12)
+        with plain_forms():
+            assert torch.allclose(block(features), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "batch"), [((17, 30), 2), ((1, 23), 1), ((40, 1), 1), ((9, 41), 1)])
