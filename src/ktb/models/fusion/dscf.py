@@ -119,7 +119,7 @@ class DSCF(Fusion):
         key, value = self.key(mixed[:, :, None])[:, :, 0], self.value(mixed[:, :, None])[:, :, 0]
         attend = sparse_attention
         if is_plain():
-            attend = blockwise_attention if blocks_pay(*query.shape[2:], self.table) else point_attention
+            attend = blockwise_attention if blocks_pay(query.shape[2], query.shape[3], self.table) else point_attention
         attended = self.out(attend(query, key, value, points, self.table))
         # 7. As much of that as the stage has learned to use, beside F.
         out = self.attention_gain[:, None, None] * attended + self.identity_gain[:, None, None] * fused
