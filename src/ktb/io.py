@@ -13,11 +13,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ktb.errors import ConfigError
+
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """`path` with a leading `~` or `~user` replaced by that home, unlike `Path.expanduser` also where there is none:
     then it stays as it is, as in a shell. What exists in another form of Unicode is meant by it, see `existing`."""
     return existing(Path(os.path.expanduser(path)))  # noqa: PTH111
+
+
+def path_given(argument: str, value: object) -> str | Path:
+    """The path, or name, that a program gives to a function; `pathlib` says of others neither which nor what is wanted.
+
+    Args:
+        argument: of the function, for messages.
+        value: what it was given.
+
+    Raises:
+        ConfigError: no text or path, or an empty one, which would mean the current folder.
+    """
+    if isinstance(value, os.PathLike) and isinstance(path := os.fspath(value), str):
+        return Path(path)
+    if not isinstance(value, str):
+        raise ConfigError(f"{argument}={value!r}: expected a path, as text or pathlib.Path")
+    if not value.strip():
+        raise ConfigError(f"{argument} is empty, which would mean the current folder; is a variable not set?")
+    return value
 
 
 def is_link_loop(path: Path) -> bool:

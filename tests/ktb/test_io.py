@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ktb.io import absent, atomic_file, expanded, files_below, is_link_loop, leads_back
+from ktb.errors import ConfigError
+from ktb.io import absent, atomic_file, expanded, files_below, is_link_loop, leads_back, path_given
 
 
 def test_atomic_file_leaves_the_old_or_the_new(tmp_path):
@@ -133,3 +134,16 @@ def test_a_link_that_leads_back_to_a_folder_around_it(tmp_path: Path) -> None:
     (tmp_path / "a" / "aside").symlink_to(tmp_path / "other")
     below = [file.relative_to(tmp_path / "a").as_posix() for file in files_below(tmp_path / "a")]
     assert sorted(file for file in below if file.endswith(".png")) == ["1.png", "aside/3.png", "b/2.png"]
+
+
+@pytest.mark.parametrize("value", [None, 3, 2.5, True, b"x", ["a"], {}, object()])
+def test_what_is_no_path_is_named_with_its_argument(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"^source=.*: expected a path, as text or pathlib.Path$"):
+        path_given("source", value)
+
+
+def test_what_a_program_gives_as_a_path() -> None:
+    assert path_given("source", "a/b") == "a/b"
+    assert path_given("source", Path("a/b")) == Path("a/b")
+    with pytest.raises(ConfigError, match="^source is empty, which would mean the current folder"):
+        path_given("source", " ")

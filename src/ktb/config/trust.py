@@ -42,7 +42,7 @@ class Trust:
         Raises:
             ConfigError: something else.
         """
-        modules = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+        modules = (given,) if isinstance(given, str) or not isinstance(given, Iterable | None) else tuple(given or ())
         for module in modules:
             if not isinstance(module, str) or not is_dotted(module):
                 raise ConfigError(

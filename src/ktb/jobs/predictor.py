@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeGuard, get_args, overload
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ktb.data.module import RGBXDataModule
 from ktb.data.pictures import RGBImage
 from ktb.data.spec import Colour
 from ktb.errors import ConfigError, DataError, did_you_mean
-from ktb.io import expanded
+from ktb.io import expanded, path_given
 from ktb.jobs.saved_model import open_for_pictures
 from ktb.models.segmentor import KTBSegmentor
 from ktb.predict.outputs import greatest_probability, overlay_of, probabilities_of
@@ -105,7 +105,10 @@ class Predictor:
         max_pixels: int | None = None,
         force: bool = False,
     ) -> None:
-        _check(settings, precision, short_side, tile, overlap, max_pixels)
+        source = path_given("source", source)
+        config_dir = None if config_dir is None else path_given("config_dir", config_dir)
+        weights = None if weights is None else path_given("weights", weights)
+        _check(dataset, settings, precision, short_side, tile, overlap, max_pixels, force)
         where = device_called(str(device), as_argument("device", str(device)))
         folders = [] if config_dir is None else [expanded(config_dir)]
         for folder in folders:
@@ -250,26 +253,36 @@ class Predictor:
 
 
 def _check(
+    dataset: str | None,
     settings: Sequence[str],
     precision: str,
     short_side: int | str | None,
     tile: int,
     overlap: float,
     max_pixels: int | None,
+    force: bool,
 ) -> None:
+    if not isinstance(dataset, str | None):
+        raise ConfigError(f"dataset={dataset!r}: expected the name of a data set, such as 'nyu'")
+    if not isinstance(force, bool):
+        raise ConfigError(f"force={force!r}: expected True or False")
     if isinstance(settings, str):
         raise ConfigError(f"settings={settings!r}: expected a list: settings=[{settings!r}]")
     if not isinstance(settings, Sequence) or not all(isinstance(setting, str) for setting in settings):
         raise ConfigError(f"settings={settings!r}: expected a list of text, such as ['modality=rgb_t']")
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r}: expected one of {', '.join(get_args(Precision))}")
-    if short_side not in (None, "native") and not (isinstance(short_side, int) and short_side >= 32):
+    if short_side not in (None, "native") and not (_is_whole(short_side) and short_side >= 32):
         raise ConfigError(f"short_side={short_side!r}: expected 'native' or a number of pixels of at least 32")
-    for name, value in (("tile", tile), ("max_pixels", max_pixels)):
-        if value is not None and not (isinstance(value, int) and value >= 1):
+    for name, value in (("tile", tile), ("max_pixels", 1 if max_pixels is None else max_pixels)):
+        if not (_is_whole(value) and value >= 1):
             raise ConfigError(f"{name}={value!r}: expected a whole number of 1 or more")
-    if not isinstance(overlap, int | float) or not 0 <= overlap <= 0.9:
+    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= 0.9:
         raise ConfigError(f"overlap={overlap!r}: expected a share from 0 to 0.9")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _label_sizes(source: str, data: RGBXDataModule, model: KTBSegmentor) -> label_size.LabelSizes:
@@ -309,7 +322,8 @@ def _one(frame: object) -> Frame:
 def _listed(frames: Frame | Frames) -> list[Frame]:
     """Several frames as a list of them."""
     if not isinstance(frames, Mapping):
-        if not isinstance(frames, Sequence) or not all(isinstance(frame, Mapping) for frame in frames):
+        several = isinstance(frames, Sequence) and not isinstance(frames, str | bytes)
+        if not several or not all(isinstance(frame, Mapping) for frame in frames):
             raise ConfigError("expected a dict (modality → array), a list of such, or a dict of lists of arrays")
         return list(frames)
     lists = {modality: stored for modality, stored in frames.items() if stored is not None}

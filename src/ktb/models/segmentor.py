@@ -97,6 +97,15 @@ class KTBSegmentor(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(backbone, nn.Module) or not hasattr(backbone, "spec"):
+            raise TypeError(f"backbone={backbone!r}: expected a ktb.models.backbones.base.Backbone")
+        if isinstance(modalities, str | bytes) or not isinstance(modalities, Sequence | Mapping):
+            raise TypeError(f"modalities={modalities!r}: expected names, or name → channels: ('rgb', 'depth')")
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes={num_classes!r}: expected a whole number of 1 or more")
+        for part, spec in {"peft": peft, "fusion": fusion, "head": head, "side_head": side_head}.items():
+            if not isinstance(spec, Mapping | None):
+                raise TypeError(f"{part}={spec!r}: expected settings, perhaps of another class: {{'_target_': ...}}")
         channels = dict(modalities) if isinstance(modalities, Mapping) else dict.fromkeys(modalities, 3)
         if not channels or len(channels) != len(modalities):
             raise ValueError(f"modalities must be one or more different names, got {list(modalities)}")
@@ -265,6 +274,9 @@ class KTBSegmentor(nn.Module):
 
     def _embed(self, inputs: Mapping[str, Tensor], masked: Tensor | None) -> tuple[Tokens, tuple[int, int]]:
         """Tokens of all streams as they enter the first stage, zero where a modality is absent or masked."""
+        if not isinstance(inputs, Mapping) or not all(isinstance(x, Tensor) for x in inputs.values()):
+            kinds = {m: type(x).__name__ for m, x in inputs.items()} if isinstance(inputs, Mapping) else type(inputs)
+            raise TypeError(f"inputs must be modality → tensor (B, C, H, W), got {kinds}; Predictor takes arrays")
         unknown = set(inputs) - set(self.modalities)
         if unknown or not inputs:
             raise ValueError(f"inputs must hold some of {list(self.modalities)}, got {list(inputs)}")

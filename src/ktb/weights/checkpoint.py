@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ktb.config.trust import Trust, is_dotted
 from ktb.config.zoo import is_of_zoo, zoo_model
-from ktb.errors import CheckpointError, PartError, first_line
+from ktb.errors import CheckpointError, ConfigError, PartError, first_line
+from ktb.io import path_given
 from ktb.models import segmentor
 from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
@@ -58,7 +59,7 @@ class KTBSegmentor(segmentor.KTBSegmentor):
         Raises:
             CheckpointError: not such a bundle, no network, or base weights other than in training.
         """
-        return load_model(source, weights=weights, trust=trust)
+        return load_model(path_given("source", source), weights=weights, trust=trust)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a bundle into a new folder: model.safetensors, config.json and a model card, README.md.
@@ -71,7 +72,7 @@ class KTBSegmentor(segmentor.KTBSegmentor):
         Raises:
             CheckpointError: the folder holds something already or can't be written.
         """
-        save_bundle(self, folder)
+        save_bundle(self, path_given("folder", folder))
 
 
 def load_model(path: str | Path, *, weights: str | None = None, trust: str | Sequence[str] = ()) -> KTBSegmentor:
@@ -88,6 +89,8 @@ def load_model(path: str | Path, *, weights: str | None = None, trust: str | Seq
         CheckpointError: not such a file, or one that names other classes.
     """
     trusted = Trust.of(trust, spelling="argument")
+    path = path_given("path", path)
+    weights = None if weights is None else str(path_given("weights", weights))
     file = find_checkpoint(path)
     content = read_file(file)
     if not is_ours(content) and isinstance(path, str) and is_of_zoo(path):
@@ -302,7 +305,10 @@ def load_published(
     Raises:
         CheckpointError: not such a checkpoint; names unknown or missing (listed); a file that would run code.
     """
+    source = source if isinstance(source, Mapping) else path_given("source", source)
     where = "the given state dict" if isinstance(source, Mapping) else str(source)
+    if not isinstance(modalities, Sequence) or isinstance(modalities, str | bytes):
+        raise ConfigError(f"modalities={modalities!r}: expected two names, such as ('rgb', 'depth')")
     if len(modalities) != 2 or modalities[0] != "rgb":
         raise CheckpointError(f"{where}: a published checkpoint has the modalities (rgb, X), got {tuple(modalities)}")
     state = read_state_dict(source)

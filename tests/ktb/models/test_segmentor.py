@@ -253,3 +253,24 @@ def test_fusion_of_one_pixel_maps(train: bool) -> None:
     out = fusion(torch.randn(2, 1, 1, 1, 256))
     assert out.shape == (1, 1, 1, 256)
     assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [None, 3, b"x", object()])
+def test_arguments_and_inputs_of_another_type_are_named(value: object) -> None:
+    with pytest.raises(TypeError, match="^backbone=.*: expected"):
+        KTBSegmentor(value, ("rgb",), 3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="^modalities=.*: expected"):
+        KTBSegmentor(FrozenSwin(ARCH), value, 3)  # type: ignore[arg-type]
+    if value is not None:
+        with pytest.raises(TypeError, match="^peft=.*: expected settings"):
+            KTBSegmentor(FrozenSwin(ARCH), ("rgb",), 3, peft=value)  # type: ignore[arg-type]
+    model = build()
+    for inputs in (value, {"rgb": value}):
+        with pytest.raises(TypeError, match=r"^inputs must be modality → tensor \(B, C, H, W\), got "):
+            model(inputs)
+
+
+@pytest.mark.parametrize("count", [None, 0, 2.5, True, "3"])
+def test_a_number_of_classes_that_is_none(count: object) -> None:
+    with pytest.raises(ValueError, match="^num_classes=.*: expected a whole number of 1 or more"):
+        KTBSegmentor(FrozenSwin(ARCH), ("rgb",), count)  # type: ignore[arg-type]

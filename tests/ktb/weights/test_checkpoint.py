@@ -10,12 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ktb.errors import CheckpointError
+from ktb.errors import CheckpointError, ConfigError
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.parts import in_full
 from ktb.models.segmentor import PARTS
 from ktb.weights.backbone import load_backbone
-from ktb.weights.checkpoint import load_model, load_published
+from ktb.weights.checkpoint import KTBSegmentor, load_model, load_published
 from ktb.weights.files import read_file
 from ktb.weights.older import upgraded_config
 from ktb.weights.tensor_names import (
@@ -92,3 +92,17 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_come_from(
     with pytest.raises(CheckpointError, match=r"not written: the model: holds weights .*, head\.predict\.bias, as"):
         model.save_pretrained(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("value", [3, b"x", ["a"], ""])
+def test_arguments_that_are_no_paths_are_one_line(value: object) -> None:
+    for call in (
+        lambda: load_model(value),  # type: ignore[arg-type]
+        lambda: load_model("run", weights=value),  # type: ignore[arg-type]
+        lambda: KTBSegmentor.from_pretrained(value),  # type: ignore[arg-type]
+        lambda: load_published(value),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConfigError, match="expected a path|is empty"):
+            call()
+    with pytest.raises(ConfigError, match="^modalities=3: expected two names"):
+        load_published({}, modalities=3)  # type: ignore[arg-type]
