@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ktb.data.arrays import Array, Size
+from ktb.data.legible import class_names, font_file
 from ktb.data.own_results import STAMP
 from ktb.data.pictures import RGBImage, overlay, to_picture
 from ktb.data.readers.png import png_text
@@ -146,9 +147,12 @@ class Outputs:
         """`image` with the names of `classes` on white below it, in as many lines as they need."""
         spec = self.spec
         text = max(11, min(image.size) // 36)
-        font = ImageFont.load_default(text)
+        names = class_names(spec.classes)
+        plain = ImageFont.load_default(text)
+        files = {c: font_file(names[c]) for c in classes}
+        fonts = {c: plain if file is None else ImageFont.truetype(str(file), text) for c, file in files.items()}
         gap = text // 2
-        widths = {c: round(font.getlength(spec.classes[c])) + text + 2 * gap for c in classes}
+        widths = {c: round(fonts[c].getlength(names[c])) + text + 2 * gap for c in classes}
         width = max(image.width, max(widths.values()) + gap)
         places: dict[int, tuple[int, int]] = {}
         x, y = gap, image.height + gap
@@ -162,7 +166,7 @@ class Outputs:
         draw = ImageDraw.Draw(sheet)
         for c, (x, y) in places.items():
             draw.rectangle((x, y, x + text, y + text), fill=spec.palette[c], outline=(120, 120, 120))
-            draw.text((x + text + gap, y + text // 2), spec.classes[c], "black", font, anchor="lm")
+            draw.text((x + text + gap, y + text // 2), names[c], "black", fonts[c], anchor="lm")
         return sheet
 
 

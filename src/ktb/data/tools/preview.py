@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ktb.data.legible import class_names, fonts_for, legible
 from ktb.data.module import RGBXDataModule
 from ktb.data.pictures import VOID_DARK, VOID_LIGHT, overlay, to_picture
 from ktb.data.spec import Sample
@@ -66,10 +67,16 @@ def contact_sheet(data: RGBXDataModule, split: str, samples: Sequence[Sample], *
         split, epoch: of the samples, for the heading.
         samples: what `draw_samples` gave.
     """
+    shown = [text for s in samples for text in (s["id"], *s["condition"].values())]
+    with fonts_for([*data.spec.classes, data.spec.name, *(m.title or m.name for m in data.modalities), *shown]):
+        return _contact_sheet(data, split, samples, epoch)
+
+
+def _contact_sheet(data: RGBXDataModule, split: str, samples: Sequence[Sample], epoch: int) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    titles = [*(m.title or m.name for m in data.modalities), "label"]
+    titles = [*(legible(m.title or m.name) for m in data.modalities), "label"]
     beside = min(len(samples), max(1, TILES_ACROSS // len(titles)))
     rows = math.ceil(len(samples) / beside)
     shapes = [tile.shape for s in samples for tile in s["inputs"].values()]
@@ -106,7 +113,7 @@ def _heading(data: RGBXDataModule, split: str, count: int, epoch: int) -> str:
         how = f"augmented ({crop}, seed {data.seed}, epoch {epoch})"
     else:
         how = "evaluation transform"
-    return f"{data.spec.name}, {split}: {count} of {total} samples, {how}"
+    return f"{legible(data.spec.name)}, {split}: {count} of {total} samples, {how}"
 
 
 def _draw(axes: NDArray[Any], data: RGBXDataModule, sample: Sample, titles: Sequence[str] | None) -> None:
@@ -125,7 +132,15 @@ def _draw(axes: NDArray[Any], data: RGBXDataModule, sample: Sample, titles: Sequ
     condition = ", ".join(sample["condition"].values())
     caption = textwrap.shorten(sample["id"], 60, placeholder="...") + (f"  ({condition})" if condition else "")
     axes[0].text(
-        0.0, -0.02, caption, transform=axes[0].transAxes, fontsize=7, va="top", ha="left", color="0.25", in_layout=True
+        0.0,
+        -0.02,
+        legible(caption),
+        transform=axes[0].transAxes,
+        fontsize=7,
+        va="top",
+        ha="left",
+        color="0.25",
+        in_layout=True,
     )
 
 
@@ -133,13 +148,13 @@ def _legend(figure: Figure, data: RGBXDataModule, counted: NDArray[Any], columns
     from matplotlib.patches import Patch
 
     void = data.spec.ignore_index
-    labelled = max(int(counted[:void].sum()), 1)
+    labelled, names = max(int(counted[:void].sum()), 1), class_names(data.spec.classes)
     handles = [
         Patch(
             facecolor=_fraction(*data.spec.palette[i]),
             edgecolor="0.4",
             linewidth=0.5,
-            label=f"{data.spec.classes[i]} {_percent(counted[i] / labelled)}",
+            label=f"{names[i]} {_percent(counted[i] / labelled)}",
         )
         for i in np.flatnonzero(counted[:void])
     ]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ktb.data.legible import class_names, fonts_for, legible
 from ktb.data.pictures import RGBImage, paint
 from ktb.data.spec import DatasetSpec, ModalitySpec
 from ktb.io import atomic_file
@@ -167,6 +168,11 @@ def _slug(text: str) -> str:
 
 def sheet(chosen: Sequence[tuple[str, Panel]], spec: DatasetSpec) -> Any:
     """A matplotlib figure of all panels with column titles and a legend of the classes that occur."""
+    with fonts_for([*spec.classes, *(group for group, _ in chosen), *(m.title for m in spec.modalities.values())]):
+        return _sheet(chosen, spec)
+
+
+def _sheet(chosen: Sequence[tuple[str, Panel]], spec: DatasetSpec) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -177,20 +183,21 @@ def sheet(chosen: Sequence[tuple[str, Panel]], spec: DatasetSpec) -> Any:
     figure = Figure(figsize=(cell * len(titles), cell * height / width * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), len(titles), squeeze=False)
     for title, axis in zip(titles, axes[0], strict=True):
-        axis.set_title(title, fontsize=10)
+        axis.set_title(legible(title), fontsize=10)
     for axes_row, row, (group, panel) in zip(axes, rows, chosen, strict=True):
         for axis, picture in zip(axes_row, row.values(), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         miou = panel.scores["miou"]
+        group = legible(group)
         axes_row[0].set_ylabel(group if miou is None else f"{group}\nmIoU {100 * miou:.0f} %", fontsize=8)
     pixels = Counter(i for _, p in chosen for i in np.concatenate([p.truth.ravel(), p.prediction.ravel()]).tolist())
     pixels.pop(spec.ignore_index, None)
     there = {i for i, _ in pixels.most_common(NAMED)}
     handles = [
         Patch(facecolor=(colour[0] / 255, colour[1] / 255, colour[2] / 255), edgecolor="0.6", label=name)
-        for i, (name, colour) in enumerate(zip(spec.classes, spec.palette, strict=True))
+        for i, (name, colour) in enumerate(zip(class_names(spec.classes), spec.palette, strict=True))
         if i in there
     ]
     columns = max(1, min(len(handles), 2 * len(titles)))

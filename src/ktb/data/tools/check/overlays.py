@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 
+from ktb.data.legible import fonts_for, legible
 from ktb.data.module import RGBXDataModule
 from ktb.data.pictures import RGBImage, to_picture
 from ktb.data.readers.decode import pixel_limit
@@ -55,8 +56,6 @@ def alignment_sheet(data: RGBXDataModule, looks: Sequence[Look], alignment: dict
     Returns:
         The picture; None where no sample can be read.
     """
-    from matplotlib.figure import Figure
-
     drawn = []
     for i in np.unique(np.linspace(0, len(looks) - 1, min(ROWS, len(looks))).round().astype(int)):
         try:
@@ -67,6 +66,19 @@ def alignment_sheet(data: RGBXDataModule, looks: Sequence[Look], alignment: dict
     columns = [(m, back) for m in data.modalities[1:] for back in (False, True) if not back or _is_off(alignment, m)]
     if not drawn or not columns:
         return None
+    with fonts_for([*(raw.id for raw in drawn), *(m.name for m in data.modalities)]):
+        return _sheet(data, drawn, columns, alignment)
+
+
+def _sheet(
+    data: RGBXDataModule,
+    drawn: Sequence[RawSample],
+    columns: Sequence[tuple[ModalitySpec, bool]],
+    alignment: dict[str, dict[str, Any]],
+) -> Figure:
+    """The picture, of samples and of (modality, whether it is moved back)."""
+    from matplotlib.figure import Figure
+
     height, width = drawn[0].images[data.modalities[0].name].shape[:2]
     figure = Figure(
         figsize=(WIDE * len(columns), (WIDE * height / width + 0.3) * len(drawn) + 0.3), layout="constrained"
@@ -78,10 +90,10 @@ def alignment_sheet(data: RGBXDataModule, looks: Sequence[Look], alignment: dict
             axis.imshow(_overlay(raw, data.modalities[0], m, alignment[m.name] if back else None))
             axis.set(xticks=[], yticks=[])
             if column == 0:
-                axis.set_xlabel(raw.id, fontsize=8, loc="left")
+                axis.set_xlabel(legible(raw.id), fontsize=8, loc="left")
             if row == 0:
                 how = "moved back" if back else "as it is"
-                axis.set_title(f"{data.modalities[0].name} and {m.name}, {how}", fontsize=10)
+                axis.set_title(legible(f"{data.modalities[0].name} and {m.name}, {how}"), fontsize=10)
     return figure
 
 
