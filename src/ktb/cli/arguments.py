@@ -49,14 +49,16 @@ def config_dirs(folder: Path | None) -> list[Path]:
     """The folders that --config-dir adds to those of ktb.
 
     Raises:
-        ConfigError: there is no such folder, or it has a file that ktb has by the same name.
+        ConfigError: there is no such folder, a part of it may not be read, or it has a file that ktb has by the same
+            name.
     """
-    from ktb.config.conf_folder import refuse_namesakes  # here: not before Ctrl-C has words
+    from ktb.config.conf_folder import refuse_namesakes, refuse_unreadable  # here: not before Ctrl-C has words
 
     if folder is None:
         return []
     if not folder.is_dir():
         raise ConfigError(f"--config-dir {folder} is {absent(folder, 'not a folder')}")
+    refuse_unreadable(folder)
     refuse_namesakes(folder)
     return [folder]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ktb.errors import ConfigError
@@ -15,6 +16,23 @@ def conf_dir() -> Path:
         if (place / "train.yaml").is_file():
             return place
     raise ConfigError(f"no train.yaml in {places[0]} nor in {places[1]}: this installation of ktb is incomplete")
+
+
+def refuse_unreadable(folder: Path) -> None:
+    """Refuse a folder of the user's own of which a part may not be read: Hydra would pass over it without a word.
+
+    Raises:
+        ConfigError: naming the folder or file.
+    """
+    groups = [group.name for group in conf_dir().iterdir() if group.is_dir()]
+    for place in (folder, *(folder / group for group in groups)):
+        if not place.is_dir():
+            continue
+        if not os.access(place, os.R_OK | os.X_OK):
+            raise ConfigError(f"{place}: this folder may not be read; change its permissions")
+        for file in place.glob("*.yaml"):
+            if not os.access(file, os.R_OK):
+                raise ConfigError(f"{file}: cannot be read; change its permissions, or the link that it is")
 
 
 def refuse_namesakes(folder: Path) -> None:

@@ -69,6 +69,7 @@ def mistake(
     except Exception as error:
         return composition_error(error)
 
+    by_name = {override.key_or_group for override in parsed}
     keys = [*offered, *setting_names(cfg)]
     for override in parsed:
         key, text = override.key_or_group, str(override.input_line)
@@ -84,6 +85,8 @@ def mistake(
             group = key.partition(".")[0]
             member = OmegaConf.select(cfg, f"{group}.name") if group in offered else None
             of = f" of {group}={member}" if member else ""
+            if member and {"ckpt_path", "init_from"} & set(by_name) and group not in by_name:
+                return f"unknown setting '{key}'{of}, the default: say which {group} the run has: {group}=... {text}"
             hint = f": did you mean '{meant}'?" if meant else ""
             adds = "" if override.is_delete() else f" (+{text} adds a new one)"
             return f"unknown setting '{key}'{of}{hint}{adds}"

@@ -84,7 +84,7 @@ def inherit(
             saved = OmegaConf.load(path) if path else OmegaConf.create()
             names = {g: OmegaConf.select(saved, f"{g}.name") for g in _RUN_GROUPS if g not in parsed}
             runs.append({g: name for g, name in names.items() if isinstance(name, str)})
-        except (OSError, yaml.YAMLError, OmegaConfBaseException):
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException):
             return list(overrides)  # what is wrong with the run is for `ktb.jobs.evaluate` to say
     inherited = [group for group in _RUN_GROUPS if runs and all(group in run for run in runs)]
     offered = groups("eval", extra)

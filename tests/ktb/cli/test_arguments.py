@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,4 +145,17 @@ def test_a_file_of_the_users_own_is_not_passed_over_for_one_of_ktb(tmp_path: Pat
     mine.unlink()
     (tmp_path / "train.yaml").write_text("seed: 1\n")
     with pytest.raises(ConfigError, match=r"train\.yaml: ktb has a train\.yaml of its own, .* yours my_train\.yaml$"):
+        config_dirs(tmp_path)
+
+
+@pytest.mark.parametrize("closed", ["", "dataset", "dataset/mine.yaml"])
+def test_a_part_of_ones_own_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/mine.yaml").write_text("name: mine\n")
+    assert config_dirs(tmp_path) == [tmp_path]
+    # Root may read everything, so that taking rights away would show nothing.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / closed)
+    with pytest.raises(ConfigError, match=f"^{tmp_path / closed}: .*change its permissions"):
         config_dirs(tmp_path)

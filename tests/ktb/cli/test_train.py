@@ -51,6 +51,10 @@ MISTAKES = {
     "trainer.max_epoch=3": (
         "unknown setting 'trainer.max_epoch': did you mean 'trainer.max_epochs'? (+trainer.max_epoch=3 adds a new one)"
     ),
+    "dataset.classes=[a,b] ckpt_path=auto": (
+        "unknown setting 'dataset.classes' of dataset=synthetic, the default: say which dataset the run has: "
+        "dataset=... dataset.classes=[a,b]"
+    ),
     "zzzzzz=1": "unknown setting 'zzzzzz' (+zzzzzz=1 adds a new one)",
     "loss=[ce,dice]": "loss=[ce,dice]: one is chosen, and the last would win; for a job each: -m loss=ce,dice",
     "logger=[csv,csw]": f"unknown logger 'csw': did you mean 'csv'? {THERE['logger']}",

@@ -205,3 +205,10 @@ def test_an_experiment_given_on_resume_counts_with_all_it_sets() -> None:
     assert differences(saved, resumed(saved, "experiment=mfnet_swin_b")).keys() == {
         "published.miou", "published.split", "published.source",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"\xb6\x00\xff", b"a: [", b"- a", b"model:\n  type: EncoderDecoder\n"])
+def test_a_configuration_that_no_run_has_written_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").write_bytes(content)
+    assert inherit([f"checkpoint={tmp_path}"]) == [f"checkpoint={tmp_path}"]

@@ -7,7 +7,9 @@ and so does void where the data set has it.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,8 +116,17 @@ def make_fixture(
         raise ConfigError(f"size of the pictures is {tuple(size)}; expected (height, width) of 32 or more each")
     if root.exists() and (not root.is_dir() or not is_empty(root)):
         raise DataError(f"{root}: exists and is not an empty folder, expected a new one: choose another name")
-    root.mkdir(parents=True, exist_ok=True)
-    make(root, layout, dict.fromkeys(splits, 4) | dict(counts or {}), (int(size[0]), int(size[1])), seed)
+    new = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        make(root, layout, dict.fromkeys(splits, 4) | dict(counts or {}), (int(size[0]), int(size[1])), seed)
+    except BaseException:  # a full disk, or Ctrl-C: half a data set would be taken for a whole one
+        with suppress(OSError):
+            for entry in root.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if new:
+                root.rmdir()
+        raise
     return root
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from ktb.config.compose import conf_dir
 from ktb.data.module import RGBXDataModule
 from ktb.data.spec import IGNORE
+from ktb.data.tools import fixtures
 from ktb.data.tools.fixtures import FIXTURES, make_fixture
 from ktb.errors import ConfigError, DataError
 
@@ -193,3 +195,23 @@ def test_configs_hold_the_published_recipe_and_protocol(tmp_path, name):
     assert set(config["default_streams"]) <= set(spec.modalities)
     modality = yaml.safe_load((conf_dir() / f"modality/{config['default_modality']}.yaml").read_text())
     assert modality["streams"] == config["default_streams"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_fixture_that_cannot_be_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    root, written = tmp_path / "data", []
+
+    def full(path: Path, lines: list[str]) -> None:
+        written.extend(root.rglob("*.*"))
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    if there:
+        root.mkdir()
+    monkeypatch.setattr(fixtures, "_write_list", full)
+    with pytest.raises(OSError, match="No space left"):
+        fixtures.make_fixture("nyu", root, counts={"train": 1, "test": 1}, size=(32, 32))
+    assert written
+    assert list(tmp_path.iterdir()) == [root] * there
+    assert not there or not any(root.iterdir())
