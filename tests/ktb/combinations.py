@@ -86,14 +86,20 @@ def small_backbone(name: str) -> Backbone:
     return member(name)
 
 
-def build(one: Combination, num_classes: int = 5) -> KTBSegmentor:
-    """The model of a combination, all of its weights away from the zeros of the start, in evaluation mode."""
+def build(one: Combination, num_classes: int = 5, modalities: Mapping[str, int] | None = None) -> KTBSegmentor:
+    """The model of a combination, all of its weights away from the zeros of the start, in evaluation mode.
+
+    Args:
+        one: its parts.
+        num_classes: K.
+        modalities: name → channels; None: those of the combination.
+    """
     torch.manual_seed(0)
     head = settings("head", one.head)
     side = head.pop("side")
     model = KTBSegmentor(
         small_backbone(one.backbone),
-        MODALITIES[one.modalities],
+        modalities or MODALITIES[one.modalities],
         num_classes,
         peft=settings("peft", one.peft),
         fusion=settings("fusion", one.fusion),

@@ -8,20 +8,30 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import timm
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
+from ktb import Predictor
+from ktb.cli.model import main as ktb_model
 from ktb.config.compose import conf_dir
 from ktb.engine.checkpoint_content import without_frozen
 from ktb.export.file import export
+from ktb.export.session import OnnxFile
+from ktb.jobs.build import build_data
+from ktb.jobs.provenance import provenance
 from ktb.models.peft.full import Full
 from ktb.models.profile import flops, parameters
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.bundle import save_bundle
 from ktb.weights.checkpoint import load_model
+from ktb.weights.files import read_state_dict
+from ktb.weights.states import fingerprint
 from tests.ktb.combinations import (
     BACKBONES,
     COMBINATIONS,
@@ -34,6 +44,7 @@ from tests.ktb.combinations import (
     images,
     small_backbone,
 )
+from tests.ktb.jobs.test_train import configured
 from tests.ktb.models.backbones.members import ALL
 
 every = pytest.mark.parametrize("one", COMBINATIONS, ids=str)
@@ -221,18 +232,91 @@ def test_it_compiles_without_a_break(one: Combination) -> None:
         assert (p.grad is not None) == p.requires_grad, name
 
 
-EXPORTED = (
-    Combination("swin", "mapa", "dscf", "mlp", "rgb_polar"),
-    Combination("tf_efficientnet_lite0", "lora", "cmx", "linear", "nir_rgb_polar"),
-    Combination("vit_small_patch14_reg4_dinov2", "prompts", "concat", "mlp", "rgb_polar"),
-)
-"""One of each of ktb's classes of backbones."""
+@pytest.mark.slow
+@pytest.mark.parametrize("one", EACH, ids=str)
+def test_it_is_exported_and_compared(one: Combination, tmp_path: Path) -> None:
+    compared = export(built(one), tmp_path / "model.onnx", (64, 96), dynamic=False)
+    assert len(compared) == 3
+    assert all(difference <= 1e-4 for _, difference in compared)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", EXPORTED, ids=str)
-def test_it_is_exported_and_compared(one: Combination, tmp_path: Path) -> None:
-    model = built(one)
-    compared = export(model, tmp_path / "model.onnx", (64, 96), dynamic=False)
-    assert len(compared) == 3
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("tf_efficientnet_lite0", ".pt2"),  # padding that depends on the size
+        ("vit_small_patch16_dinov3", ".onnx"),  # positions that do
+        ("resnet18", ".onnx"),
+    ],
+)
+def test_it_is_exported_for_images_of_any_size(name: str, suffix: str, tmp_path: Path) -> None:
+    model = built(next(one for one in EACH if one.backbone == name))
+    compared = export(model, tmp_path / f"model{suffix}", (64, 96), dynamic=True)
+    assert [size for size, _ in compared] == ["64x96", "64x64", "64x128"]
     assert all(difference <= 1e-4 for _, difference in compared)
+
+
+def saved_with_data(one: Combination, folder: Path) -> tuple[KTBSegmentor, Path]:
+    """The model of a combination as a bundle, and the frames of its sensors, which the bundle says how to prepare."""
+    channels = MODALITIES[one.modalities]
+    rng = np.random.default_rng(0)
+    for name, count in channels.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(2):
+            frame = rng.integers(0, 256, (64, 96, count)[: 2 if count == 1 else 3]).astype(np.uint8)
+            tifffile.imwrite(folder / name / f"{i}.tif", frame, photometric="rgb" if name == "rgb" else "minisblack")
+    (folder / "label").mkdir()
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 5, (64, 96)).astype(np.uint8)).save(folder / "label" / f"{i}.png")
+    files = {m: f"{{files: '{m}/*.tif'{f', channels: {c}' if c != 3 else ''}}}" for m, c in channels.items()}
+    cfg = configured(
+        "train",
+        [
+            "dataset=folder", f"dataset.root={folder}", "dataset.classes=[a,b,c,d,e]", "dataset.num_workers=0",
+            "dataset.splits={train: 0.5, val: 0.5}", "dataset.label={files: 'label/*.png'}", "run_dir=unused",
+            f"dataset.modalities={{{', '.join(f'{m}: {text}' for m, text in files.items())}}}",
+            f"modality.streams=[{','.join(channels)}]",
+        ],
+    )  # fmt: skip
+    data = build_data(cfg)
+    model = build(one, modalities={m.name: m.channels for m in data.modalities})  # of one stored channel three are made
+    model.about = provenance(cfg, data, fingerprint(model.backbone))
+    del model.about["backbone"]  # the bundle has to hold these weights
+    save_bundle(model, folder / "bundle", run_config=model.about["config"])
+    return model, folder / "bundle"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", EACH, ids=str)
+def test_every_subcommand_of_ktb_model_takes_it(
+    one: Combination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """info, bundle, convert and export; a file that takes frames answers as ktb.Predictor does."""
+    model, bundle = saved_with_data(one, tmp_path / "data")
+    x = images(model, 1, 33, 57)
+    expected = logits(model, x)
+
+    assert ktb_model(["info", str(bundle), "--json", "--no-measure", "--size", "64x96"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    assert report["parameters"]["trained"] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert report["sizes"][0]["flops"] == flops(model, (64, 96))
+
+    assert ktb_model(["bundle", str(bundle), str(tmp_path / "again")]) == 0
+    assert torch.equal(logits(load_model(tmp_path / "again"), x), expected)
+    assert ktb_model(["convert", str(bundle), str(tmp_path / "whole.safetensors"), "--to", "ktb"]) == 0
+    assert torch.equal(logits(load_model(tmp_path / "whole.safetensors"), x), expected)
+    assert ktb_model(["convert", str(bundle), str(tmp_path / "timm.safetensors"), "--to", "timm"]) == 0
+    backbone = read_state_dict(tmp_path / "timm.safetensors")
+    assert {f"model.{k}" for k in backbone} == set(model.backbone.state_dict()) or one.backbone == "swin"
+    assert ktb_model(["convert", str(bundle), str(tmp_path / "published.pth"), "--to", "published"]) == 2
+    assert not (tmp_path / "published.pth").exists()
+
+    file = tmp_path / "raw.onnx"
+    assert ktb_model(["export", str(bundle), str(file), "--size", "64x96", "--raw"]) == 0
+    rng = np.random.default_rng(1)
+    shapes = {m: (64, 96) if c == 1 else (64, 96, c) for m, c in MODALITIES[one.modalities].items()}
+    frame = {m: rng.integers(0, 256, shape).astype(np.uint8) for m, shape in shapes.items()}
+    mask = Predictor(bundle, device="cpu")(frame)
+    assert len(np.unique(mask)) > 1
+    assert (OnnxFile(file)(frame) != mask).mean() <= 1e-3

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ def _dynamic_shapes(count: int) -> Any:
 
 
 def _traced(module: nn.Module, example: tuple[Tensor, ...], shapes: Any) -> torch.export.ExportedProgram:
-    with torch.no_grad(), _sizes_may_be_one(), plain_forms():
+    with torch.no_grad(), _sizes_may_be_one(), _sizes_of_timm(), plain_forms():
         return torch.export.export(module.eval(), example, dynamic_shapes=shapes)
 
 
@@ -220,6 +221,26 @@ def _sizes_may_be_one() -> Iterator[None]:
         yield
     finally:
         _config.backed_size_oblivious = before
+
+
+@contextmanager
+def _sizes_of_timm() -> Iterator[None]:
+    """Let timm compute with sizes in a way that the tracer can follow, with the same results.
+
+    Rotary embeddings of DINOv3 take `float(size)`, which would make the example's size a constant of the file. Padding
+    "same", as of EfficientNet, rounds a quotient, over which the tracer takes many minutes; in whole numbers it sees at
+    once that the sizes divide.
+    """
+    from timm.layers import padding, pos_embed_sincos
+
+    def same(x: int, kernel_size: int, stride: int, dilation: int) -> int:
+        return max((-(-x // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0)
+
+    with (
+        patch.object(padding, "get_same_padding", same),
+        patch.object(pos_embed_sincos, "float", torch.sym_float, create=True),
+    ):
+        yield
 
 
 def _onnx(program: torch.export.ExportedProgram, file: Path, metadata: Mapping[str, Any]) -> _Run:
