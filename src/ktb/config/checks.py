@@ -157,6 +157,11 @@ def _check_choices(values: Mapping[str, Any]) -> None:
         if key in loss:
             _check_pixel_loss(f"loss.{key}", loss[key])
     _check_class_weights(loss.get("class_weights"))
+    for name, logger in (values.get("logger") or {}).items():
+        if isinstance(logger, dict) and str(logger.get("_target_")).endswith(".WandbLogger") and "mode" in logger:
+            _check_word(
+                f"logger.{name}.mode", logger["mode"], ("online", "offline", "disabled", "shared", "run", "dryrun")
+            )
     if "eval" in values:
         if absent := [key for key in ("name", "method", "scoring") if key not in values["eval"]]:
             raise ConfigError(f"the chosen member of the group eval has no {absent[0]}; see conf/eval/whole.yaml")

@@ -190,9 +190,10 @@ def find_checkpoint(path: str | Path) -> Path:
             return file
     if (path / BUNDLE_WEIGHTS).is_file():
         return path / BUNDLE_WEIGHTS
+    runs = sorted(folder.parent.name for folder in path.glob(f"*/{CHECKPOINTS}"))
     raise CheckpointError(
-        f"{path}: no checkpoints/best.ckpt or last.ckpt and no {BUNDLE_WEIGHTS} in this folder; is it a run of "
-        "ktb-train or a bundle?"
+        f"{path}: no checkpoints/best.ckpt or last.ckpt and no {BUNDLE_WEIGHTS} in this folder; "
+        + (f"it holds runs, name one of them: {path / runs[0]}" if runs else "is it a run of ktb-train or a bundle?")
     )
 
 

@@ -145,3 +145,9 @@ def test_a_home_in_a_list_inside_a_setting(monkeypatch: pytest.MonkeyPatch) -> N
     cfg = composed("run_dir=x", "+dataset.roots=['~/a',b]")
     check(cfg)
     assert cfg.dataset.roots == ["/home/me/a", "b"]
+
+
+def test_a_mode_that_wandb_does_not_have() -> None:
+    with pytest.raises(ConfigError, match="^logger.wandb.mode=onlin: expected one of online, offline, disabled"):
+        check(composed("run_dir=x", "logger=wandb", "logger.wandb.mode=onlin"))
+    check(composed("run_dir=x", "logger=wandb", "logger.wandb.mode=offline"))

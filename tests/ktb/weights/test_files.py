@@ -11,7 +11,7 @@ import torch
 
 from ktb.errors import CheckpointError
 from ktb.weights.checkpoint import load_published
-from ktb.weights.files import read_state_dict
+from ktb.weights.files import find_checkpoint, read_state_dict
 
 
 class Evil:
@@ -70,3 +70,13 @@ def test_a_whole_file_is_not_called_damaged_for_want_of_memory(tmp_path: Path, m
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such checkpoint file"):
         read_state_dict(tmp_path / "nowhere.pth")
+
+
+def test_a_sweep_in_the_place_of_a_run_names_one_of_its_runs(tmp_path: Path) -> None:
+    for name in ("seed=1", "seed=2"):
+        (tmp_path / "sweep" / name / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=f"it holds runs, name one of them: {tmp_path / 'sweep' / 'seed=1'}$"):
+        find_checkpoint(tmp_path / "sweep")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="is it a run of ktb-train or a bundle"):
+        find_checkpoint(tmp_path / "empty")

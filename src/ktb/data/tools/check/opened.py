@@ -14,6 +14,9 @@ from ktb.data.tools.check.look import Look
 from ktb.errors import DataError
 from ktb.io import entries
 
+MANY, FAR_MORE = 20, 3
+"""Samples of the split that is scored, and how many times more than those trained on, from which on that is odd."""
+
 
 @dataclass(frozen=True)
 class OpenedSplits:
@@ -75,8 +78,17 @@ def open_splits(data: RGBXDataModule) -> OpenedSplits:
     if not counts:
         raise DataError(next(iter(unopened.values())))
     notes = [f"{split}: {note}" for split, samples in opened.items() for note in samples.notes]
-    findings = [*notes, *_duplicates(opened), *([] if unopened else _unnamed(opened, streams))]
+    findings = [*notes, *_duplicates(opened), *_swapped(data, counts), *([] if unopened else _unnamed(opened, streams))]
     return OpenedSplits(looks, counts, unopened, findings)
+
+
+def _swapped(data: RGBXDataModule, counts: dict[str, int]) -> list[str]:
+    """What to say where far more samples are scored than trained on, as with lists that are taken for each other."""
+    train, scored = counts.get("train", 0), counts.get(data.spec.selection_split, 0)
+    if not MANY <= scored >= FAR_MORE * train or data.spec.counts:
+        return []
+    split = data.spec.selection_split
+    return [f"train has {train} samples, {split} {scored}: are the two the wrong way round (dataset.splits)?"]
 
 
 def _duplicates(opened: dict[str, FileSamples]) -> list[str]:

@@ -6,10 +6,12 @@ import re
 import shutil
 
 import pytest
+from PIL import Image
 
+from ktb.data.sets.folder import FolderDataModule
 from ktb.data.tools.check.opened import open_splits
 from ktb.errors import DataError
-from tests.ktb.data.tools.check.reports import nyu_data, report_of
+from tests.ktb.data.tools.check.reports import SIZE, nyu_data, report_of
 
 
 def test_equal_samples_and_unnamed_files_are_findings(nyu):
@@ -42,3 +44,21 @@ def test_a_split_that_cannot_be_opened_fails_alone(nyu):
     (nyu / "train.txt").unlink()
     with pytest.raises(DataError, match="train.txt: no such file"):
         open_splits(nyu_data(nyu))
+
+
+@pytest.mark.parametrize(("train", "val", "odd"), [(5, 20, True), (20, 5, False), (20, 20, False), (5, 15, False)])
+def test_lists_that_seem_to_be_taken_for_each_other(tmp_path, train, val, odd):
+    for folder, mode in (("rgb", "RGB"), ("label", "L")):
+        (tmp_path / folder).mkdir()
+        for i in range(train + val):
+            Image.new(mode, SIZE).save(tmp_path / folder / f"{i}.png")
+    for name, first, last in (("train", 0, train), ("val", train, train + val)):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{i}\n" for i in range(first, last)))
+    planned = open_splits(
+        FolderDataModule(
+            tmp_path, modalities={"rgb": {"files": "rgb/*.png"}}, label={"files": "label/*.png"}, classes=["a", "b"],
+            splits={"train": "train.txt", "val": "val.txt"}, streams=["rgb"],
+        )
+    )  # fmt: skip
+    found = [line for line in planned.findings if "the wrong way round" in line]
+    assert found == [f"train has {train} samples, val {val}: are the two the wrong way round (dataset.splits)?"] * odd
