@@ -21,14 +21,16 @@ from ktb.engine.callbacks.predictions import Predictions
 from ktb.engine.callbacks.progress import Progress
 from ktb.errors import ConfigError, first_line
 from ktb.jobs.build import without
-from ktb.models.setting_types import misfit
+from ktb.models.setting_types import misfit, whole_numbers
 from ktb.run_folder.names import PREDICTIONS
 
 
 def build_trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: CheckpointIO) -> L.Trainer:
     options = without(cfg.trainer, "sync_batchnorm")
-    if wrong := misfit(L.Trainer, {str(k): v for k, v in options.items()}):
+    given = {str(k): v for k, v in options.items()}
+    if wrong := misfit(L.Trainer, given):
         raise ConfigError(f"trainer.{wrong}")
+    given |= whole_numbers(L.Trainer, given)
     quiet_lightning()
     if not torch.cuda.is_available():
         keep_freed_memory()
@@ -36,7 +38,7 @@ def build_trainer(cfg: DictConfig, callbacks: list[Callback], *plugins: Checkpoi
         callbacks = [*callbacks, Progress()]
     try:
         return L.Trainer(
-            **{str(k): v for k, v in options.items()},
+            **given,
             callbacks=callbacks,
             plugins=[*plugins, *filter(None, [ranks.slurm()])],
             logger=False,

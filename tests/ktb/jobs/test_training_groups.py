@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from ktb.config.compose import groups
 from ktb.errors import ConfigError, DataError
 from ktb.jobs.train import train as trained
+from ktb.jobs.trainer import build_trainer
 from tests.ktb.data.written import save
 from tests.ktb.jobs.test_train import TINY, configured, metric_rows, train
 
@@ -192,3 +193,12 @@ def test_a_training_on_files_of_two_units_is_refused_or_remarked_on(
         np.save(tmp_path / f"data/depth/{i}.npy", np.load(tmp_path / f"data/depth/{i}.npy").astype(np.float32))
     trained(configured("train", [*own, *SHORT, f"run_dir={tmp_path / 'run'}"]))
     assert "note: folder: depth: files in two units or bit depths? 2 reach" in capsys.readouterr().out
+
+
+def test_a_whole_number_of_the_trainer_may_be_written_as_another(tmp_path: Path) -> None:
+    options = ["trainer.num_sanity_val_steps=2.0", "trainer.devices=1.0", "trainer.limit_train_batches=1.0"]
+    trainer = build_trainer(configured("train", [*TINY, *options, f"run_dir={tmp_path}"]), [])
+    assert repr(trainer.num_sanity_val_steps) == "2"
+    assert repr(trainer.limit_train_batches) == "1.0"  # a share, which is not one batch
+    with pytest.raises(ConfigError, match="trainer.num_sanity_val_steps=2.5: expected a whole number"):
+        train(tmp_path / "run", "trainer.num_sanity_val_steps=2.5")
