@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,9 +140,12 @@ def _unreadable(text: str, error: HydraException, config_name: str) -> str:
             return f"cannot read '{text}': write checkpoint={text}"
         return f"cannot read '{text}': settings are written as key=value"
     key, _, value = text.partition("=")
+    quoted = f'"{value}"'
+    if re.fullmatch(r"\[[^\[\]{}\"']+\]", value):  # a list in quotes would be a text
+        quoted = "[" + ",".join(f'"{item.strip()}"' for item in value[1:-1].split(",")) + "]"
     return (
         f"cannot read the value of '{key}' in '{text}' ({_first_line(error)}); "
-        f"text with special characters needs quotes within quotes: '{key}=\"{value}\"'"
+        f"text with special characters needs quotes within quotes: '{key}={quoted}'"
     )
 
 

@@ -84,6 +84,10 @@ MISTAKES = {
         "cannot read the value of 'backbone.name' in 'backbone.name=a=b' (mismatched input '=' expecting <EOF>); "
         "text with special characters needs quotes within quotes: 'backbone.name=\"a=b\"'"
     ),
+    "dataset.classes=[道路,b]": (
+        "cannot read the value of 'dataset.classes' in 'dataset.classes=[道路,b]' (token recognition error at: '道'); "
+        'text with special characters needs quotes within quotes: \'dataset.classes=["道路","b"]\''
+    ),
     "--dataset=nyu": "unknown option --dataset=nyu: settings are written without dashes, as key=value",
     "--config-dir nowhere": "--config-dir nowhere is not a folder",
     "hydra/output=slurm": "unknown hydra/output 'slurm' (there are: default)",
