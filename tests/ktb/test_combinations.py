@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from ktb import Predictor
 from ktb.cli.model import main as ktb_model
 from ktb.config.compose import conf_dir
 from ktb.engine.checkpoint_content import without_frozen
+from ktb.errors import KTBError
 from ktb.export.file import export
 from ktb.export.session import OnnxFile
 from ktb.jobs.build import build_data
@@ -42,6 +44,7 @@ from tests.ktb.combinations import (
     build,
     built,
     images,
+    settings,
     small_backbone,
 )
 from tests.ktb.jobs.test_train import configured
@@ -206,6 +209,26 @@ def test_half_precision_of_sensors_with_many_channels(name: str, channels: int) 
         with torch.autocast("cpu", torch.bfloat16):
             found = backbone.embed(images, entry).map
     assert (found.float() - expected).norm() < 0.02 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group in ("peft", "fusion", "head") for name in OFFERED[group]]
+)
+def test_a_setting_that_can_be_none_is_told_when_the_model_is_built(group: str, name: str) -> None:
+    """Or does no harm: nothing fails later, and nothing with an error of somebody else's."""
+    part = settings(group, name)
+    part.pop("side", None)
+    model = {"head": {"width": 8}, "side_head": None}
+    refused: list[str] = []
+    for key, value in itertools.product(part.keys() - {"_target_"}, (0, -1, 1.5, [1], [1, 1, 1], "x")):
+        given: dict[str, Any] = {**model, group: {**part, key: value}}
+        try:
+            built = KTBSegmentor(small_backbone("swin"), {"rgb": 3, "polar": 4}, 3, **given).eval()
+        except (KTBError, ValueError) as error:
+            refused.append(str(error))
+        else:
+            assert logits(built, images(built, 1, 33, 57)).isfinite().all(), (key, value)
+    assert not [text for text in refused if "\n" in text]
 
 
 def test_every_part_is_among_those_that_are_compiled() -> None:

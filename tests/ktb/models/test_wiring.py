@@ -50,7 +50,7 @@ def test_start_of_the_predictor(init: str, std: float, logits: tuple[float, floa
     assert logits[0] < head.train()(features, (16, 16)).std().item() < logits[1]
     differ = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
     assert differ == (set() if init == "published" else {"predict.weight"})
-    with pytest.raises(ValueError, match="head_init must be 'published' or 'small', got 'tiny'"):
+    with pytest.raises(ValueError, match="init of the MLP head must be 'published' or 'small', got 'tiny'"):
         MLPHead((8, 16, 32, 64), 5, 16, init="tiny")  # type: ignore[arg-type]
 
 

@@ -66,7 +66,7 @@ class DSCF(Fusion):
         point_stride: int | Sequence[int] = STRIDES,
         groups: int | Sequence[int] = GROUPS,
         heads: int | Sequence[int] = HEADS,
-        table: Sequence[int] = TABLE,
+        table: tuple[int, int] = TABLE,
     ) -> None:
         super().__init__(modalities, channels, stage, 4 << stage if stride is None else stride)
         above_zero("DSCF", ratio=ratio, point_stride=point_stride, groups=groups, heads=heads, table=table)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ktb.models.layers.init import conv, trunc_linear
 from ktb.models.layers.linear import linear
 from ktb.models.layers.norm import BatchNorm
+from ktb.models.setting_types import above_zero
 
 HeadInit = Literal["published", "small"]
 SMALL_STD = 0.01
@@ -34,7 +35,7 @@ class MLPHead(nn.Module):
             N(0, `SMALL_STD`), with which all classes start about equally likely, whatever K and D are.
 
     Raises:
-        ValueError: another init.
+        ValueError: another init, or a width that is not above 0.
     """
 
     START: ClassVar = ("init",)
@@ -42,6 +43,7 @@ class MLPHead(nn.Module):
 
     def __init__(self, channels: Sequence[int], num_classes: int, width: int, *, init: HeadInit = "published") -> None:
         super().__init__()
+        above_zero("the MLP head", width=width)
         self.linear = nn.ModuleList(trunc_linear(c, width) for c in channels)
         self.fuse = conv(width * len(channels), width, bias=False)
         self.norm = BatchNorm(width)
@@ -51,7 +53,7 @@ class MLPHead(nn.Module):
             # Drawn second, so that everything before it is drawn as with the published start.
             nn.init.normal_(self.predict.weight, 0.0, SMALL_STD)
         elif init != "published":
-            raise ValueError(f"head_init must be 'published' or 'small', got {init!r}")
+            raise ValueError(f"init of the MLP head must be 'published' or 'small', got {init!r}")
         # Made of the weights in evaluation, so not part of the state.
         self._folded: tuple[object, list[tuple[Tensor, Tensor]]] | None = None
 
