@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from ktb.engine.callbacks.ema import EMA, without_average
 from ktb.engine.callbacks.gradient_clipping import GradientClipping
 from ktb.errors import ConfigError
 from ktb.jobs.lightning_callbacks import refuse_unfit
+from ktb.models.imports import is_of_library, place_of
 from ktb.run_folder.result import RunResult
 
 
@@ -39,6 +41,7 @@ def build_callbacks(cfg: DictConfig) -> dict[str, Callback]:
         callback = instantiate(node)
         if not isinstance(callback, Callback):
             raise ConfigError(f"callbacks.{name}._target_={node._target_} is no lightning.pytorch.callbacks.Callback")
+        _refuse_hooks(str(name), callback)
         refuse_unfit(name, callback, cfg.get("metrics") or ())
         if isinstance(callback, EarlyStopping) and cfg.trainer.limit_val_batches == 0:
             raise ConfigError(f"callbacks.{name} goes by the validation mIoU, but trainer.limit_val_batches=0")
@@ -52,6 +55,29 @@ def build_callbacks(cfg: DictConfig) -> dict[str, Callback]:
     if twice := {type(c).__name__ for c in found.values() if keys.count(c.state_key) > 1}:
         raise ConfigError(f"callbacks: {', '.join(sorted(twice))} is there more than once")
     return found
+
+
+def _refuse_hooks(name: str, callback: Callback) -> None:
+    """Refuse a callback of the user's own with a hook that Lightning calls with other arguments.
+
+    Raises:
+        ConfigError: naming the hook and its arguments.
+    """
+    cls = type(callback)
+    for hook, described in vars(Callback).items():
+        method = getattr(cls, hook)
+        if hook.startswith("_") or not inspect.isfunction(described) or method is described or is_of_library(cls):
+            continue
+        parameters = list(inspect.signature(described).parameters.values())[1:]  # without self
+        given = [p.name for p in parameters if p.default is p.empty]
+        signature = inspect.signature(getattr(callback, hook))
+        try:
+            signature.bind(*(p for p in given if p != "stage"), **({"stage": "fit"} if "stage" in given else {}))
+        except TypeError:
+            raise ConfigError(
+                f"callbacks.{name}: {cls.__module__}.{cls.__qualname__}: its method {hook}{signature} is called as "
+                f"{hook}({', '.join(given)}){place_of(cls, hook)}"
+            ) from None
 
 
 def settle_callbacks(content: dict[str, Any], callbacks: Sequence[Callback]) -> None:

@@ -195,6 +195,11 @@ def test_gradient_clipping(tmp_path: Path) -> None:
     assert length.item() == pytest.approx(0.01 * 0.5, rel=1e-4)
 
 
+class WithoutModule(Callback):
+    def on_train_start(self, trainer: L.Trainer) -> None:  # type: ignore[override]
+        raise AssertionError
+
+
 def lightning(name: str, *settings: str) -> list[str]:
     """A callback of Lightning's own."""
     return [f"+callbacks.x._target_=lightning.pytorch.callbacks.{name}", *(f"+callbacks.x.{s}" for s in settings)]
@@ -212,6 +217,11 @@ def lightning(name: str, *settings: str) -> list[str]:
         (["callbacks=gradient_clipping", "trainer.gradient_clip_val=1"], "both clip gradients: give one of them"),
         (["callbacks=gradient_clipping", "callbacks.gradient_clipping.max_norm=0"], "max_norm=0: expected above 0"),
         (["+callbacks.mine._target_=torch.nn.Identity"], "callbacks.mine._target_=torch.nn.Identity is no lightning"),
+        (
+            [f"+callbacks.mine._target_={__name__}.WithoutModule"],
+            f"callbacks.mine: {__name__}.WithoutModule: its method on_train_start(trainer: 'L.Trainer') -> 'None' is "
+            f"called as on_train_start(trainer, pl_module) ({__file__}, line",
+        ),
         (["+callbacks.mine=3"], "callbacks.mine=3: expected a class, +callbacks.mine._target_=..."),
         (["callbacks=ema", "+callbacks.two=${callbacks.ema}"], "callbacks: EMA is there more than once"),
         (lightning("StochasticWeightAveraging", "swa_lrs=1e-3"), "callbacks.x: StochasticWeightAveraging puts other"),
