@@ -21,7 +21,7 @@ from ktb.config.overrides import overridden, user_overrides
 from ktb.data.module import RGBXDataModule
 from ktb.data.spec import ModalitySpec
 from ktb.distributed import decisions as ranks
-from ktb.errors import CheckpointError
+from ktb.errors import CheckpointError, ConfigError
 from ktb.jobs.build import backbone_spec
 from ktb.models.parts import Spec, plain
 from ktb.models.segmentor import KTBSegmentor, backbone_of
@@ -114,11 +114,16 @@ def chosen(cfg: DictConfig, data: RGBXDataModule) -> Source | None:
 
     Raises:
         CheckpointError: they can't be used, or not with this backbone.
+        ConfigError: settings of the backbone that cannot work.
     """
     if not cfg.init_from:
         return None
     source = read(cfg.init_from, [m.name for m in data.modalities])
-    check_backbone(source, backbone_spec(cfg), cfg.backbone.name)
+    try:
+        spec = backbone_of(backbone_spec(cfg)).spec()  # with what the configuration leaves to the class
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    check_backbone(source, spec, cfg.backbone.name)
     with open_dict(cfg):
         cfg.init_from = str(source.path)
         if source.backbone_weights and "backbone.weights" not in overridden(user_overrides(cfg)):

@@ -28,7 +28,8 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
         spec: the backbone that the weights must fit, its class and settings.
         weights: "hub" (fetched by timm), "bundled" (shipped with ktb), "offline" (of a Python package, for
             efficientnet_lite0), "random", or the path of a file in timm,
-            Microsoft, OpenMMLab or Hugging Face naming; of a backbone of the user's own, in its own.
+            Microsoft, OpenMMLab or Hugging Face naming; of a backbone of the user's own, in its own; or a checkpoint
+            or whole bundle of ktb.
         name: the backbone's name, for messages and for the bundled file.
         timm_name: the model on timm's hub.
 
@@ -55,6 +56,8 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
             where, state = str(path), read_state_dict(path)
     else:
         where, state = weights, read_state_dict(weights)
+        if not isinstance(backbone, FrozenSwin):  # which finds its names in files of whole models itself
+            state = _of_model(state)
     try:
         if isinstance(backbone, Pyramid | ViT):
             state = from_timm_names(backbone, state)
@@ -64,6 +67,14 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
         raise CheckpointError(f"{where}: {error}") from None
     load_exactly(backbone, {k: v.float() for k, v in state.items()}, where)
     return backbone
+
+
+def _of_model(state: StateDict) -> StateDict:
+    """The backbone's part of a checkpoint or whole bundle of ktb, by the backbone's names; other files as they are."""
+    for prefix in ("model.backbone.", "backbone."):
+        if found := {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}:
+            return found
+    return state
 
 
 def _from_hub(name: str, timm_name: str | None) -> StateDict:

@@ -201,6 +201,20 @@ def test_a_run_starts_from_another_and_is_continued(tmp_path: Path, capsys: pyte
         train(tmp_path / "second", *TWO, "ckpt_path=last", "init_from=elsewhere")
 
 
+@pytest.mark.parametrize("timm_name", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
+@pytest.mark.slow
+def test_backbones_of_timm(tmp_path: Path, timm_name: str) -> None:
+    """Whose statistics and options stand in a checkpoint though the configuration says nothing of them."""
+    backbone = ["backbone=timm", f"backbone.timm_name={timm_name}", "backbone.weights=random", *TWO]
+    train(tmp_path / "first", *backbone)
+    again = [*backbone[:2], *TWO, f"init_from={tmp_path / 'first'}"]
+    assert train(tmp_path / "second", *again)["init_from"]["tensors_fresh"] == 0
+    first, second = (load_model(tmp_path / name) for name in ("first", "second"))
+    assert fingerprint(first.backbone) == fingerprint(second.backbone)
+    with pytest.raises(CheckpointError, match=r"is another one than \w+ \(mean is .*, here \[0.1, 0.2, 0.3\]"):
+        train(tmp_path / "third", *again, "++backbone.mean=[0.1,0.2,0.3]", "++backbone.std=[1,1,1]")
+
+
 @pytest.mark.slow
 def test_a_random_backbone_is_taken_along(tmp_path: Path) -> None:
     train(tmp_path / "first", *TWO, "backbone.weights=random")
