@@ -57,7 +57,7 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
     else:
         where, state = weights, read_state_dict(weights)
         if not isinstance(backbone, FrozenSwin):  # which finds its names in files of whole models itself
-            state = _of_model(state)
+            state = _of_model(backbone, state)
     try:
         if isinstance(backbone, Pyramid | ViT):
             state = from_timm_names(backbone, state)
@@ -69,10 +69,11 @@ def load_backbone(spec: Spec, weights: str, *, name: str, timm_name: str | None 
     return backbone
 
 
-def _of_model(state: StateDict) -> StateDict:
+def _of_model(backbone: Backbone, state: StateDict) -> StateDict:
     """The backbone's part of a checkpoint or whole bundle of ktb, by the backbone's names; other files as they are."""
     for prefix in ("model.backbone.", "backbone."):
-        if found := {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}:
+        found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if found.keys() >= backbone.state_dict().keys():
             return found
     return state
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from ktb.errors import CheckpointError
+from ktb.models.backbones.base import Backbone
 from ktb.models.backbones.swin import FrozenSwin, SwinArch
 from ktb.models.segmentor import KTBSegmentor
 from ktb.weights.backbone import OPENMMLAB_SWIN_B, load_backbone
@@ -139,6 +140,37 @@ def test_backbone_of_another_size_or_kind_is_refused(tmp_path: Path) -> None:
         load_backbone(spec(ARCH), str(file), name="own")
     with pytest.raises(CheckpointError, match="not a Swin backbone"):
         backbone_to_timm({"conv.weight": torch.zeros(1)})
+
+
+class Own(Backbone):
+    """Of the user's own, whose names begin like those of a whole model."""
+
+    channels = strides = prompt_channels = (4, 8, 16, 32)
+    adapter_channels = ((), (), (), ())
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {}
+        self.backbone = nn.Linear(2, 3)
+        self.requires_grad_(False)
+
+    def blocks(self, stage: int) -> list[nn.Module]:
+        return []
+
+    def never(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("only its names are looked at")
+
+    entry_for = embed = enter = stage = never
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "model.backbone."])
+def test_own_names_alone_and_within_a_checkpoint(tmp_path: Path, prefix: str) -> None:
+    weights = {k: torch.randn_like(v) for k, v in Own().state_dict().items()}
+    others = {"model.head.weight": torch.zeros(1)} if prefix else {}
+    torch.save({"state_dict": {f"{prefix}{k}": v for k, v in weights.items()} | others}, tmp_path / "own.pth")
+    backbone = load_backbone({"_target_": f"{__name__}.Own"}, str(tmp_path / "own.pth"), name="own")
+    assert backbone.state_dict().keys() == weights.keys()
+    assert all(torch.equal(v, weights[k]) for k, v in backbone.state_dict().items())
 
 
 def test_without_a_network_the_error_says_which_file_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
