@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
+from ktb.config.conf_folder import conf_dir
 from ktb.config.overrides import overridden, user_overrides
 from ktb.data.module import RGBXDataModule
 from ktb.data.spec import ModalitySpec
@@ -147,12 +148,18 @@ def check_backbone(source: Source, spec: Spec, name: str) -> None:
     """
     ours, theirs = (_architecture(a) for a in (spec, source.backbone))
     if ours != theirs:
-        found = (source.about.get("backbone") or {}).get("name")
         sizes = "; ".join(f"{k} is {v}, here {ours.get(k)}" for k, v in theirs.items() if ours.get(k) != v)
         raise CheckpointError(
-            f"{source.path}: its backbone is another one than {name} ({sizes}); choose its own with backbone="
-            f"{found or '...'}"
+            f"{source.path}: its backbone is another one than {name} ({sizes}); choose its own with {_choice(source)}"
         )
+
+
+def _choice(source: Source) -> str:
+    """What of a command line chooses the source's backbone, as far as is known."""
+    name, timm_name = (source.about.get("backbone") or {}).get("name"), source.backbone.get("timm_name")
+    if timm_name and not (conf_dir() / "backbone" / f"{name}.yaml").is_file():
+        return f"backbone=timm backbone.timm_name={timm_name}"
+    return f"backbone={name or '...'}"
 
 
 def _architecture(spec: Spec) -> dict[str, Any]:
