@@ -84,7 +84,6 @@ def _prepare(source: Path, target: Path) -> None:
         output_size_limit=largest,
         should_fold=lambda node: node.op_type in REARRANGE,
     )
-    onnx.save(model, target)
     options = SessionOptions()
     options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ktb.models.layers.dscf_positions import evenly_spaced
+
 BLOCK = 8
 """Entries of a table's row that are read together."""
 
@@ -80,8 +82,7 @@ def _shares(n: int, points: Tensor, entries: int, block: int) -> tuple[Tensor, T
     count = math.ceil(entries / block)
     # Distances cover half of the table, then there is the next entry, and a part begins where a block does.
     part = min(count, math.ceil((math.ceil((entries - 1) / 2) + 1 + block) / block))
-    position = torch.linspace(-1, 1, n, dtype=points.dtype, device=points.device) if n > 1 else points.new_zeros(1)
-    place = ((position - points[..., None]) / 2 + 1) * ((entries - 1) / 2)  # 0 to entries - 1
+    place = ((evenly_spaced(n, points) - points[..., None]) / 2 + 1) * ((entries - 1) / 2)  # 0 to entries - 1
     first = (place[..., 0] / block).long().clamp(0, count - part)
     place = place - (first * block)[..., None]
     low = place.long().clamp(0, part * block - 2)

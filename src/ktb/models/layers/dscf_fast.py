@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ktb.models.layers.dscf_device import entries_at_a_time, triton_kernel
+from ktb.models.layers.dscf_positions import evenly_spaced
 from ktb.models.layers.linear import inference_on_cpu
 
 CHUNK = 1 << 22
@@ -62,7 +63,7 @@ def sparse_attention(query: Tensor, key: Tensor, value: Tensor, points: Tensor, 
     # Groups first: then samples read their group's table together, and no sample needs a copy of it.
     q, k, v, points = (x.transpose(0, 1) for x in (q, k, v, points))
     # Distance (query - point) / 2 as (x, y): all of it but the query's y, which is added chunk by chunk.
-    y, x = (_linspace(size, points) / 2 for size in (h, w))
+    y, x = (evenly_spaced(size, points) / 2 for size in (h, w))
     half = points[:, :, :, None] / 2  # g, B, P, 1, (y, x)
     distance = torch.stack([x - half[..., 1], -half[..., 0].expand(-1, -1, -1, w)], dim=-1)
     y = torch.stack([torch.zeros_like(y), y], dim=-1)[:, None].expand(-1, w, -1)
@@ -132,7 +133,7 @@ def _by_columns(q: Tensor, k: Tensor, v: Tensor, table: Tensor, points: Tensor) 
     n, heads, _, h, w = q.shape
     count, (ty, tx) = points.shape[1], table.shape[-2:]
     y, x = (
-        ((_linspace(size, points) - points[..., axis, None]) / 2 + 1) * (entries - 1) / 2
+        ((evenly_spaced(size, points) - points[..., axis, None]) / 2 + 1) * (entries - 1) / 2
         for axis, (size, entries) in enumerate(((h, ty), (w, tx)))
     )  # where the table is read: (N, P, H) and (N, P, W)
     per_column = n * heads * count * h
@@ -178,9 +179,3 @@ def _pairs(row: Tensor) -> Tensor:
 def _shares(of_next: Tensor) -> Tensor:
     """Their shares, given that of the next one: (*) → (*, 2)."""
     return torch.stack([1 - of_next, of_next], dim=-1)
-
-
-def _linspace(n: int, like: Tensor) -> Tensor:
-    if n == 1:
-        return like.new_zeros(1)
-    return torch.linspace(-1, 1, n, device=like.device, dtype=like.dtype)

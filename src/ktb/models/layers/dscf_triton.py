@@ -20,6 +20,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ktb.models.layers.dscf_positions import evenly_spaced
+
 QUERIES, POINTS, WARPS = 32, 32, 4
 """A program holds tiles of queries by points of the scores, in the registers of so many warps. Of the tilings that were
 compiled for an H100 this is the largest of which no value has to leave the registers; none has been timed."""
@@ -50,7 +52,7 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, points: Tensor, table: Tensor) -> Tensor:
         inputs = [x.contiguous() for x in (query, key, value, points, table)]
         b, r, h, w = query.shape
-        heads, (ys, xs) = len(table), (_linspace(size, points) for size in (h, w))
+        heads, (ys, xs) = len(table), (evenly_spaced(size, points) for size in (h, w))
         out = torch.empty_like(inputs[0])
         log_sum = points.new_empty(b, heads, h * w)
         grid = (triton.cdiv(h * w, QUERIES), b * heads)
@@ -109,13 +111,6 @@ def _options(inputs: list[Tensor]) -> dict[str, Any]:
         "PRECISION": "ieee" if exact else "tf32",
         "num_warps": WARPS,
     }
-
-
-def _linspace(n: int, like: Tensor) -> Tensor:
-    """Coordinates of `n` positions in [-1, 1]; 0 for a single one."""
-    if n == 1:
-        return like.new_zeros(1)
-    return torch.linspace(-1, 1, n, device=like.device, dtype=like.dtype)
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
